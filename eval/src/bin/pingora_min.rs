@@ -1,0 +1,47 @@
+//! The plainest Pingora reverse proxy: one listener, one upstream, nothing else. `weirgate-eval load` measures gateways beside it,
+//! because the ratio to it holds on a busy machine where absolute numbers do not.
+
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+use clap::Parser;
+use pingora_core::Result;
+use pingora_core::server::Server;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
+
+#[derive(Parser)]
+#[command(name = "pingora-min", about = "Forwards every request to one upstream")]
+struct Args {
+    #[arg(long, default_value = "127.0.0.1:19180")]
+    listen: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:19000")]
+    upstream: SocketAddr,
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+}
+
+struct To(SocketAddr);
+
+#[async_trait]
+impl ProxyHttp for To {
+    type CTX = ();
+
+    fn new_ctx(&self) -> Self::CTX {}
+
+    async fn upstream_peer(&self, _session: &mut Session, _ctx: &mut ()) -> Result<Box<HttpPeer>> {
+        Ok(Box::new(HttpPeer::new(self.0, false, String::new())))
+    }
+}
+
+fn main() {
+    let args = Args::parse();
+    let conf = ServerConf { threads: args.threads, upstream_keepalive_pool_size: 512, ..Default::default() };
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    server.bootstrap();
+    let mut service = http_proxy_service(&server.configuration, To(args.upstream));
+    service.add_tcp(&args.listen.to_string());
+    server.add_service(service);
+    server.run_forever();
+}

@@ -1,0 +1,272 @@
+//! `weirgate router train|list|promote|rollback|eval|seed`
+//!
+//! Works on the database directly; a running gateway takes a promoted version over within a second.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::output::{complain, say, say_json, table};
+use super::{CliError, Places, flywheel};
+use crate::config::{Folder, compile};
+use crate::learning::learner::{Learned, learn};
+use crate::learning::live::Setup;
+use crate::plugins::ai::semantic_router::config::Config;
+use crate::plugins::registry::{BuiltIns, Scope};
+use crate::routing::{Domain, FeatureVector, Prompt, Seed, extract};
+
+#[derive(Args)]
+pub struct RouterArgs {
+    #[command(flatten)]
+    places: Places,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Train a new version on recorded outcomes; it is promoted if the gate finds it better.
+    Train {
+        #[arg(long, default_value = "default")]
+        router: String,
+        /// Promote whatever the gate says.
+        #[arg(long)]
+        force: bool,
+        #[arg(long)]
+        json: bool,
+    },
+    /// All versions with their metrics.
+    List {
+        #[arg(long)]
+        router: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a version serve.
+    Promote { version: i64 },
+    /// Let the version before serve again.
+    Rollback {
+        #[arg(long, default_value = "default")]
+        router: String,
+    },
+    /// Accuracy of a domain classifier on labelled questions (JSON lines with question, domain, lang, source).
+    Eval {
+        /// Questions to judge on.
+        questions: PathBuf,
+        /// Train on these questions instead of using the shipped seed.
+        #[arg(long, value_name = "FILE")]
+        train: Option<PathBuf>,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Train the cold-start seed from labelled questions.
+    Seed {
+        #[arg(long, value_name = "FILE")]
+        questions: PathBuf,
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+pub fn run(args: &RouterArgs) -> Result<(), CliError> {
+    match &args.action {
+        Action::Train { router, force, json } => train(&args.places, router, *force, *json),
+        Action::List { router, json } => list(&args.places, router.as_deref(), *json),
+        Action::Promote { version } => {
+            let promoted = flywheel::open(&args.places)?.set_serving(*version).map_err(CliError::failed)?;
+            say(&format!("version {} of router {} serves", promoted.id, promoted.router));
+            Ok(())
+        }
+        Action::Rollback { router } => {
+            let back = flywheel::open(&args.places)?.rollback(router).map_err(CliError::failed)?;
+            say(&format!("version {} of router {} serves again", back.id, back.router));
+            Ok(())
+        }
+        Action::Eval { questions, train, seed, json } => eval(questions, train.as_deref(), *seed, *json),
+        Action::Seed { questions, out, seed } => {
+            let rows: Vec<(FeatureVector, Domain)> = read(questions)?.into_iter().map(|row| (row.features(), row.domain)).collect();
+            let bytes = Seed::train(&rows, *seed).to_bytes();
+            std::fs::write(out, &bytes).map_err(|error| CliError::Failed(format!("{}: {error}", out.display())))?;
+            say(&format!("{} questions, {} bytes in {}", rows.len(), bytes.len(), out.display()));
+            Ok(())
+        }
+    }
+}
+
+fn train(places: &Places, router: &str, force: bool, json: bool) -> Result<(), CliError> {
+    let setup = setup(places, router)?;
+    let store = flywheel::open(places)?;
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("training {bar:30} {pos}/{len} {msg} {elapsed}") {
+        bar.set_style(style);
+    }
+    let learned = learn(&store, router, &setup, force, &mut |progress| {
+        bar.set_length(u64::try_from(progress.total).unwrap_or(0));
+        bar.set_position(u64::try_from(progress.done).unwrap_or(0));
+        bar.set_message(format!("{:?}", progress.family));
+    })
+    .map_err(CliError::failed)?;
+    bar.finish_and_clear();
+    if json {
+        say_json(&json!({
+            "version": learned.version,
+            "promoted": learned.is_promoted,
+            "n_rows": learned.n_rows,
+            "n_held_out": learned.n_held_out,
+            "verdict": learned.verdict,
+            "report": learned.report,
+        }));
+    } else {
+        report(&learned);
+    }
+    Ok(())
+}
+
+/// What the plugin of that router is configured with.
+fn setup(places: &Places, router: &str) -> Result<Setup, CliError> {
+    let settings = places.settings()?;
+    let listing = Folder::new(&settings.config_dir).read().map_err(|error| CliError::Usage(error.to_string()))?;
+    let gateway = compile(&listing.objects, &BuiltIns).gateway;
+    let uses = gateway.plugins.iter().filter(|plugin| plugin.plugin == "semantic-router");
+    let mut configs = uses.flat_map(|plugin| {
+        let global = plugin.global.as_ref();
+        let n_rules = plugin.rules.len();
+        let of_rules = plugin.rules.iter().map(move |rule| Scope { global, rule: Some(&rule.config), n_rules });
+        let own = global.map(|_| Scope { global, rule: None, n_rules });
+        own.into_iter().chain(of_rules).map(|scope| Config::read(&scope)).collect::<Vec<_>>()
+    });
+    let found = configs.find(|(config, problems)| problems.is_empty() && config.router == router);
+    let Some((config, _)) = found else {
+        let dir = settings.config_dir.display();
+        return Err(CliError::Usage(format!("no semantic-router plugin in {dir} names the router \"{router}\"; check --config-dir and --router")));
+    };
+    Ok(config.setup())
+}
+
+fn report(learned: &Learned) {
+    let report = &learned.report;
+    let row = |name: String, measured: &crate::routing::Measured| {
+        vec![
+            name,
+            format!("{:.4}", measured.utility),
+            format!("{:.4}", measured.utility_se),
+            format!("{:.3}", measured.score),
+            format!("{:.0}", measured.latency_ms),
+            format!("{:.6}", measured.cost_usd),
+        ]
+    };
+    let mut rows = vec![["cross-validation", "utility", "± se", "score", "ms", "USD"].map(str::to_owned).to_vec()];
+    rows.extend(report.families.iter().map(|(family, measured)| {
+        let chosen = if *family == report.chosen { " (chosen)" } else { "" };
+        row(format!("{family:?}{chosen}"), measured)
+    }));
+    rows.push(row(format!("best single: {}", report.best_single.0), &report.best_single.1));
+    rows.push(row("random".into(), &report.random));
+    rows.push(row("oracle".into(), &report.oracle));
+    table(&rows);
+    let outcome = if learned.is_promoted { "promoted" } else { "not promoted" };
+    say(&format!(
+        "version {}: {} rows, gate on {} held-out questions: {outcome} ({})",
+        learned.version, learned.n_rows, learned.n_held_out, learned.verdict.reason
+    ));
+}
+
+fn list(places: &Places, router: Option<&str>, json: bool) -> Result<(), CliError> {
+    let versions = flywheel::open(places)?.list_versions(router).map_err(CliError::failed)?;
+    if json {
+        say_json(&versions);
+        return Ok(());
+    }
+    let mut rows = vec![["version", "router", "state", "family", "rows", "utility", "score", "gain", "created"].map(str::to_owned).to_vec()];
+    for version in &versions {
+        let chosen = version.metrics["families"].as_array().and_then(|families| {
+            families.iter().find(|family| family[0] == version.metrics["chosen"]).map(|family| family[1].clone())
+        });
+        let measured = |key: &str| chosen.as_ref().and_then(|chosen| chosen[key].as_f64()).map_or("-".into(), |value| format!("{value:.4}"));
+        let gain = version.verdict.as_ref().and_then(|verdict| verdict["gain"].as_f64());
+        rows.push(vec![
+            version.id.to_string(),
+            version.router.clone(),
+            version.state.as_str().to_owned(),
+            version.family.clone(),
+            version.n_rows.to_string(),
+            measured("utility"),
+            measured("score"),
+            gain.map_or("-".into(), |gain| format!("{gain:+.4}")),
+            jiff::Timestamp::from_millisecond(version.created_at_ms).map_or("-".into(), |at| format!("{at:.0}")),
+        ]);
+    }
+    table(&rows);
+    Ok(())
+}
+
+/// A labelled question.
+#[derive(Deserialize)]
+struct Labelled {
+    question: String,
+    domain: Domain,
+    #[serde(default)]
+    lang: String,
+}
+
+impl Labelled {
+    fn features(&self) -> FeatureVector {
+        extract(&Prompt { text: &self.question, n_turns: 1, n_chars_total: self.question.len(), has_tools: false })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<Labelled>, CliError> {
+    let file = File::open(path).map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
+    let mut rows = Vec::new();
+    for (index, line) in BufReader::new(file).lines().enumerate() {
+        let line = line.map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
+        let row = serde_json::from_str(&line)
+            .map_err(|error| CliError::Usage(format!("{}:{}: not a labelled question: {error}", path.display(), index + 1)))?;
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn eval(questions: &Path, train: Option<&Path>, seed: u64, json: bool) -> Result<(), CliError> {
+    let classifier = match train {
+        Some(path) => {
+            let rows: Vec<_> = read(path)?.into_iter().map(|row| (row.features(), row.domain)).collect();
+            complain(&format!("training on {} questions", rows.len()));
+            Seed::train(&rows, seed)
+        }
+        None => Seed::shipped().map_err(CliError::failed)?,
+    };
+    let rows = read(questions)?;
+    let judged: Vec<(&Labelled, Domain)> = rows.iter().map(|row| (row, classifier.top(&row.features()).0)).collect();
+    let accuracy = |keep: &dyn Fn(&Labelled) -> bool| {
+        let kept: Vec<bool> = judged.iter().filter(|(row, _)| keep(row)).map(|(row, found)| row.domain == *found).collect();
+        #[expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^52")]
+        let share = kept.iter().filter(|right| **right).count() as f64 / kept.len().max(1) as f64;
+        (kept.len(), share)
+    };
+    let mut measured = vec![("all".to_owned(), accuracy(&|_| true))];
+    for domain in Domain::ALL {
+        measured.push((domain.name().to_owned(), accuracy(&move |row| row.domain == domain)));
+    }
+    for lang in ["zh", "en"] {
+        measured.push((lang.to_owned(), accuracy(&move |row| row.lang == lang)));
+    }
+    if json {
+        let object: serde_json::Map<String, serde_json::Value> =
+            measured.into_iter().map(|(name, (n, share))| (name, json!({"n": n, "accuracy": share}))).collect();
+        say_json(&object);
+    } else {
+        let rows = measured.into_iter().map(|(name, (n, share))| vec![name, n.to_string(), format!("{:.1} %", share * 100.0)]);
+        table(&std::iter::once(["questions", "n", "accuracy"].map(str::to_owned).to_vec()).chain(rows).collect::<Vec<_>>());
+    }
+    Ok(())
+}

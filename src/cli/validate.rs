@@ -1,0 +1,58 @@
+//! `weirgate validate [DIR]`: everything `serve` would refuse or warn about, without starting anything.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::output::{say, say_json};
+use super::{CliError, Places};
+use crate::config::{Folder, Problem, compile};
+use crate::plugins::registry::BuiltIns;
+use crate::proxy::tls::Certificates;
+
+#[derive(Args)]
+pub struct ValidateArgs {
+    /// The configuration folder; default is that of config.toml.
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    places: Places,
+    /// One JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
+    let settings = args.places.settings()?;
+    let dir = args.dir.clone().unwrap_or(settings.config_dir);
+    let listing = Folder::new(&dir).read().map_err(|error| CliError::Usage(error.to_string()))?;
+    let compiled = compile(&listing.objects, &BuiltIns);
+    let mut problems: Vec<Problem> = listing.problems;
+    problems.extend(compiled.problems);
+    problems.extend(Certificates::load(&compiled.gateway.certificates).err().unwrap_or_default());
+    problems.sort_by_key(|problem| problem.severity);
+    let n_errors = problems.iter().filter(|problem| problem.is_error()).count();
+    let gateway = &compiled.gateway;
+    let (n_routes, n_services, n_plugins) = (gateway.routes.len(), gateway.services.len(), gateway.plugins.len());
+    if args.json {
+        say_json(&json!({
+            "valid": n_errors == 0,
+            "objects": listing.objects.len(),
+            "routes": n_routes,
+            "services": n_services,
+            "plugins": n_plugins,
+            "problems": problems,
+        }));
+    } else {
+        for problem in &problems {
+            say(&problem.to_string());
+        }
+        let n_warnings = problems.len() - n_errors;
+        say(&format!(
+            "{}: {} objects, {n_routes} routes, {n_services} services, {n_plugins} plugins; {n_errors} errors, {n_warnings} warnings",
+            dir.display(),
+            listing.objects.len()
+        ));
+    }
+    if n_errors == 0 { Ok(()) } else { Err(CliError::Usage(format!("{n_errors} errors; this configuration would not go live"))) }
+}

@@ -1,0 +1,144 @@
+//! Ingress annotations, one file per group. Each group reads its own keys and fills its part of the route; a value that
+//! Higress ignores is ignored here too, with a warning.
+//!
+//! Prefixes as in Higress `pkg/ingress/kube/annotations/parser.go`: `nginx.ingress.kubernetes.io/` is read first where a
+//! key allows both, then `higress.io/`.
+
+mod destination;
+mod matching;
+mod retry;
+mod rewrite;
+mod timeout;
+mod unsupported;
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::model::RetryPolicy;
+use super::problem::ObjectReport;
+use super::suggest::did_you_mean;
+
+pub(super) use destination::Target;
+pub(super) use matching::{Matches, reason};
+pub(super) use rewrite::RewriteRule;
+
+const HIGRESS: &str = "higress.io/";
+const NGINX: &str = "nginx.ingress.kubernetes.io/";
+
+/// What the annotations of one Ingress say, all groups together.
+#[derive(Debug)]
+pub(super) struct IngressOptions {
+    /// `None` without the annotation; an empty list if it is wrong, which has been reported.
+    pub destination: Option<Vec<Target>>,
+    pub matches: Matches,
+    pub retry: RetryPolicy,
+    pub rewrite: RewriteRule,
+    pub timeout: Option<Duration>,
+    /// The Ingress is a canary of another, which is not supported yet.
+    pub is_canary: bool,
+}
+
+impl IngressOptions {
+    pub fn read(annotations: &Annotations<'_>) -> Self {
+        let options = Self {
+            destination: destination::read(annotations),
+            matches: matching::read(annotations),
+            retry: retry::read(annotations),
+            rewrite: rewrite::read(annotations),
+            timeout: timeout::read(annotations),
+            is_canary: unsupported::read(annotations),
+        };
+        annotations.finish();
+        options
+    }
+}
+
+/// The annotations of one Ingress, and which of them somebody understood.
+pub(super) struct Annotations<'a> {
+    values: BTreeMap<&'a str, Cow<'a, str>>,
+    known: RefCell<BTreeSet<String>>,
+    /// `metadata.annotations`, or `annotations` in the flat form.
+    path: String,
+    report: ObjectReport<'a>,
+}
+
+impl<'a> Annotations<'a> {
+    pub fn new(values: Vec<(&'a str, Cow<'a, str>)>, path: String, report: ObjectReport<'a>) -> Self {
+        Self { values: values.into_iter().collect(), known: RefCell::default(), path, report }
+    }
+
+    /// Key with prefix, and value, of `higress.io/<key>` only.
+    fn higress(&self, key: &str) -> Option<(String, &str)> {
+        self.lookup(format!("{HIGRESS}{key}"))
+    }
+
+    /// Key with prefix, and value, of either prefix.
+    fn either(&self, key: &str) -> Option<(String, &str)> {
+        let nginx = self.lookup(format!("{NGINX}{key}"));
+        let higress = self.lookup(format!("{HIGRESS}{key}"));
+        nginx.or(higress)
+    }
+
+    fn lookup(&self, key: String) -> Option<(String, &str)> {
+        let value = self.values.get(key.as_str())?;
+        self.known.borrow_mut().insert(key.clone());
+        Some((key, value.as_ref()))
+    }
+
+    /// Parses the value of an annotation; one that does not parse has no effect, as in Higress, and is named.
+    fn parse<T>(&self, found: Option<(String, &str)>, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let (key, text) = found?;
+        let parsed = parse(text.trim());
+        if parsed.is_none() {
+            self.warn(&key, format!("must be {expected}, not \"{text}\"; it has no effect"));
+        }
+        parsed
+    }
+
+    fn flag(&self, found: Option<(String, &str)>) -> bool {
+        self.parse(found, "true or false", |text| match text {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+            _ => None,
+        })
+        .unwrap_or(false)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().map(|(key, value)| (*key, value.as_ref()))
+    }
+
+    /// All annotations with the prefix `higress.io/`, by their short keys.
+    fn all_higress(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().filter_map(|(key, value)| Some((key.strip_prefix(HIGRESS)?, value.as_ref())))
+    }
+
+    fn mark_known(&self, key: String) {
+        self.known.borrow_mut().insert(key);
+    }
+
+    fn warn(&self, key: &str, message: impl Into<String>) {
+        self.report.warn(&self.path_of(key), message);
+    }
+
+    fn error(&self, key: &str, message: impl Into<String>) {
+        self.report.error(&self.path_of(key), message);
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        format!("{}[{key}]", self.path)
+    }
+
+    /// Warns about annotations of Higress or nginx that nobody understood. Those of others are none of our business.
+    fn finish(&self) {
+        let known = self.known.borrow();
+        for key in self.values.keys().filter(|key| !known.contains(**key)) {
+            let Some(short) = key.strip_prefix(HIGRESS).or_else(|| key.strip_prefix(NGINX)) else { continue };
+            let hint = did_you_mean(short, unsupported::ALL_KEYS.iter().copied());
+            let message = "is not an annotation this gateway knows and has no effect".to_owned();
+            self.report.add(super::Severity::Warning, &self.path_of(key), message, hint);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `rewrite-path`, `rewrite-target`, `use-regex`, `full-path-regex`, `upstream-vhost`, `ignore-path-case`: how a path is
+//! matched and what the upstream sees instead (Higress `annotations/rewrite.go`, `ignore_case.go`).
+
+use super::Annotations;
+use crate::config::model::{PathMatch, PathRewrite, Pattern, Rewrite};
+
+/// What the annotations ask for, before the path is known.
+#[derive(Debug, Default)]
+pub(in crate::config) struct RewriteRule {
+    pub ignore_case: bool,
+    host: Option<String>,
+    path: Option<String>,
+    /// In the syntax of the `regex` crate.
+    target: Option<String>,
+    target_has_captures: bool,
+    use_regex: bool,
+    full_path_regex: bool,
+}
+
+pub(super) fn read(annotations: &Annotations<'_>) -> RewriteRule {
+    let text =
+        |found: Option<(String, &str)>| found.map(|(_, text)| text.trim().to_owned()).filter(|text| !text.is_empty());
+    let path = text(annotations.higress("rewrite-path"));
+    let target = text(annotations.either("rewrite-target"));
+    RewriteRule {
+        ignore_case: annotations.flag(annotations.either("ignore-path-case")),
+        host: text(annotations.either("upstream-vhost")),
+        target_has_captures: target.as_deref().is_some_and(|target| target.contains(['$', '\\'])),
+        target: target.as_deref().map(substitution),
+        path,
+        use_regex: annotations.flag(annotations.either("use-regex")),
+        full_path_regex: annotations.flag(annotations.higress("full-path-regex")),
+    }
+}
+
+impl RewriteRule {
+    /// Whether the path of this Ingress is a regular expression.
+    pub fn is_regex(&self, path: &str) -> bool {
+        let has_regex_characters = path.contains(['\\', '^', '$', '*', '+', '?', '(', ')', '[', ']', '{', '}', '|']);
+        self.use_regex
+            || self.full_path_regex
+            || (self.target.is_some() && (self.target_has_captures || has_regex_characters))
+    }
+
+    /// The expression the whole path has to match.
+    pub fn path_regex(&self, path: &str) -> Result<Pattern, regex::Error> {
+        if self.full_path_regex { Pattern::full(path) } else { Pattern::full(&format!("{path}.*")) }
+    }
+
+    /// The rewrite for one path; `written` is the path as it stands in the Ingress.
+    pub fn apply(&self, matched: &PathMatch, written: &str) -> Result<Rewrite, regex::Error> {
+        let ignore_case = self.ignore_case;
+        let path = match (&self.path, &self.target, matched) {
+            (Some(to), _, PathMatch::Prefix(from)) => {
+                Some(PathRewrite::Prefix { from: from.clone(), to: to.clone(), ignore_case })
+            }
+            (Some(to), ..) => Some(PathRewrite::Full(to.clone())),
+            (None, Some(target), PathMatch::Exact(_)) => Some(PathRewrite::Full(target.replace("$$", "$"))),
+            (None, Some(target), PathMatch::Prefix(_)) => {
+                let pattern = Pattern::search(&format!("^{}", regex::escape(written)), ignore_case)?;
+                Some(PathRewrite::Regex { pattern, substitution: target.clone() })
+            }
+            (None, Some(target), PathMatch::Regex(pattern)) => {
+                let pattern = Pattern::search(pattern.as_str(), false)?;
+                Some(PathRewrite::Regex { pattern, substitution: target.clone() })
+            }
+            (None, None, _) => None,
+        };
+        Ok(Rewrite { host: self.host.clone(), path })
+    }
+}
+
+/// nginx's `$1` and RE2's `\1` to `${1}`; any other dollar is meant literally.
+fn substitution(target: &str) -> String {
+    let mut out = String::with_capacity(target.len() + 4);
+    let mut characters = target.chars().peekable();
+    while let Some(character) = characters.next() {
+        match (character, characters.peek()) {
+            ('$' | '\\', Some(digit)) if digit.is_ascii_digit() => {
+                out.push_str("${");
+                out.push(*digit);
+                out.push('}');
+                characters.next();
+            }
+            ('$', _) => out.push_str("$$"),
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn substitutions_are_those_of_nginx_and_re2() {
+        for (written, expected) in [
+            ("/$1", "/${1}"),
+            (r"/\2x", "/${2}x"),
+            ("/$10", "/${1}0"),
+            ("/$x$", "/$$x$$"),
+            (r"/\d", r"/\d"),
+            ("/a", "/a"),
+        ] {
+            assert_eq!(substitution(written), expected);
+        }
+    }
+
+    /// The path `/svc/foo` as the upstream sees it.
+    #[track_caller]
+    fn rewritten(rule: &RewriteRule, written: &str) -> String {
+        let matched = PathMatch::Regex(rule.path_regex(written).unwrap());
+        match rule.apply(&matched, written).unwrap().path {
+            Some(PathRewrite::Regex { pattern, substitution }) => {
+                pattern.regex().replace_all("/svc/foo", substitution).into_owned()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_rewrite_sees_the_whole_match() {
+        let rule =
+            RewriteRule { target: Some(substitution("/$1")), target_has_captures: true, ..RewriteRule::default() };
+        assert!(rule.is_regex("/plain"));
+        assert_eq!(rewritten(&rule, "/svc/(.*)"), "/foo");
+        let plain = RewriteRule { target: Some(substitution("/x")), ..RewriteRule::default() };
+        assert!(plain.is_regex("/svc(/|$)") && !plain.is_regex("/v1.0/svc"));
+        assert_eq!(rewritten(&plain, "/svc/f.+"), "/x");
+    }
+}

@@ -1,0 +1,148 @@
+//! What changed between two models, by name: the log line after a reload, and later the history.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::base::secret::Secret;
+
+use super::model::{Gateway, PluginUse, Route};
+
+/// Names of what came, went and changed, by part.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// By route name; several paths of one Ingress count once.
+    pub routes: Delta,
+    pub services: Delta,
+    /// By object.
+    pub plugins: Delta,
+    /// By host.
+    pub certificates: Delta,
+    pub settings_changed: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Delta {
+    pub added: Vec<String>,
+    pub removed: Vec<String>,
+    pub changed: Vec<String>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Delta {
+    fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+}
+
+pub fn diff(old: &Gateway, new: &Gateway) -> Changes {
+    Changes {
+        routes: delta(&routes(old), &routes(new)),
+        services: delta(&old.services, &new.services),
+        plugins: delta(&plugins(old), &plugins(new)),
+        certificates: delta(&certificates(old), &certificates(new)),
+        settings_changed: old.settings != new.settings,
+    }
+}
+
+fn delta<T: PartialEq>(old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) -> Delta {
+    let mut delta = Delta::default();
+    for (name, value) in new {
+        match old.get(name) {
+            None => delta.added.push(name.clone()),
+            Some(before) if before != value => delta.changed.push(name.clone()),
+            Some(_) => {}
+        }
+    }
+    delta.removed = old.keys().filter(|name| !new.contains_key(*name)).cloned().collect();
+    delta
+}
+
+fn routes(gateway: &Gateway) -> BTreeMap<String, Vec<&Route>> {
+    let mut routes: BTreeMap<String, Vec<&Route>> = BTreeMap::new();
+    for route in &gateway.routes {
+        routes.entry(route.name.clone()).or_default().push(route);
+    }
+    routes
+}
+
+fn plugins(gateway: &Gateway) -> BTreeMap<String, &PluginUse> {
+    gateway.plugins.iter().map(|plugin| (plugin.object.to_string(), plugin)).collect()
+}
+
+fn certificates(gateway: &Gateway) -> BTreeMap<String, (&str, &Secret)> {
+    let pairs = gateway.certificates.iter().flat_map(|certificate| {
+        certificate.hosts.iter().map(|host| (host.clone(), (certificate.chain.as_str(), &certificate.key)))
+    });
+    pairs.collect()
+}
+
+/// `routes +a +b -c ~d; settings changed`.
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            ("routes", &self.routes),
+            ("services", &self.services),
+            ("plugins", &self.plugins),
+            ("certificates", &self.certificates),
+        ];
+        let mut separator = "";
+        for (name, delta) in parts.into_iter().filter(|(_, delta)| !delta.is_empty()) {
+            write!(f, "{separator}{name}{delta}")?;
+            separator = "; ";
+        }
+        if self.settings_changed {
+            write!(f, "{separator}settings changed")?;
+        } else if separator.is_empty() {
+            f.write_str("nothing changed")?;
+        }
+        Ok(())
+    }
+}
+
+/// At most this many names of each sort in a log line.
+const MAX_NAMES: usize = 10;
+
+impl fmt::Display for Delta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (sign, names) in [('+', &self.added), ('-', &self.removed), ('~', &self.changed)] {
+            for name in names.iter().take(MAX_NAMES) {
+                write!(f, " {sign}{name}")?;
+            }
+            if names.len() > MAX_NAMES {
+                write!(f, " {sign}({} more)", names.len() - MAX_NAMES)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_what_changed() {
+        let delta = |signs: [&[&str]; 3]| {
+            let [added, removed, changed] = signs.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+            Delta { added, removed, changed }
+        };
+        let old = BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2), ("c".to_owned(), 3)]);
+        let new = BTreeMap::from([("b".to_owned(), 2), ("c".to_owned(), 4), ("d".to_owned(), 5)]);
+        assert_eq!(super::delta(&old, &new), delta([&["d"], &["a"], &["c"]]));
+        let changes = Changes {
+            routes: delta([&["d"], &["a"], &["c"]]),
+            certificates: delta([&[], &["a.com"], &[]]),
+            settings_changed: true,
+            ..Changes::default()
+        };
+        assert_eq!(changes.to_string(), "routes +d -a ~c; certificates -a.com; settings changed");
+        assert_eq!(Changes::default().to_string(), "nothing changed");
+    }
+}

@@ -1,0 +1,248 @@
+//! Reading one JSON object field by field: wrong types become errors with the dotted path, and what nobody asked for
+//! becomes a warning. Every kind is read through this, so no reader stops at the first fault or drops a field in silence.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use super::problem::ObjectReport;
+use super::suggest::did_you_mean;
+
+pub(super) struct Fields<'a> {
+    map: Option<&'a Map<String, Value>>,
+    path: String,
+    /// Keys this reader understands; the rest is reported by [`Fields::finish`].
+    known: Vec<&'static str>,
+    report: ObjectReport<'a>,
+}
+
+impl<'a> Fields<'a> {
+    /// `path` is empty for the object itself. `null` counts as an empty object.
+    pub fn new(value: &'a Value, path: impl Into<String>, report: ObjectReport<'a>) -> Self {
+        let path = path.into();
+        let map = match value {
+            Value::Object(map) => Some(map),
+            Value::Null => None,
+            other => {
+                report.error(&path, format!("must be a mapping, not {}", type_name(other)));
+                None
+            }
+        };
+        Self { map, path, known: Vec::new(), report }
+    }
+
+    /// `false` if something else stood there, which has been reported.
+    pub fn is_mapping(&self) -> bool {
+        self.map.is_some()
+    }
+
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub fn report(&self) -> ObjectReport<'a> {
+        self.report
+    }
+
+    /// The dotted path of a field.
+    pub fn path_of(&self, key: &str) -> String {
+        join(&self.path, key)
+    }
+
+    /// `null` is the same as absent.
+    pub fn value(&mut self, key: &'static str) -> Option<&'a Value> {
+        self.known.push(key);
+        self.map?.get(key).filter(|value| !value.is_null())
+    }
+
+    pub fn text(&mut self, key: &'static str) -> Option<&'a str> {
+        match self.value(key)? {
+            Value::String(text) => Some(text),
+            other => {
+                self.wrong_type(key, "a string", other);
+                None
+            }
+        }
+    }
+
+    /// A string that must be there and not be empty.
+    pub fn required_text(&mut self, key: &'static str) -> Option<&'a str> {
+        if self.value(key).is_none() {
+            self.report.error(&self.path_of(key), "is missing");
+            return None;
+        }
+        let text = self.text(key)?;
+        if text.is_empty() {
+            self.report.error(&self.path_of(key), "must not be empty");
+            return None;
+        }
+        Some(text)
+    }
+
+    pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        match self.value(key)? {
+            Value::Bool(flag) => Some(*flag),
+            other => {
+                self.wrong_type(key, "true or false", other);
+                None
+            }
+        }
+    }
+
+    /// A whole number that fits `T`; also in the form `"100"`, which appears in real files.
+    pub fn integer<T: TryFrom<i64>>(&mut self, key: &'static str) -> Option<T> {
+        let value = self.value(key)?;
+        let number = match value {
+            Value::Number(number) => number.as_i64(),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        match number.map(T::try_from) {
+            Some(Ok(number)) => Some(number),
+            Some(Err(_)) => {
+                self.report.error(&self.path_of(key), format!("{value} is out of range"));
+                None
+            }
+            None => {
+                self.wrong_type(key, "a whole number", value);
+                None
+            }
+        }
+    }
+
+    /// A TCP port. Everything else that is written there is an error.
+    pub fn port(&mut self, key: &'static str) -> Option<u16> {
+        let value = self.value(key)?;
+        let number = match value {
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        match number.and_then(|number| u16::try_from(number).ok()) {
+            Some(port @ 1..) => Some(port),
+            _ => {
+                self.report.error(&self.path_of(key), "must be a port between 1 and 65535");
+                None
+            }
+        }
+    }
+
+    pub fn object(&mut self, key: &'static str) -> Option<Fields<'a>> {
+        let value = self.value(key)?;
+        Some(Fields::new(value, self.path_of(key), self.report))
+    }
+
+    /// The elements of a list with their paths; absent is empty.
+    pub fn list(&mut self, key: &'static str) -> impl Iterator<Item = (String, &'a Value)> + use<'a> {
+        let path = self.path_of(key);
+        let elements = match self.value(key) {
+            None => &[],
+            Some(Value::Array(elements)) => elements.as_slice(),
+            Some(other) => {
+                self.wrong_type(key, "a list", other);
+                &[]
+            }
+        };
+        elements.iter().enumerate().map(move |(i, element)| (format!("{path}[{i}]"), element))
+    }
+
+    pub fn objects(&mut self, key: &'static str) -> Vec<Fields<'a>> {
+        let report = self.report;
+        self.list(key).map(|(path, element)| Fields::new(element, path, report)).collect()
+    }
+
+    pub fn texts(&mut self, key: &'static str) -> Vec<String> {
+        let report = self.report;
+        self.list(key)
+            .filter_map(|(path, element)| match element {
+                Value::String(text) => Some(text.clone()),
+                other => {
+                    report.error(&path, format!("must be a string, not {}", type_name(other)));
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// A mapping of names to strings, as in labels; numbers and booleans are taken as their text.
+    pub fn text_map(&mut self, key: &'static str) -> Vec<(&'a str, Cow<'a, str>)> {
+        let path = self.path_of(key);
+        let map = match self.value(key) {
+            None => return Vec::new(),
+            Some(Value::Object(map)) => map,
+            Some(other) => {
+                self.wrong_type(key, "a mapping", other);
+                return Vec::new();
+            }
+        };
+        map.iter()
+            .filter_map(|(name, value)| match value {
+                Value::String(text) => Some((name.as_str(), Cow::Borrowed(text.as_str()))),
+                Value::Number(_) | Value::Bool(_) => {
+                    self.report.warn_hint(
+                        &format!("{path}[{name}]"),
+                        format!("must be a string, not {}; read as \"{value}\"", type_name(value)),
+                        "put it in quotes: Kubernetes and Higress reject it otherwise",
+                    );
+                    Some((name.as_str(), Cow::Owned(value.to_string())))
+                }
+                Value::Null => Some((name.as_str(), Cow::Borrowed(""))),
+                other => {
+                    self.report
+                        .error(&format!("{path}[{name}]"), format!("must be a string, not {}", type_name(other)));
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// Fields that are valid here and rightly have no effect on this gateway.
+    pub fn inert(&mut self, keys: &[&'static str]) {
+        self.known.extend_from_slice(keys);
+    }
+
+    /// Fields of Higress whose effect is missing here: said once each, when present.
+    pub fn unsupported(&mut self, keys: &[&'static str]) {
+        for key in keys {
+            if self.value(key).is_some() {
+                self.report.warn(&self.path_of(key), "is not supported yet and has no effect");
+            }
+        }
+    }
+
+    /// Warns about every field nobody asked for.
+    pub fn finish(self) {
+        let Some(map) = self.map else { return };
+        for key in map.keys() {
+            if !self.known.contains(&key.as_str()) {
+                let hint = did_you_mean(key, self.known.iter().copied());
+                self.report.add(
+                    super::Severity::Warning,
+                    &join(&self.path, key),
+                    "is not a field of this object and has no effect".to_owned(),
+                    hint,
+                );
+            }
+        }
+    }
+
+    fn wrong_type(&self, key: &str, expected: &str, found: &Value) {
+        self.report.error(&self.path_of(key), format!("must be {expected}, not {}", type_name(found)));
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// Names the type only: the value may be a secret.
+pub(super) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}

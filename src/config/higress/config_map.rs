@@ -1,0 +1,98 @@
+//! ConfigMap `higress-config`: settings for all traffic, as YAML under `data.higress`. Other ConfigMaps are the console's
+//! notes (AI routes, domains) and have no effect on traffic in Higress either, except `higress-https`.
+
+use std::time::Duration;
+
+use super::skip_common;
+use crate::config::SYSTEM_NAMESPACE;
+use crate::config::fields::Fields;
+use crate::config::model::GatewaySettings;
+use crate::config::problem::Report;
+use crate::config::source::RawObject;
+use crate::config::yaml;
+
+const NAME: &str = "higress-config";
+/// Envoy's limit.
+const MAX_HEADERS_KB: usize = 8192;
+
+/// Changes `settings` if this is the ConfigMap that holds them.
+pub(in crate::config) fn read(object: &RawObject, report: &Report, settings: &mut GatewaySettings) {
+    let object_report = report.on(&object.origin);
+    let mut fields = Fields::new(&object.value, "", object_report);
+    skip_common(&mut fields);
+    fields.inert(&["binaryData", "immutable"]);
+    let data = fields.text_map("data");
+    fields.finish();
+    if object.origin.namespace != SYSTEM_NAMESPACE {
+        return;
+    }
+    match object.origin.name.as_str() {
+        NAME => {}
+        "higress-https" => {
+            return object_report.warn("", "is not supported yet: no certificate is issued or chosen by it");
+        }
+        _ => return,
+    }
+    for (key, text) in data {
+        let path = format!("data.{key}");
+        if key != "higress" {
+            object_report.warn(&path, "is not supported yet and has no effect");
+            continue;
+        }
+        match yaml::parse(&text) {
+            Ok(value) => read_settings(Fields::new(&value, path, object_report), settings),
+            Err(error) => {
+                let line = error.line.map(|line| format!("line {line} ")).unwrap_or_default();
+                object_report.error(&path, format!("{line}is not valid YAML: {}", error.message));
+            }
+        }
+    }
+}
+
+fn read_settings(mut fields: Fields<'_>, settings: &mut GatewaySettings) {
+    let seconds =
+        |fields: &mut Fields<'_>, key| fields.integer::<u32>(key).map(|value| Duration::from_secs(value.into()));
+    if let Some(mut downstream) = fields.object("downstream") {
+        settings.downstream_idle_timeout = seconds(&mut downstream, "idleTimeout");
+        settings.route_timeout = seconds(&mut downstream, "routeTimeout").filter(|timeout| !timeout.is_zero());
+        if let Some(kilobytes) = downstream.integer::<usize>("maxRequestHeadersKb") {
+            if (1..=MAX_HEADERS_KB).contains(&kilobytes) {
+                settings.max_request_header_bytes = Some(kilobytes * 1024);
+            } else {
+                let path = downstream.path_of("maxRequestHeadersKb");
+                downstream.report().error(&path, format!("must be between 1 and {MAX_HEADERS_KB}, not {kilobytes}"));
+            }
+        }
+        if let Some(mut http2) = downstream.object("http2") {
+            read_http2(&mut http2, settings);
+            http2.finish();
+        }
+        downstream.unsupported(&["connectionBufferLimits"]);
+        downstream.finish();
+    }
+    if let Some(mut upstream) = fields.object("upstream") {
+        settings.upstream_idle_timeout = seconds(&mut upstream, "idleTimeout");
+        upstream.unsupported(&["connectionBufferLimits"]);
+        upstream.finish();
+    }
+    settings.add_x_real_ip = fields.boolean("addXRealIpHeader").unwrap_or_default();
+    settings.disable_x_envoy_headers = fields.boolean("disableXEnvoyHeaders").unwrap_or_default();
+    fields.unsupported(&["gzip", "mcpServer", "tracing"]);
+    fields.finish();
+}
+
+fn read_http2(http2: &mut Fields<'_>, settings: &mut GatewaySettings) {
+    // RFC 9113, 6.5.2 and 6.9.1: at least one stream, windows of 65,535 to 2^31-1 bytes.
+    let mut within = |key, low: u32, target: &mut u32| {
+        if let Some(value) = http2.integer::<u32>(key) {
+            if (low..=0x7fff_ffff).contains(&value) {
+                *target = value;
+            } else {
+                http2.report().error(&http2.path_of(key), format!("must be between {low} and 2147483647, not {value}"));
+            }
+        }
+    };
+    within("maxConcurrentStreams", 1, &mut settings.http2.max_concurrent_streams);
+    within("initialStreamWindowSize", 65_535, &mut settings.http2.initial_stream_window);
+    within("initialConnectionWindowSize", 65_535, &mut settings.http2.initial_connection_window);
+}

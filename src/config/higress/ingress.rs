@@ -1,0 +1,400 @@
+//! Ingress: hosts and paths to routes, TLS entries to certificates (Higress `ingressv1/controller.go`). The flat form, a
+//! file without `apiVersion` and `kind`, has the fields of `spec` and `metadata` at the top level.
+
+use serde_json::Value;
+
+use super::secret::Secrets;
+use super::{service, skip_metadata};
+use crate::base::secret::Secret;
+use crate::config::SYSTEM_NAMESPACE;
+use crate::config::annotations::{Annotations, IngressOptions, Target, reason};
+use crate::config::fields::Fields;
+use crate::config::model::{Certificate, HostMatch, ObjectRef, PathMatch, Rewrite, Route};
+use crate::config::problem::{ObjectReport, Report};
+use crate::config::source::RawObject;
+
+/// What one Ingress contributes. Destinations are linked to services later.
+#[derive(Debug, Default)]
+pub(in crate::config) struct Ingress {
+    pub routes: Vec<Draft>,
+    /// At most one host each.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A route whose destinations still carry names.
+#[derive(Debug)]
+pub(in crate::config) struct Draft {
+    /// Without destinations.
+    pub route: Route,
+    /// Dotted path of the backend, for messages.
+    pub field: String,
+    pub targets: Vec<TargetRef>,
+}
+
+/// A service as the Ingress names it.
+#[derive(Debug, Clone)]
+pub(in crate::config) enum TargetRef {
+    Registry(Target),
+    Backend { host: String, port: BackendPort },
+}
+
+#[derive(Debug, Clone)]
+pub(in crate::config) enum BackendPort {
+    Number(u16),
+    Name(String),
+}
+
+impl TargetRef {
+    /// `None` if no port is written, or a name instead.
+    pub fn port_number(&self) -> Option<u16> {
+        match self {
+            Self::Registry(target) => target.port,
+            Self::Backend { port: BackendPort::Number(number), .. } => Some(*number),
+            Self::Backend { port: BackendPort::Name(_), .. } => None,
+        }
+    }
+}
+
+/// Order among Ingresses: the older one wins (Higress `SortIngressByCreationTime`). An object without a time is oldest.
+pub(in crate::config) fn creation_order(object: &RawObject) -> (&str, &str, &str) {
+    let created = object.value.pointer("/metadata/creationTimestamp").and_then(Value::as_str).unwrap_or_default();
+    (created, &object.origin.namespace, &object.origin.name)
+}
+
+pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Report) -> Ingress {
+    let report = report.on(&object.origin);
+    let mut top = Fields::new(&object.value, "", report);
+    let is_flat = object.value.get("apiVersion").is_none()
+        && object.value.get("kind").is_none()
+        && object.value.get("spec").is_none();
+    top.inert(&["apiVersion", "kind", "status"]);
+    if is_flat {
+        let annotations = Annotations::new(top.text_map("annotations"), "annotations".to_owned(), report);
+        top.inert(&["labels", "metadata"]);
+        let options = IngressOptions::read(&annotations);
+        return Reader { origin: &object.origin, options, secrets, report }.spec(top);
+    }
+    let mut values = Vec::new();
+    if let Some(mut metadata) = top.object("metadata") {
+        skip_metadata(&mut metadata);
+        metadata.inert(&["labels"]);
+        values = metadata.text_map("annotations");
+        metadata.finish();
+    }
+    let options = IngressOptions::read(&Annotations::new(values, "metadata.annotations".to_owned(), report));
+    let spec = top.object("spec");
+    top.finish();
+    match spec {
+        Some(spec) => Reader { origin: &object.origin, options, secrets, report }.spec(spec),
+        None => {
+            report.error("spec", "is missing");
+            Ingress::default()
+        }
+    }
+}
+
+struct Reader<'a> {
+    origin: &'a ObjectRef,
+    options: IngressOptions,
+    secrets: &'a Secrets,
+    report: ObjectReport<'a>,
+}
+
+/// An entry of `tls`.
+struct Tls {
+    path: String,
+    hosts: Vec<String>,
+    secret: Option<String>,
+    is_used: bool,
+}
+
+impl Reader<'_> {
+    fn spec(&self, mut spec: Fields<'_>) -> Ingress {
+        // With the gateway's default of no class every Ingress is taken, whatever its class.
+        spec.inert(&["ingressClassName"]);
+        let mut tls = self.tls(&mut spec);
+        let mut ingress = Ingress::default();
+        let mut hosts = vec![HostMatch::Any];
+        let mut has_backends = false;
+        for mut rule in spec.objects("rules") {
+            let written = rule.text("host").unwrap_or_default();
+            match host_match(written) {
+                Ok(host) => {
+                    self.certificate(written, &mut tls, &mut ingress.certificates);
+                    if let Some(mut http) = rule.object("http") {
+                        for path in http.objects("paths") {
+                            has_backends = true;
+                            ingress.routes.extend(self.path(path, &host));
+                        }
+                        http.finish();
+                    }
+                    if !hosts.contains(&host) {
+                        hosts.push(host);
+                    }
+                }
+                Err(message) => self.report.error(&rule.path_of("host"), message),
+            }
+            rule.finish();
+        }
+        if let Some(backend) = spec.object("defaultBackend") {
+            has_backends = true;
+            ingress.routes.extend(self.default_backend(backend, &hosts));
+        }
+        if !has_backends {
+            self.report.warn(spec.path(), "has neither a path nor a default backend, so the Ingress has no effect");
+        }
+        for entry in tls.iter().filter(|entry| !entry.is_used) {
+            self.report.warn(&entry.path, "names no host of a rule, so its certificate is not used");
+        }
+        spec.finish();
+        if self.options.is_canary {
+            ingress.routes.clear();
+        }
+        ingress
+    }
+
+    fn path(&self, mut fields: Fields<'_>, host: &HostMatch) -> Option<Draft> {
+        let written = fields.text("path").filter(|path| !path.is_empty()).unwrap_or("/");
+        let kind = fields.text("pathType");
+        let path_field = fields.path_of("path");
+        let kind_field = fields.path_of("pathType");
+        let backend = fields.object("backend");
+        let field = fields.path_of("backend");
+        fields.finish();
+        let Some(backend) = backend else {
+            self.report.error(&field, "is missing");
+            return None;
+        };
+        let targets = self.backend(backend);
+        let path = match self.path_match(written, kind) {
+            Ok(path) => path,
+            Err(PathFault::Kind(message)) => {
+                self.report.error_hint(&kind_field, message, "one of Exact, Prefix, ImplementationSpecific");
+                return None;
+            }
+            Err(PathFault::Path(message)) => {
+                self.report.error(&path_field, message);
+                return None;
+            }
+        };
+        let rewrite = match self.options.rewrite.apply(&path, written) {
+            Ok(rewrite) => rewrite,
+            Err(error) => {
+                self.report.error(&path_field, format!("cannot be rewritten: {}", reason(&error)));
+                return None;
+            }
+        };
+        Some(Draft { route: self.route(host.clone(), path, rewrite, false), field, targets: targets? })
+    }
+
+    fn path_match(&self, written: &str, kind: Option<&str>) -> Result<PathMatch, PathFault> {
+        let written = match kind {
+            None => written.strip_suffix(".*").or_else(|| written.strip_suffix("/*")).unwrap_or(written),
+            Some("Exact" | "Prefix" | "ImplementationSpecific") => written,
+            Some(other) => return Err(PathFault::Kind(format!("`{other}` is not a path type"))),
+        };
+        if self.options.rewrite.is_regex(written) {
+            let pattern = self.options.rewrite.path_regex(written);
+            return pattern
+                .map(PathMatch::Regex)
+                .map_err(|error| PathFault::Path(format!("is not a regular expression: {}", reason(&error))));
+        }
+        if !written.is_empty() && !written.starts_with('/') {
+            return Err(PathFault::Path(format!("`{written}` must start with a slash")));
+        }
+        Ok(match kind {
+            Some("Exact") => PathMatch::Exact(written.to_owned()),
+            _ => match written.strip_suffix('/').unwrap_or(written) {
+                "" => PathMatch::Prefix("/".to_owned()),
+                prefix => PathMatch::Prefix(prefix.to_owned()),
+            },
+        })
+    }
+
+    fn default_backend(&self, backend: Fields<'_>, hosts: &[HostMatch]) -> Vec<Draft> {
+        let field = backend.path().to_owned();
+        let path = PathMatch::Prefix("/".to_owned());
+        let (Some(targets), Ok(rewrite)) = (self.backend(backend), self.options.rewrite.apply(&path, "/")) else {
+            return Vec::new();
+        };
+        let draft = |host: &HostMatch| Draft {
+            route: self.route(host.clone(), path.clone(), rewrite.clone(), true),
+            field: field.clone(),
+            targets: targets.clone(),
+        };
+        hosts.iter().map(draft).collect()
+    }
+
+    fn route(&self, host: HostMatch, path: PathMatch, rewrite: Rewrite, is_default_backend: bool) -> Route {
+        let options = &self.options;
+        Route {
+            name: route_name(self.origin),
+            origin: self.origin.clone(),
+            host,
+            path,
+            ignore_path_case: options.rewrite.ignore_case,
+            methods: options.matches.methods.clone(),
+            headers: options.matches.headers.clone(),
+            queries: options.matches.queries.clone(),
+            is_default_backend,
+            destinations: Vec::new(),
+            timeout: options.timeout,
+            retry: options.retry.clone(),
+            rewrite,
+        }
+    }
+
+    /// `None` if the backend is of no use, which has been reported.
+    fn backend(&self, mut backend: Fields<'_>) -> Option<Vec<TargetRef>> {
+        let path = backend.path().to_owned();
+        let service = backend.object("service");
+        let resource = backend.object("resource");
+        backend.finish();
+        if let Some(service) = service {
+            if self.options.destination.is_some() {
+                self.report.warn_hint(
+                    &path,
+                    "names a service, so the annotation higress.io/destination has no effect",
+                    "to use the annotation, name the resource McpBridge `default` instead",
+                );
+            }
+            return self.service(service).map(|target| vec![target]);
+        }
+        let Some(resource) = resource else {
+            self.report.error(&path, "names neither a service nor a resource");
+            return None;
+        };
+        let resource_path = self.resource(resource)?;
+        match &self.options.destination {
+            // What is wrong with it has been said.
+            Some(targets) if targets.is_empty() => None,
+            Some(targets) => Some(targets.iter().cloned().map(TargetRef::Registry).collect()),
+            None => {
+                self.report.error_hint(
+                    &resource_path,
+                    "names the McpBridge, but no service of it",
+                    "add the annotation higress.io/destination, for example `llm-qwen.internal.dns:443`",
+                );
+                None
+            }
+        }
+    }
+
+    fn service(&self, mut service: Fields<'_>) -> Option<TargetRef> {
+        let name = service.required_text("name");
+        let port = match service.object("port") {
+            Some(port) => backend_port(port),
+            None => {
+                self.report.error(&service.path_of("port"), "is missing");
+                None
+            }
+        };
+        service.finish();
+        let port = port?;
+        Some(TargetRef::Backend { host: service::host(name?, &self.origin.namespace), port })
+    }
+
+    /// Only the McpBridge `default` makes sense as a resource.
+    fn resource(&self, mut resource: Fields<'_>) -> Option<String> {
+        let path = resource.path().to_owned();
+        let found = (resource.text("apiGroup"), resource.text("kind"), resource.text("name"));
+        resource.finish();
+        if found == (Some("networking.higress.io"), Some("McpBridge"), Some("default")) {
+            return Some(path);
+        }
+        self.report.error(&path, "must be the McpBridge `default` of the group networking.higress.io");
+        None
+    }
+
+    fn tls(&self, spec: &mut Fields<'_>) -> Vec<Tls> {
+        let read = |mut entry: Fields<'_>| {
+            let tls = Tls {
+                path: entry.path().to_owned(),
+                hosts: entry.texts("hosts"),
+                secret: entry.text("secretName").filter(|name| !name.is_empty()).map(str::to_owned),
+                is_used: false,
+            };
+            entry.finish();
+            tls
+        };
+        spec.objects("tls").into_iter().map(read).collect()
+    }
+
+    /// The certificate of a rule's host: the first entry that names exactly this host.
+    fn certificate(&self, written: &str, tls: &mut [Tls], certificates: &mut Vec<Certificate>) {
+        let host = if written.is_empty() { "*" } else { written };
+        let Some(entry) =
+            tls.iter_mut().find(|entry| entry.hosts.iter().any(|other| other == written || other == host))
+        else {
+            return;
+        };
+        entry.is_used = true;
+        if certificates.iter().any(|certificate| certificate.hosts.iter().any(|other| other.eq_ignore_ascii_case(host)))
+        {
+            return;
+        }
+        let path = format!("{}.secretName", entry.path);
+        let Some(name) = &entry.secret else {
+            self.report.warn(&path, format!("is missing, so `{host}` has no certificate"));
+            return;
+        };
+        let namespace = &self.origin.namespace;
+        let Some(secret) = self.secrets.get(namespace, name) else {
+            self.report.warn(&path, format!("there is no Secret {namespace}/{name}, so `{host}` has no certificate"));
+            return;
+        };
+        let (Some(chain), Some(key)) = (secret.text("tls.crt"), secret.text("tls.key")) else {
+            let message =
+                format!("the Secret {namespace}/{name} lacks tls.crt or tls.key, so `{host}` has no certificate");
+            self.report.warn(&path, message);
+            return;
+        };
+        certificates.push(Certificate {
+            hosts: vec![host.to_ascii_lowercase()],
+            secret: secret.origin().clone(),
+            chain: chain.to_owned(),
+            key: Secret::new(key),
+        });
+    }
+}
+
+/// Which field of a path is wrong, and how.
+enum PathFault {
+    Kind(String),
+    Path(String),
+}
+
+fn backend_port(mut port: Fields<'_>) -> Option<BackendPort> {
+    let is_empty = port.value("number").is_none() && port.value("name").is_none();
+    let number = port.port("number").map(BackendPort::Number);
+    let name = port.text("name").filter(|name| !name.is_empty()).map(|name| BackendPort::Name(name.to_owned()));
+    if is_empty && port.is_mapping() {
+        port.report().error(port.path(), "needs a number or a name");
+    }
+    port.finish();
+    number.or(name)
+}
+
+fn route_name(origin: &ObjectRef) -> String {
+    if origin.namespace == SYSTEM_NAMESPACE {
+        origin.name.clone()
+    } else {
+        format!("{}/{}", origin.namespace, origin.name)
+    }
+}
+
+fn host_match(written: &str) -> Result<HostMatch, String> {
+    if written.is_empty() || written == "*" {
+        return Ok(HostMatch::Any);
+    }
+    let lower = written.to_ascii_lowercase();
+    let (name, is_wildcard) = match lower.strip_prefix('*') {
+        Some(suffix) if suffix.starts_with('.') => (suffix, true),
+        Some(_) => return Err(format!("`{written}` must have a dot after the asterisk")),
+        None => (lower.as_str(), false),
+    };
+    if name.contains(['*', '/', ':']) || name.contains(char::is_whitespace) {
+        return Err(format!("`{written}` is not a host name"));
+    }
+    Ok(if is_wildcard { HostMatch::Suffix(name.to_owned()) } else { HostMatch::Exact(name.to_owned()) })
+}

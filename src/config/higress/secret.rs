@@ -1,0 +1,74 @@
+//! Secret: `data` (base64) and `stringData` (clear, wins over `data` as in Kubernetes). Values never appear in messages.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::skip_common;
+use crate::config::fields::Fields;
+use crate::config::model::ObjectRef;
+use crate::config::problem::Report;
+use crate::config::source::RawObject;
+
+/// All secrets by namespace and name, then by key.
+#[derive(Default)]
+pub(in crate::config) struct Secrets {
+    by_name: BTreeMap<(String, String), Secret>,
+}
+
+pub(in crate::config) struct Secret {
+    origin: ObjectRef,
+    values: BTreeMap<String, Vec<u8>>,
+}
+
+impl Secret {
+    pub fn origin(&self) -> &ObjectRef {
+        &self.origin
+    }
+
+    /// `None` if the key is missing or its value is not text.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        std::str::from_utf8(self.values.get(key)?).ok()
+    }
+}
+
+impl Secrets {
+    pub fn read<'a>(objects: impl Iterator<Item = &'a RawObject>, report: &Report) -> Self {
+        let mut secrets = Self::default();
+        for object in objects {
+            let name = (object.origin.namespace.clone(), object.origin.name.clone());
+            secrets.by_name.insert(name, read(object, report));
+        }
+        secrets
+    }
+
+    pub fn get(&self, namespace: &str, name: &str) -> Option<&Secret> {
+        self.by_name.get(&(namespace.to_owned(), name.to_owned()))
+    }
+}
+
+fn read(object: &RawObject, report: &Report) -> Secret {
+    let report = report.on(&object.origin);
+    let mut fields = Fields::new(&object.value, "", report);
+    skip_common(&mut fields);
+    fields.inert(&["immutable", "type"]);
+    let mut secret = Secret { origin: object.origin.clone(), values: BTreeMap::new() };
+    for (key, text) in fields.text_map("data") {
+        // Files written by hand often wrap the text.
+        let compact: String = text.split_ascii_whitespace().collect();
+        match STANDARD.decode(compact) {
+            Ok(value) => drop(secret.values.insert(key.to_owned(), value)),
+            Err(_) => report.error_hint(
+                &format!("data[{key}]"),
+                "is not base64",
+                "encode it (`base64 -w0`), or put the clear text under stringData",
+            ),
+        }
+    }
+    for (key, text) in fields.text_map("stringData") {
+        secret.values.insert(key.to_owned(), text.into_owned().into_bytes());
+    }
+    fields.finish();
+    secret
+}

@@ -1,0 +1,136 @@
+//! Problems found in the configuration, and the collector that keeps all of them.
+//!
+//! Every stage reports here instead of stopping at the first fault. An error means that the new configuration must not go
+//! live; a warning means that something written in it has no effect or will not work.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::model::ObjectRef;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The configuration is not whole: the one before it keeps serving.
+    Error,
+    /// The configuration works without this part.
+    Warning,
+}
+
+/// One fault: where it is, what it is, what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub severity: Severity,
+    /// Relative to the configuration folder.
+    pub file: PathBuf,
+    /// 1-based, where a parser knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// `Ingress higress-system/demo`; `None` if the file could not be read as an object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// Dotted path such as `spec.rules[0].http.paths[1].backend`; `None` means the whole object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// An error in one field of an object; `field` may be empty.
+    pub fn error(object: &ObjectRef, field: &str, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            file: object.file.clone(),
+            line: None,
+            object: Some(object.to_string()),
+            field: (!field.is_empty()).then(|| field.to_owned()),
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        write!(f, "{severity}: {}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, ": {object}")?;
+        }
+        if let Some(field) = &self.field {
+            write!(f, ": {field}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, " ({hint})")?;
+        }
+        Ok(())
+    }
+}
+
+/// Collects problems while objects are compiled; shared by reference, hence the cell.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    problems: RefCell<Vec<Problem>>,
+}
+
+impl Report {
+    pub fn on<'a>(&'a self, object: &'a ObjectRef) -> ObjectReport<'a> {
+        ObjectReport { report: self, object }
+    }
+
+    pub fn add(&self, problem: Problem) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// Errors first, then by file; within a file in the order found.
+    pub fn into_problems(self) -> Vec<Problem> {
+        let mut problems = self.problems.into_inner();
+        problems.sort_by(|a, b| (a.severity, &a.file).cmp(&(b.severity, &b.file)));
+        problems
+    }
+}
+
+/// A [`Report`] together with the object that is being read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ObjectReport<'a> {
+    report: &'a Report,
+    pub object: &'a ObjectRef,
+}
+
+impl ObjectReport<'_> {
+    pub fn error(&self, field: &str, message: impl Into<String>) {
+        self.add(Severity::Error, field, message.into(), None);
+    }
+
+    pub fn error_hint(&self, field: &str, message: impl Into<String>, hint: impl Into<String>) {
+        self.add(Severity::Error, field, message.into(), Some(hint.into()));
+    }
+
+    pub fn warn(&self, field: &str, message: impl Into<String>) {
+        self.add(Severity::Warning, field, message.into(), None);
+    }
+
+    pub fn warn_hint(&self, field: &str, message: impl Into<String>, hint: impl Into<String>) {
+        self.add(Severity::Warning, field, message.into(), Some(hint.into()));
+    }
+
+    pub fn add(&self, severity: Severity, field: &str, message: String, hint: Option<String>) {
+        self.report.add(Problem { severity, hint, ..Problem::error(self.object, field, message) });
+    }
+}

@@ -1,0 +1,253 @@
+//! Notices that the configuration folder changed. It says only *that*: the reader reads the whole folder, so no order or
+//! loss of single events can leave half a change behind.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+
+use super::SourceError;
+
+/// Quiet time after the last event before the change is reported (as in Higress' API server).
+const QUIET: Duration = Duration::from_millis(100);
+/// A folder that never rests is reported this often.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Watches until dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    messages: Sender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Message {
+    /// Something below the folder changed, or (`true`) the folder itself came, went or was replaced.
+    Changed {
+        root: bool,
+    },
+    Stop,
+}
+
+impl Watcher {
+    /// Calls `on_change` from a thread of its own after each burst of changes in `root`, sub-folders included. A folder
+    /// that is yet to come is waited for. Start this before reading the folder, or a change in between is missed.
+    ///
+    /// # Errors
+    /// [`SourceError::Unwatchable`] if neither the folder nor its parent exists, or the system has no watches left
+    /// (`fs.inotify.max_user_watches`).
+    pub fn start(root: &Path, on_change: impl Fn() + Send + 'static) -> Result<Self, SourceError> {
+        let unwatchable = |error| SourceError::Unwatchable { path: root.to_owned(), error };
+        let root = std::path::absolute(root).map_err(|error| unwatchable(notify::Error::io(error)))?;
+        let (messages, inbox) = channel();
+        let watch = Watch::start(root, messages.clone()).map_err(unwatchable)?;
+        let thread = std::thread::Builder::new()
+            .name("config-watch".to_owned())
+            .spawn(move || watch.run(&inbox, on_change))
+            .map_err(|error| unwatchable(notify::Error::io(error)))?;
+        Ok(Self { messages, thread: Some(thread) })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // Either fails only if the thread is gone already.
+        let _ = self.messages.send(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Watch {
+    watcher: RecommendedWatcher,
+    root: PathBuf,
+}
+
+impl Watch {
+    fn start(root: PathBuf, messages: Sender<Message>) -> notify::Result<Self> {
+        let own = root.clone();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if let Some(message) = message_for(&own, event) {
+                // The receiver is gone only while stopping.
+                let _ = messages.send(message);
+            }
+        })?;
+        // That the folder comes, or is replaced as a whole (`mv new conf`, a swapped link), is visible only from above.
+        // One of the two watches is enough to be of use.
+        let from_above = root.parent().map(|parent| watcher.watch(parent, RecursiveMode::NonRecursive));
+        let inside = watcher.watch(&root, RecursiveMode::Recursive);
+        match (inside, from_above) {
+            (Err(error), None | Some(Err(_))) => Err(error),
+            (Err(error), Some(Ok(()))) if root.exists() => Err(error),
+            _ => Ok(Self { watcher, root }),
+        }
+    }
+
+    fn run(mut self, inbox: &Receiver<Message>, on_change: impl Fn()) {
+        loop {
+            let Ok(Message::Changed { root: mut replaced }) = inbox.recv() else { return };
+            let deadline = Instant::now() + PATIENCE;
+            while Instant::now() < deadline {
+                match inbox.recv_timeout(QUIET) {
+                    Ok(Message::Changed { root }) => replaced |= root,
+                    Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                    Err(RecvTimeoutError::Timeout) => break,
+                }
+            }
+            if replaced {
+                self.watch_again();
+            }
+            on_change();
+        }
+    }
+
+    /// The watch stays on the old folder when another takes its name.
+    fn watch_again(&mut self) {
+        // Fails if the old folder was deleted, which ended its watch.
+        let _ = self.watcher.unwatch(&self.root);
+        if let Err(error) = self.watcher.watch(&self.root, RecursiveMode::Recursive) {
+            tracing::warn!(folder = %self.root.display(), %error, "the configuration folder is gone; waiting for it to come back");
+        }
+    }
+}
+
+fn message_for(root: &Path, event: notify::Result<Event>) -> Option<Message> {
+    let event = match event {
+        Ok(event) => event,
+        Err(error) => {
+            tracing::warn!(folder = %root.display(), %error, "watching the configuration folder failed once");
+            return Some(Message::Changed { root: true });
+        }
+    };
+    // Reading the files ourselves must not look like a change.
+    let is_access = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
+    let is_unfinished = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "tmp");
+    let is_elsewhere = |path: &PathBuf| !path.starts_with(root);
+    let concerns_us = event.need_rescan() || event.paths.iter().any(|path| !is_unfinished(path) && !is_elsewhere(path));
+    (!is_access && concerns_us)
+        .then(|| Message::Changed { root: event.need_rescan() || event.paths.iter().any(|path| path == root) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Generous: it bounds a failing test, a passing one never waits for it.
+    const SOON: Duration = Duration::from_secs(20);
+
+    struct Folder {
+        parent: tempfile::TempDir,
+        changes: Receiver<()>,
+        _watcher: Watcher,
+    }
+
+    impl Folder {
+        fn new() -> Self {
+            let parent = tempfile::tempdir().unwrap();
+            let root = parent.path().join("conf");
+            fs::create_dir_all(root.join("ingresses")).unwrap();
+            let (sender, changes) = channel();
+            // The test may have ended when a change is reported.
+            let watcher = Watcher::start(&root, move || sender.send(()).unwrap_or_default()).unwrap();
+            Self { parent, changes, _watcher: watcher }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.parent.path().join("conf").join(name)
+        }
+
+        #[track_caller]
+        fn expect_change(&self) {
+            self.changes.recv_timeout(SOON).expect("the change is reported");
+        }
+    }
+
+    #[test]
+    fn write_rename_and_delete_are_reported() {
+        let folder = Folder::new();
+        fs::write(folder.path("ingresses/a.yaml"), "a: 1").unwrap();
+        folder.expect_change();
+        fs::write(folder.path("ingresses/a.yaml.tmp"), "a: 2").unwrap();
+        fs::rename(folder.path("ingresses/a.yaml.tmp"), folder.path("ingresses/a.yaml")).unwrap();
+        folder.expect_change();
+        fs::remove_file(folder.path("ingresses/a.yaml")).unwrap();
+        folder.expect_change();
+    }
+
+    #[test]
+    fn new_sub_folders_are_watched() {
+        let folder = Folder::new();
+        fs::create_dir(folder.path("wasmplugins")).unwrap();
+        folder.expect_change();
+        fs::write(folder.path("wasmplugins/a.yaml"), "a: 1").unwrap();
+        folder.expect_change();
+    }
+
+    #[test]
+    fn replaced_folder_is_watched() {
+        let folder = Folder::new();
+        let (root, old) = (folder.path(""), folder.parent.path().join("old"));
+        fs::rename(&root, &old).unwrap();
+        folder.expect_change();
+        fs::create_dir_all(folder.path("ingresses")).unwrap();
+        folder.expect_change();
+        fs::write(folder.path("ingresses/a.yaml"), "a: 1").unwrap();
+        folder.expect_change();
+        fs::remove_dir_all(&root).unwrap();
+        folder.expect_change();
+    }
+
+    #[test]
+    fn a_burst_is_one_change() {
+        let root = tempfile::tempdir().unwrap();
+        let watch = Watch::start(root.path().to_owned(), channel().0).unwrap();
+        let (messages, inbox) = channel();
+        for _ in 0..200 {
+            messages.send(Message::Changed { root: false }).unwrap();
+        }
+        let changes = std::cell::Cell::new(0);
+        watch.run(&inbox, || {
+            changes.set(changes.get() + 1);
+            messages.send(Message::Stop).unwrap();
+        });
+        assert_eq!(changes.get(), 1);
+    }
+
+    #[test]
+    fn a_folder_may_come_later() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("conf");
+        let (sender, changes) = channel();
+        let watcher = Watcher::start(&root, move || sender.send(()).unwrap_or_default()).unwrap();
+        fs::create_dir(&root).unwrap();
+        changes.recv_timeout(SOON).unwrap();
+        fs::write(root.join("a.yaml"), "a: 1").unwrap();
+        changes.recv_timeout(SOON).unwrap();
+        drop(watcher);
+    }
+
+    #[test]
+    fn reading_and_unfinished_files_are_no_change() {
+        let root = Path::new("/conf");
+        let changed =
+            |kind, path: &str| message_for(root, Ok(Event::new(kind).add_path(PathBuf::from(path)))).is_some();
+        let create = EventKind::Create(notify::event::CreateKind::File);
+        assert!(changed(create, "/conf/ingresses/a.yaml"));
+        assert!(!changed(create, "/conf/ingresses/a.yaml.tmp"));
+        assert!(!changed(create, "/other"));
+        assert!(!changed(EventKind::Access(AccessKind::Open(AccessMode::Any)), "/conf/ingresses/a.yaml"));
+        assert!(changed(EventKind::Access(AccessKind::Close(AccessMode::Write)), "/conf/ingresses/a.yaml"));
+    }
+
+    #[test]
+    fn missing_folder_is_an_error() {
+        let error = Watcher::start(Path::new("/nonexistent/folder"), || {}).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/folder"), "{error}");
+    }
+}

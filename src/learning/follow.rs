@@ -1,0 +1,98 @@
+//! Keeps live routers equal to the database, and starts trainings when enough has been recorded.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::learner::{learn, serving_router};
+use super::live::{LiveRouter, Routers, Serving};
+use crate::base::tasks::Tasks;
+use crate::flywheel::Flywheel;
+
+/// How often the database is asked whether another version serves now.
+const POLL: Duration = Duration::from_secs(1);
+/// How often recorded rows are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+
+/// When the process trains by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Triggers {
+    /// New scored exchanges; 0 never.
+    pub rows: u64,
+    /// Time since the last training, if there is anything new; zero never.
+    pub interval: Duration,
+}
+
+/// Runs until the process drains.
+pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, triggers: Triggers, tasks: Tasks) {
+    let mut last_training: HashMap<String, (i64, Instant)> = HashMap::new();
+    let mut last_count = Instant::now();
+    loop {
+        let due = last_count.elapsed() >= COUNT_EVERY;
+        for router in routers.all() {
+            refresh(&router, &flywheel).await;
+            if due && (triggers.rows > 0 || !triggers.interval.is_zero()) {
+                let (since, at) = *last_training.entry(router.name.clone()).or_insert((0, Instant::now()));
+                let n_new = flywheel.store().scored_rows_since(since).unwrap_or(0);
+                let by_rows = triggers.rows > 0 && n_new >= triggers.rows;
+                let by_time = !triggers.interval.is_zero() && n_new > 0 && at.elapsed() >= triggers.interval;
+                if by_rows || by_time {
+                    last_training.insert(router.name.clone(), (now_ms(), Instant::now()));
+                    start_training(&router, &flywheel, &tasks);
+                }
+            }
+        }
+        if due {
+            last_count = Instant::now();
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Takes over the version the database says is serving, if it is another one.
+pub async fn refresh(router: &Arc<LiveRouter>, flywheel: &Flywheel) {
+    let (store, name, known) = (flywheel.store().clone(), router.name.clone(), router.serving_id());
+    let read = tokio::task::spawn_blocking(move || {
+        let serving = store.serving_id(&name).map_err(|error| error.to_string())?;
+        if serving == known {
+            return Ok(None);
+        }
+        serving_router(&store, &name).map(Some).map_err(|error| error.to_string())
+    });
+    match read.await {
+        Ok(Ok(None)) => {}
+        Ok(Ok(Some(serving))) => {
+            let id = serving.as_ref().map(|(id, _)| *id);
+            router.swap(serving.map(|(id, router)| Serving { id, router }));
+            tracing::info!(router = router.name, version = id, "Router version swapped");
+        }
+        Ok(Err(error)) => tracing::error!(router = router.name, error, "The serving router version cannot be read; the one before stays"),
+        Err(error) => tracing::error!(router = router.name, %error, "Reading the serving router version failed"),
+    }
+}
+
+fn start_training(router: &Arc<LiveRouter>, flywheel: &Flywheel, tasks: &Tasks) {
+    let Some(setup) = router.setup() else { return };
+    let (store, name) = (flywheel.store().clone(), router.name.clone());
+    tasks.spawn(async move {
+        let training = tokio::task::spawn_blocking(move || (learn(&store, &name, &setup, false, &mut |_| {}), name));
+        match training.await {
+            Ok((Ok(learned), name)) => tracing::info!(
+                router = name,
+                version = learned.version,
+                n_rows = learned.n_rows,
+                gain = learned.verdict.gain,
+                is_promoted = learned.is_promoted,
+                reason = learned.verdict.reason,
+                "Router trained"
+            ),
+            Ok((Err(error), name)) => tracing::warn!(router = name, %error, "Router training gave no version"),
+            Err(error) => tracing::error!(%error, "Router training broke off"),
+        }
+    });
+}
+
+fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}

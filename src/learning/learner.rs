@@ -1,0 +1,161 @@
+//! From recorded outcomes to a new router version, promoted only if it is better.
+//!
+//! A fifth of the questions (by hash, always the same ones) is never trained on, by any version: on these the new router is
+//! compared with the serving one. The result is stored either way, with the verdict.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::live::{Setup, shipped_seed};
+use crate::flywheel::{Filter, FlywheelError, NewVersion, Store, TrainingRow};
+use crate::routing::{
+    CrossValidation, Example, FEATURES_VERSION, FeatureVector, Outcome, Prediction, Progress, Prompt, Router, Seed,
+    TrainError, TrainOptions, Trained, Verdict, cold_start, extract, gate, train, with_unseen,
+};
+
+/// Newest scored exchanges that are trained on.
+const MAX_ROWS: usize = 50_000;
+/// One question in this many is held out.
+const HOLD_OUT: u64 = 5;
+
+/// Why there is no new version.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    #[error("only {found} scored exchanges are recorded and learn.minRows asks for {needed}: collect more in training mode, with a higher shadow rate, or lower minRows")]
+    TooFewRows { found: u64, needed: u64 },
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(transparent)]
+    Store(#[from] FlywheelError),
+    #[error("router version {id} in the database cannot be read: {error}")]
+    Artifact { id: i64, error: crate::routing::ArtifactError },
+}
+
+/// What a training brought.
+#[derive(Debug, Clone)]
+pub struct Learned {
+    pub version: i64,
+    pub n_rows: usize,
+    pub n_held_out: usize,
+    pub report: CrossValidation,
+    pub verdict: Verdict,
+    pub is_promoted: bool,
+}
+
+/// Trains, judges and stores a version; promotes it if the gate says so (or `force` does).
+///
+/// # Errors
+/// Too few rows, rows that cannot be trained on, or a database that cannot be read or written.
+pub fn learn(store: &Store, name: &str, setup: &Setup, force: bool, progress: &mut dyn FnMut(Progress)) -> Result<Learned, LearnError> {
+    let rows = store.examples(&Filter::default(), MAX_ROWS)?;
+    let examples: Vec<Example> = rows.iter().filter_map(|row| example(row, setup)).collect();
+    let found = u64::try_from(examples.len()).unwrap_or(u64::MAX);
+    if found < setup.min_rows {
+        return Err(LearnError::TooFewRows { found, needed: setup.min_rows });
+    }
+    let (held_out, training): (Vec<Example>, Vec<Example>) =
+        examples.into_iter().partition(|example| example.hash % HOLD_OUT == 0);
+    let seed = shipped_seed();
+    let options = TrainOptions {
+        seed: setup.seed,
+        folds: setup.folds,
+        policy: setup.policy,
+        baseline: setup.baseline.clone(),
+        ..TrainOptions::default()
+    };
+    let Trained { router, report } = train(&training, seed.as_deref(), &options, progress)?;
+    let serving = serving_router(store, name)?;
+    let predictor = predictor(serving, seed, setup);
+    let verdict = gate(&predictor, &router, &held_out, &setup.policy, &setup.baseline, setup.seed);
+    let is_promoted = verdict.promote || force;
+    let version = store.insert_version(&NewVersion {
+        router: name.to_owned(),
+        family: format!("{:?}", router.family()),
+        features_version: FEATURES_VERSION,
+        seed: setup.seed,
+        n_rows: u64::try_from(training.len()).unwrap_or(u64::MAX),
+        metrics: json!(report),
+        verdict: Some(json!(verdict)),
+        is_rejected: !is_promoted,
+        artifact: router.to_bytes(),
+    })?;
+    if is_promoted {
+        store.set_serving(version)?;
+    }
+    Ok(Learned { version, n_rows: training.len(), n_held_out: held_out.len(), report, verdict, is_promoted })
+}
+
+/// The router that serves now, from the database.
+///
+/// # Errors
+/// The database cannot be read, or its artifact is of another format.
+pub fn serving_router(store: &Store, name: &str) -> Result<Option<(i64, Router)>, LearnError> {
+    match store.serving_version(name)? {
+        Some((meta, artifact)) => match Router::from_bytes(&artifact) {
+            Ok(router) => Ok(Some((meta.id, router))),
+            Err(error) => Err(LearnError::Artifact { id: meta.id, error }),
+        },
+        None => Ok(None),
+    }
+}
+
+/// What decides today: the serving version, or the shipped seed.
+fn predictor(
+    serving: Option<(i64, Router)>,
+    seed: Option<Arc<Seed>>,
+    setup: &Setup,
+) -> impl Fn(&FeatureVector) -> Vec<Prediction> {
+    let (candidates, baseline) = (setup.candidates.clone(), setup.baseline.clone());
+    move |features| match (&serving, &seed) {
+        (Some((_, router)), Some(seed)) => with_unseen(router.predict(features), seed, features, &candidates, &baseline),
+        (Some((_, router)), None) => router.predict(features),
+        (None, Some(seed)) => cold_start(seed, features, &candidates, &baseline),
+        (None, None) => Vec::new(),
+    }
+}
+
+/// A recorded exchange as a training example; `None` if its prompt is neither stored nor as features of this version, or if
+/// no current candidate answered.
+fn example(row: &TrainingRow, setup: &Setup) -> Option<Example> {
+    let stored = row.features.as_deref().filter(|_| row.features_version == Some(FEATURES_VERSION));
+    let features = match stored.and_then(|bytes| FeatureVector::from_bytes(bytes).ok()) {
+        Some(features) => features,
+        None => features_of_messages(row.messages.as_ref()?)?,
+    };
+    let outcomes: Vec<Outcome> = row
+        .answers
+        .iter()
+        .filter(|answer| setup.candidates.iter().any(|candidate| candidate.model == answer.model))
+        .map(|answer| Outcome {
+            model: answer.model.clone(),
+            #[expect(clippy::cast_possible_truncation, reason = "scores and milliseconds need no more than f32")]
+            score: answer.score as f32,
+            #[expect(clippy::cast_possible_truncation, reason = "as above")]
+            latency_ms: answer.latency_ms as f32,
+            #[expect(clippy::cast_possible_truncation, reason = "as above")]
+            cost_usd: answer.cost_usd.unwrap_or(0.0) as f32,
+        })
+        .collect();
+    let hash = row.prompt_hash.get(..16).and_then(|head| u64::from_str_radix(head, 16).ok())?;
+    (!outcomes.is_empty()).then_some(Example { hash, features, outcomes })
+}
+
+/// Features made anew from stored messages, when the extractor has changed since.
+fn features_of_messages(messages: &serde_json::Value) -> Option<FeatureVector> {
+    let list = messages.as_array()?;
+    let is_user = |message: &&serde_json::Value| message.get("role").and_then(|role| role.as_str()) == Some("user");
+    let last = list.iter().rev().find(is_user).or(list.last())?;
+    let content = last.get("content")?;
+    let parts = content.as_array().map(|parts| {
+        let texts: Vec<&str> = parts.iter().filter_map(|part| part.get("text")?.as_str()).collect();
+        texts.join("\n")
+    });
+    let text = parts.or_else(|| content.as_str().map(str::to_owned))?;
+    Some(extract(&Prompt {
+        text: &text,
+        n_turns: u32::try_from(list.iter().filter(is_user).count()).unwrap_or(u32::MAX),
+        n_chars_total: messages.to_string().len(),
+        has_tools: false,
+    }))
+}

@@ -1,0 +1,134 @@
+//! Routers as requests see them.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+use crate::routing::{Candidate, FeatureVector, Policy, Prediction, Router, Seed, cold_start, with_unseen};
+use crate::telemetry::metrics::{ByModel, Metrics};
+
+/// The seed that ships with the program, parsed on first use. `None` only if the build embedded a broken file.
+static SEED: LazyLock<Option<Arc<Seed>>> = LazyLock::new(|| match Seed::shipped() {
+    Ok(seed) => Some(Arc::new(seed)),
+    Err(error) => {
+        tracing::error!(%error, "The shipped router seed cannot be read; untrained routers answer with their baseline");
+        None
+    }
+});
+
+pub fn shipped_seed() -> Option<Arc<Seed>> {
+    SEED.clone()
+}
+
+/// What a router is trained and judged for; the configuration of its plugin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setup {
+    pub candidates: Vec<Candidate>,
+    pub baseline: String,
+    pub policy: Policy,
+    /// Fewer scored exchanges than this are not trained on.
+    pub min_rows: u64,
+    pub folds: usize,
+    pub seed: u64,
+}
+
+/// The router that decides now.
+pub struct Serving {
+    /// Version id in the database.
+    pub id: i64,
+    pub router: Router,
+}
+
+/// One router by name: its serving version and the running scores of what it serves.
+pub struct LiveRouter {
+    pub name: String,
+    serving: ArcSwapOption<Serving>,
+    setup: ArcSwapOption<Setup>,
+    scores: Mutex<BTreeMap<String, Mean>>,
+}
+
+#[derive(Default, Clone, Copy)]
+struct Mean {
+    n: u64,
+    sum: f64,
+}
+
+impl LiveRouter {
+    fn new(name: &str) -> LiveRouter {
+        LiveRouter {
+            name: name.to_owned(),
+            serving: ArcSwapOption::empty(),
+            setup: ArcSwapOption::empty(),
+            scores: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Expected score, latency and cost of each candidate, and the version that says so (`None`: the shipped seed).
+    pub fn predict(&self, features: &FeatureVector, candidates: &[Candidate], baseline: &str) -> (Vec<Prediction>, Option<i64>) {
+        let seed = SEED.as_deref();
+        match (self.serving.load_full(), seed) {
+            (Some(serving), Some(seed)) => {
+                let trained = serving.router.predict(features);
+                (with_unseen(trained, seed, features, candidates, baseline), Some(serving.id))
+            }
+            (Some(serving), None) => (serving.router.predict(features), Some(serving.id)),
+            (None, Some(seed)) => (cold_start(seed, features, candidates, baseline), None),
+            (None, None) => (Vec::new(), None),
+        }
+    }
+
+    /// The domain the prompt is taken for.
+    pub fn domain(&self, features: &FeatureVector) -> Option<&'static str> {
+        SEED.as_ref().map(|seed| seed.top(features).0.name())
+    }
+
+    pub fn configure(&self, setup: Setup) {
+        self.setup.store(Some(Arc::new(setup)));
+    }
+
+    pub fn setup(&self) -> Option<Arc<Setup>> {
+        self.setup.load_full()
+    }
+
+    pub fn serving_id(&self) -> Option<i64> {
+        self.serving.load().as_ref().map(|serving| serving.id)
+    }
+
+    /// Requests that already chose keep their choice; the next one sees the new version.
+    pub fn swap(&self, serving: Option<Serving>) {
+        self.serving.store(serving.map(Arc::new));
+    }
+
+    /// Counts a score given to an answer of `model`.
+    pub fn observe_score(&self, metrics: &Metrics, model: &str, score: f64) {
+        let mut scores = self.scores.lock();
+        for name in [model, "all"] {
+            let mean = scores.entry(name.to_owned()).or_default();
+            mean.n += 1;
+            mean.sum += score;
+            #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+            metrics.accuracy.get_or_create(&ByModel { model: name.to_owned() }).set(mean.sum / mean.n as f64);
+        }
+    }
+}
+
+/// All live routers of the process, by name.
+#[derive(Default)]
+pub struct Routers {
+    by_name: Mutex<HashMap<String, Arc<LiveRouter>>>,
+}
+
+impl Routers {
+    /// The router of that name, made on first use.
+    pub fn get(&self, name: &str) -> Arc<LiveRouter> {
+        let mut by_name = self.by_name.lock();
+        by_name.entry(name.to_owned()).or_insert_with(|| Arc::new(LiveRouter::new(name))).clone()
+    }
+
+    pub fn all(&self) -> Vec<Arc<LiveRouter>> {
+        self.by_name.lock().values().cloned().collect()
+    }
+}

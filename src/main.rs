@@ -1,0 +1,7 @@
+//! The `weirgate` binary: parse, run, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weirgate::cli::main()
+}

@@ -1,0 +1,54 @@
+//! Plugins for model calls. They share the reading of a request's API and body; each stays a thin adapter over `llm` and
+//! `routing`.
+
+pub mod model_mapper;
+pub mod model_router;
+pub mod proxy;
+pub mod semantic_router;
+pub mod statistics;
+
+use serde_json::Value;
+
+use super::Request;
+use super::config::Fields;
+
+/// Path suffixes on which Higress' model plugins look into the body, unless configured otherwise.
+pub const MODEL_PATHS: &[&str] = &[
+    "/completions",
+    "/embeddings",
+    "/images/generations",
+    "/audio/speech",
+    "/fine_tuning/jobs",
+    "/moderations",
+    "/image-synthesis",
+    "/video-synthesis",
+    "/rerank",
+    "/messages",
+    "/responses",
+];
+
+/// Reads `enableOnPathSuffix`.
+fn path_suffixes(fields: &mut Fields<'_>) -> Vec<String> {
+    fields.strings("enableOnPathSuffix").unwrap_or_else(|| MODEL_PATHS.iter().map(|path| (*path).to_owned()).collect())
+}
+
+fn has_suffix(request: &Request<'_>, suffixes: &[String]) -> bool {
+    suffixes.iter().any(|suffix| request.path().ends_with(suffix.as_str()))
+}
+
+fn is_json(request: &Request<'_>) -> bool {
+    request.content_type().is_some_and(|kind| kind.contains("application/json"))
+}
+
+/// Reads `modelMapping`, an object of strings, in written order.
+fn mapping(fields: &mut Fields<'_>) -> Vec<(String, String)> {
+    let Some(Value::Object(object)) = fields.object("modelMapping") else { return Vec::new() };
+    let mut entries = Vec::with_capacity(object.len());
+    for (key, value) in object {
+        match value.as_str() {
+            Some(target) => entries.push((key.clone(), target.to_owned())),
+            None => fields.problem(&format!("modelMapping.{key}"), "must be a string, the provider's model name"),
+        }
+    }
+    entries
+}

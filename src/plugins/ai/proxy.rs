@@ -1,0 +1,157 @@
+//! `ai-proxy`: names the model provider behind a service. Default phase, priority 100.
+//!
+//! The plugin itself only reads configuration and marks the request as a model call; the exchange asks it for the provider of
+//! each service it tries, because one request may try several. Rules are laid over the global configuration, so a rule that
+//! says `activeProviderId` keeps the global `providers`.
+//!
+//! Differences from Higress: providers that need translation of bodies are refused by name (they come with their own
+//! change); the client's credential is not sent to the provider beside the provider's own; mapping keys with patterns are
+//! tried in a fixed order.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::is_json;
+use crate::config::model::Phase;
+use crate::llm::provider::{Provider, recognise};
+use crate::llm::request::peek_field;
+use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
+use crate::plugins::rules::Family;
+use crate::plugins::{Flow, Host, Plugin, Request};
+
+pub const SPEC: PluginSpec = PluginSpec {
+    name: "ai-proxy",
+    phase: Phase::Unspecified,
+    priority: 100,
+    family: Family::Go,
+    summary: "Calls model providers: credentials, paths, model names, token pools, retries",
+    build,
+    check: |scope| read(scope).1,
+};
+
+/// The active provider of the scope, if one is named.
+fn read(scope: &Scope<'_>) -> (Option<Provider>, Vec<FieldProblem>) {
+    let value = scope.overlaid();
+    let mut fields = Fields::of(&value, "");
+    let mut active = None;
+    if let Some(single) = fields.object("provider") {
+        active = parse(&mut fields, single, "provider");
+    }
+    let wanted = fields.string("activeProviderId");
+    for (index, provider) in fields.list("providers").unwrap_or_default().iter().enumerate() {
+        // Every provider is checked where the pool is written; the rules that pick from it need only theirs.
+        let is_wanted = wanted.is_some_and(|id| provider.get("id").and_then(Value::as_str) == Some(id));
+        if scope.rule.is_none() || is_wanted {
+            let parsed = parse(&mut fields, provider, &format!("providers[{index}]"));
+            if is_wanted && active.is_none() {
+                active = parsed;
+            }
+        }
+    }
+    if let Some(id) = wanted
+        && active.is_none()
+        && fields.problems.is_empty()
+    {
+        fields.problem("activeProviderId", format!("\"{id}\" is not the id of any entry of providers"));
+    }
+    (active, fields.finish())
+}
+
+fn parse(fields: &mut Fields<'_>, provider: &Value, at: &str) -> Option<Provider> {
+    match Provider::parse(provider) {
+        Ok(provider) => Some(provider),
+        Err(errors) => {
+            fields.problems.extend(errors.into_iter().map(|error| (format!("{at}.{}", error.field), error.message)));
+            None
+        }
+    }
+}
+
+fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
+    let (active, problems) = read(scope);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let Some(provider) = active else { return Ok(None) };
+    if !provider.config().unsupported.is_empty() {
+        let fields = provider.config().unsupported.join(", ");
+        tracing::warn!(provider = provider.config().id, fields, "ai-proxy: these provider fields have no effect yet");
+    }
+    Ok(Some(Arc::new(AiProxy { provider: Arc::new(provider) })))
+}
+
+/// The only other member of a body that the exchange must know, in any API.
+#[derive(Deserialize)]
+struct StreamFlag {
+    #[serde(default)]
+    stream: bool,
+}
+
+struct AiProxy {
+    provider: Arc<Provider>,
+}
+
+#[async_trait]
+impl Plugin for AiProxy {
+    async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
+        let api = recognise(request.path()).map(|recognised| recognised.api);
+        let llm = request.state.llm_mut();
+        llm.api = llm.api.or(api);
+        Flow::Continue
+    }
+
+    /// Also requests without a body take the exchange path: they need the provider's credentials.
+    fn wants_body(&self, _request: &Request<'_>) -> bool {
+        true
+    }
+
+    async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
+        let needs_model = request.state.llm.as_deref().is_some_and(|llm| llm.requested_model.is_empty());
+        let Some(body) = request.state.body.clone().filter(|_| needs_model && is_json(request)) else { return Flow::Continue };
+        let model = peek_field(&body, "model").ok().flatten().map(|model| model.into_owned());
+        let is_stream = serde_json::from_slice::<StreamFlag>(&body).is_ok_and(|flag| flag.stream);
+        let llm = request.state.llm_mut();
+        llm.requested_model = model.unwrap_or_default();
+        llm.stream = is_stream;
+        Flow::Continue
+    }
+
+    fn provider(&self) -> Option<&Arc<Provider>> {
+        Some(&self.provider)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_rule_picks_from_the_global_pool() {
+        let global = json!({"providers": [
+            {"id": "a", "type": "openai", "apiTokens": ["t"]},
+            {"id": "b", "type": "qwen", "apiTokens": ["t"], "qwenEnableCompatible": true},
+        ]});
+        let pick = |id: &str| {
+            let rule = json!({"activeProviderId": id});
+            read(&Scope { global: Some(&global), rule: Some(&rule), n_rules: 1 })
+        };
+        assert_eq!(pick("a").0.map(|provider| provider.config().id.clone()).as_deref(), Some("a"));
+        assert_eq!(pick("zzz").1[0].0, "activeProviderId");
+        let (active, problems) = read(&Scope { global: Some(&global), rule: None, n_rules: 1 });
+        assert!(active.is_none() && problems.is_empty(), "{problems:?}");
+    }
+
+    #[test]
+    fn problems_carry_the_path_of_their_provider() {
+        let global = json!({"providers": [{"id": "a", "type": "openai", "apiTokens": "t"}], "extra": 1});
+        let (_, problems) = read(&Scope { global: Some(&global), rule: None, n_rules: 0 });
+        let named: Vec<&str> = problems.iter().map(|(field, _)| field.as_str()).collect();
+        assert_eq!(named, ["providers[0].apiTokens", "extra"]);
+    }
+}

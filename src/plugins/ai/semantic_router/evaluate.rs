@@ -1,0 +1,34 @@
+//! Asking the evaluation service for the score of an answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::config::Evaluate;
+use crate::plugins::Host;
+
+#[derive(Deserialize)]
+struct Scored {
+    score: f64,
+}
+
+/// The score in 0..1; `None` if the service does not know the question or the answer (a negative score), or failed (logged).
+pub async fn score(host: &Arc<dyn Host>, evaluate: &Evaluate, question: &str, answer: &str) -> Option<f64> {
+    let body = Bytes::from(json!({"question": question, "answer": answer}).to_string());
+    let failed = |reason: String| {
+        tracing::warn!(url = evaluate.url, reason, "An answer could not be scored; it is kept without a score");
+        None
+    };
+    match host.post_json(&evaluate.url, body, evaluate.timeout).await {
+        Ok((200, body)) => match serde_json::from_slice::<Scored>(&body) {
+            Ok(Scored { score }) if (0.0..=1.0).contains(&score) => Some(score),
+            Ok(Scored { score }) if score < 0.0 => None,
+            Ok(Scored { score }) => failed(format!("score {score} is above 1")),
+            Err(error) => failed(format!("the answer is not {{\"score\": number}}: {error}")),
+        },
+        Ok((status, _)) => failed(format!("status {status}")),
+        Err(reason) => failed(reason),
+    }
+}

@@ -1,0 +1,198 @@
+//! `semantic-router`: sends each prompt to the model that answers it best, and records what came of it. Priority 860.
+//!
+//! Ours, not Higress'. A request for one of `models` (default `auto`) is routed: features, predicted score, cost and latency
+//! of each candidate, best utility under hard limits. Every model call that passes is recorded in the flywheel; a sample is
+//! also answered by the baseline (`shadow`), out of the client's sight. In training mode all candidates answer, every answer
+//! is scored, and the client gets the best (`training`).
+
+pub mod config;
+mod evaluate;
+mod feedback;
+mod record;
+mod shadow;
+mod training;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method};
+use serde_json::json;
+
+use self::config::Config;
+use self::record::Routed;
+use super::is_json;
+use crate::config::model::Phase;
+use crate::llm::error::{ApiError, ErrorKind};
+use crate::llm::observe::Want;
+use crate::llm::provider::Api;
+use crate::llm::request::ChatRequest;
+use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
+use crate::plugins::rules::Family;
+use crate::plugins::{Flow, Host, Plugin, Reply, Request, Target};
+use crate::learning::live::LiveRouter;
+use crate::routing::{Decision, FeatureVector, Prompt, decide, extract};
+
+pub const SPEC: PluginSpec = PluginSpec {
+    name: "semantic-router",
+    phase: Phase::Unspecified,
+    priority: 860,
+    family: Family::Go,
+    summary: "Routes each prompt to the model that answers it best, learns from recorded outcomes",
+    build,
+    check: |scope| Config::read(scope).1,
+};
+
+/// The model that answered (or was asked first, while streaming).
+pub const MODEL_HEADER: HeaderName = HeaderName::from_static("x-weirgate-model");
+/// Key of the record in the flywheel; what feedback refers to.
+pub const DECISION_HEADER: HeaderName = HeaderName::from_static("x-weirgate-decision-id");
+/// The domain the prompt was taken for.
+pub const DOMAIN_HEADER: HeaderName = HeaderName::from_static("x-weirgate-domain");
+
+fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
+    let (config, problems) = Config::read(scope);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let shadow = shadow::ShadowCalls::new(&config.shadow);
+    let live = host.router(&config.router);
+    Ok(Some(Arc::new(SemanticRouter { config: Arc::new(config), live, shadow, host: host.clone() })))
+}
+
+struct SemanticRouter {
+    config: Arc<Config>,
+    live: Arc<LiveRouter>,
+    shadow: shadow::ShadowCalls,
+    host: Arc<dyn Host>,
+}
+
+#[async_trait]
+impl Plugin for SemanticRouter {
+    /// Tells the learner what it trains for; only once the configuration is live.
+    fn activate(&self) {
+        self.live.configure(self.config.setup());
+    }
+
+    async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
+        if request.head.method == Method::GET && request.path().ends_with("/v1/models") {
+            return Flow::respond(self.model_list());
+        }
+        Flow::Continue
+    }
+
+    fn wants_body(&self, request: &Request<'_>) -> bool {
+        request.head.method == Method::POST && (is_chat(request) || feedback::is_feedback(request))
+    }
+
+    async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
+        if feedback::is_feedback(request) {
+            return Flow::respond(feedback::accept(self.host.flywheel(), request));
+        }
+        let Some(body) = request.state.body.clone() else { return Flow::Continue };
+        let chat = match ChatRequest::parse(&body) {
+            Ok(chat) => chat,
+            Err(error) => return Flow::respond(reply(&error, "semantic-router.bad_request")),
+        };
+        let is_routed = self.config.models.iter().any(|model| model == chat.model());
+        let llm = request.state.llm_mut();
+        llm.api = Some(Api::ChatCompletions);
+        llm.requested_model = chat.model().to_owned();
+        llm.stream = chat.stream();
+        llm.want = Some(Want::default());
+        if training::is_asked(&self.config.training, request) {
+            return training::run(&self.config, &self.live, &self.host, request, &chat).await;
+        }
+        let features = features_of(&chat);
+        let decision = if is_routed { Some(self.decide(&features)) } else { None };
+        if let Some((decision, _)) = &decision {
+            self.aim(request, decision);
+        }
+        self.announce(request, &features);
+        if let Some((decision, _)) = &decision {
+            self.shadow.consider(&self.config, &self.host, request, &chat, decision);
+        }
+        request.state.notes.insert(Arc::new(Routed { features, decision, chat }));
+        Flow::Continue
+    }
+
+    fn on_response_headers(&self, request: &mut Request<'_>, response: &mut pingora_http::ResponseHeader) {
+        // After a fallback another candidate answers than the one announced.
+        let is_routed = request.state.notes.get::<Arc<Routed>>().is_some_and(|routed| routed.decision.is_some());
+        let Some(llm) = request.state.llm.as_deref().filter(|_| is_routed) else { return };
+        let n_failed = llm.n_targets_left_behind();
+        if let Some(model) = llm.targets.get(n_failed).and_then(|target| target.model.as_ref())
+            && let Ok(value) = HeaderValue::from_str(model)
+        {
+            let _ = response.insert_header(MODEL_HEADER, value);
+        }
+    }
+
+    fn on_log(&self, request: &mut Request<'_>) {
+        record::served(&self.config, &self.live, &self.host, request);
+    }
+}
+
+impl SemanticRouter {
+    /// The decision and the version that made it.
+    fn decide(&self, features: &FeatureVector) -> (Decision, Option<i64>) {
+        let started = Instant::now();
+        let (predictions, version) = self.live.predict(features, &self.config.candidates, &self.config.baseline);
+        let decision = decide(&predictions, &self.config.policy, &self.config.baseline);
+        self.host.metrics().decision_seconds.observe(started.elapsed().as_secs_f64());
+        (decision, version)
+    }
+
+    /// Points the exchange at the chosen candidate, then the next best ones.
+    fn aim(&self, request: &mut Request<'_>, decision: &Decision) {
+        let next = decision.ranked.iter().map(|(model, _)| model).filter(|model| **model != decision.model);
+        let models = std::iter::once(&decision.model).chain(next).take(1 + self.config.fallbacks);
+        request.state.llm_mut().targets = models.map(|model| target(&self.config, model)).collect();
+    }
+
+    fn announce(&self, request: &mut Request<'_>, features: &FeatureVector) {
+        let id = request.state.id.to_string();
+        let domain = self.live.domain(features);
+        let headers = &mut request.state.reply_headers;
+        headers.extend(HeaderValue::from_str(&id).ok().map(|value| (DECISION_HEADER, value)));
+        headers.extend(domain.map(|domain| (DOMAIN_HEADER, HeaderValue::from_static(domain))));
+    }
+
+    /// The names clients may ask for, in the shape of OpenAI's model list.
+    fn model_list(&self) -> Reply {
+        let named = |id: &str, owner: &str| json!({"id": id, "object": "model", "created": 0, "owned_by": owner});
+        let routed = self.config.models.iter().map(|model| named(model, "weirgate"));
+        let candidates = self.config.candidates.iter().map(|candidate| {
+            named(&candidate.model, if candidate.provider.is_empty() { "provider" } else { &candidate.provider })
+        });
+        let list = json!({"object": "list", "data": routed.chain(candidates).collect::<Vec<_>>()});
+        Reply::new(200, "semantic-router.models").json(Bytes::from(list.to_string()))
+    }
+}
+
+/// The target of a candidate.
+fn target(config: &Config, model: &str) -> Target {
+    Target { service: config.service(model), model: Some(Arc::from(model)) }
+}
+
+fn features_of(chat: &ChatRequest) -> FeatureVector {
+    extract(&Prompt {
+        text: &chat.last_user_text(),
+        n_turns: u32::try_from(chat.n_turns()).unwrap_or(u32::MAX),
+        n_chars_total: chat.messages_json().len(),
+        has_tools: chat.has_tools(),
+    })
+}
+
+fn is_chat(request: &Request<'_>) -> bool {
+    request.path().ends_with("/chat/completions") && (is_json(request) || request.content_type().is_none())
+}
+
+fn reply(error: &ApiError, details: &str) -> Reply {
+    Reply::new(error.status, details).json(error.to_json())
+}
+
+fn refuse(kind: ErrorKind, message: &str, details: &str) -> Reply {
+    reply(&ApiError::new(kind, message), details)
+}

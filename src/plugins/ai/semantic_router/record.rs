@@ -1,0 +1,152 @@
+//! From what happened to the flywheel's records, the router's metrics and a sampled score.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+
+use super::config::Config;
+use super::evaluate;
+use crate::flywheel::{AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, Mode, Role, ScoreRecord, ScoreSource, ScoreTarget};
+use crate::llm::request::ChatRequest;
+use crate::llm::tokens::estimate_tokens;
+use crate::plugins::{Answered, End, Host, Request};
+use crate::learning::live::LiveRouter;
+use crate::routing::{Decision, FEATURES_VERSION, FeatureVector};
+use crate::telemetry::metrics::ByModel;
+
+/// What the request half notes for the log half.
+pub struct Routed {
+    pub features: FeatureVector,
+    /// With the version that made it; `None` when the client named the model.
+    pub decision: Option<(Decision, Option<i64>)>,
+    pub chat: ChatRequest,
+}
+
+/// Records a served exchange and counts it.
+pub fn served(config: &Arc<Config>, live: &Arc<LiveRouter>, host: &Arc<dyn Host>, request: &mut Request<'_>) {
+    let Some(routed) = request.state.notes.get::<Arc<Routed>>().cloned() else { return };
+    let Some(last) = request.state.llm.as_deref().and_then(|llm| llm.attempts.last()).cloned() else { return };
+    if routed.decision.is_some() {
+        host.metrics().count_routed(&last.model, config.is_large(&last.model));
+        let elapsed = request.state.started.elapsed().as_secs_f64();
+        host.metrics().response_time.get_or_create(&ByModel { model: last.model.to_string() }).observe(elapsed);
+    }
+    let Some(flywheel) = host.flywheel() else { return };
+    let mut record = exchange_record(config, request, &routed, Mode::Serve);
+    let attempts = request.state.llm.as_deref().map(|llm| llm.attempts.as_slice()).unwrap_or_default();
+    let n_last = attempts.len().saturating_sub(1);
+    record.answers = attempts
+        .iter()
+        .enumerate()
+        .map(|(index, attempt)| answer_record(config, attempt, if index == n_last { Role::Served } else { Role::Candidate }))
+        .collect();
+    flywheel.record(record);
+    score_in_background(config, live, host, request, &routed, &last);
+}
+
+fn score_in_background(
+    config: &Arc<Config>,
+    live: &Arc<LiveRouter>,
+    host: &Arc<dyn Host>,
+    request: &Request<'_>,
+    routed: &Arc<Routed>,
+    last: &Answered,
+) {
+    let Some(evaluate) = config.evaluate.clone() else { return };
+    // Sampled apart from the shadow: `sample` in reverse, so that small rates of both do not pick the same requests.
+    if !last.is_ok() || 1.0 - request.state.id.sample() > evaluate.rate {
+        return;
+    }
+    let (routed, last, id) = (routed.clone(), last.clone(), request.state.id.to_string());
+    let (live, own_host) = (live.clone(), host.clone());
+    host.spawn(Box::pin(async move {
+        let question = routed.chat.last_user_text();
+        let Some(score) = evaluate::score(&own_host, &evaluate, &question, text_of(&last)).await else { return };
+        live.observe_score(own_host.metrics(), &last.model, score);
+        if let Some(flywheel) = own_host.flywheel() {
+            let target = ScoreTarget::Served;
+            flywheel.record_score(ScoreRecord { exchange_id: id, target, score, source: ScoreSource::Evaluate, at_ms: now_ms() });
+        }
+    }));
+}
+
+/// The exchange without its answers.
+pub fn exchange_record(config: &Config, request: &Request<'_>, routed: &Routed, mode: Mode) -> ExchangeRecord {
+    let state = &request.state;
+    ExchangeRecord {
+        id: state.id.to_string(),
+        at_ms: now_ms() - i64::try_from(state.started.elapsed().as_millis()).unwrap_or(0),
+        tenant: tenant(request).to_owned(),
+        route: state.route.to_string(),
+        consumer: state.consumer.clone(),
+        mode,
+        prompt_hash: prompt_hash(&routed.chat),
+        messages: serde_json::from_str(routed.chat.messages_json()).ok(),
+        features: Some(routed.features.to_bytes()),
+        features_version: Some(FEATURES_VERSION),
+        stream: routed.chat.stream(),
+        decision: routed.decision.as_ref().map(|(decision, version)| DecisionRecord {
+            router: config.router.clone(),
+            router_version: *version,
+            chosen: decision.model.clone(),
+            reasons: serde_json::to_value(&decision.reasons).unwrap_or_default(),
+        }),
+        answers: Vec::new(),
+    }
+}
+
+/// One attempt as the flywheel stores it. Tokens the provider did not report are estimated for the cost, not stored.
+pub fn answer_record(config: &Config, answered: &Answered, role: Role) -> AnswerRecord {
+    let usage = answered.observation.usage.as_ref();
+    let cost = config.price(&answered.model).filter(|_| answered.is_ok()).map(|price| {
+        let completion = usage.map_or_else(|| estimate_tokens(text_of(answered)), |usage| usage.completion_tokens);
+        price.usd(usage.map_or(0, |usage| usage.prompt_tokens), completion)
+    });
+    let (outcome, error) = match &answered.end {
+        End::Complete if answered.is_ok() => (AnswerOutcome::Ok, None),
+        End::Complete => (AnswerOutcome::Failed, answered.status.map(|status| format!("status {status}"))),
+        End::Cut(reason) => (AnswerOutcome::Cut, Some(reason.clone())),
+        End::Cancelled => (AnswerOutcome::Cancelled, None),
+        End::Failed(reason) => (AnswerOutcome::Failed, Some(reason.clone())),
+    };
+    let text = text_of(answered);
+    AnswerRecord {
+        role,
+        model: answered.model.to_string(),
+        provider: answered.service.to_string(),
+        output: (!text.is_empty()).then(|| text.to_owned()),
+        outcome,
+        error,
+        http_status: answered.status,
+        latency_ms: answered.latency.as_secs_f64() * 1e3,
+        first_token_ms: answered.first_token.map(|time| time.as_secs_f64() * 1e3),
+        prompt_tokens: usage.and_then(|usage| u32::try_from(usage.prompt_tokens).ok()),
+        completion_tokens: usage.and_then(|usage| u32::try_from(usage.completion_tokens).ok()),
+        cost_usd: cost,
+        score: None,
+        score_source: None,
+        scored_at_ms: None,
+    }
+}
+
+/// What the model said, as text.
+pub fn text_of(answered: &Answered) -> &str {
+    &answered.observation.answer
+}
+
+/// SHA-256 of the messages as sent, hex.
+pub fn prompt_hash(chat: &ChatRequest) -> String {
+    let digest = Sha256::digest(chat.messages_json().as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Until tenants are configured there is one per consumer group: all of them.
+pub fn tenant<'a>(_request: &'a Request<'_>) -> &'a str {
+    "default"
+}
+
+pub fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}

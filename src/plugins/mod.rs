@@ -1,0 +1,184 @@
+//! Plugins: what they are, what they see of a request, and what they may ask of the process.
+//!
+//! The proxy runs them in chain order (phase, then priority; see [`registry`]); each plugin sees the request after the
+//! plugins before it. A plugin never imports another plugin, the proxy or a network library: it reads and changes
+//! [`Request`], and reaches the outside through [`Host`]. Header types are pingora's (they keep the spelling clients sent),
+//! which is the only thing this module knows of pingora.
+//!
+//! One plugin is one file (or folder): head, `Config`, parsing, `impl Plugin`, tests.
+
+pub mod ai;
+pub mod auth;
+pub mod config;
+pub mod registry;
+pub mod rules;
+pub mod state;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use crate::flywheel::Flywheel;
+use crate::llm::provider::Provider;
+use crate::learning::live::LiveRouter;
+use crate::telemetry::metrics::Metrics;
+
+pub use state::{Answered, End, LlmState, RequestState, Target};
+
+/// One plugin with one configuration: the global one, or that of a rule. Shared by all requests it applies to.
+#[async_trait]
+pub trait Plugin: Send + Sync {
+    /// Runs when the chain reaches this plugin; the body may not have been read yet.
+    async fn on_request_headers(&self, _request: &mut Request<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    /// Whether this plugin must see the whole body of this request. Answering yes holds the request back until the body
+    /// is read (limit: `limits.max_body_bytes`) and moves it to the exchange path.
+    fn wants_body(&self, _request: &Request<'_>) -> bool {
+        false
+    }
+
+    /// Runs only if [`Plugin::wants_body`] said yes; `request.state.body` is the whole body and may be replaced.
+    async fn on_request_body(&self, _request: &mut Request<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    /// Runs in reverse chain order before the answer's head goes to the client.
+    fn on_response_headers(&self, _request: &mut Request<'_>, _response: &mut ResponseHeader) {}
+
+    /// Runs in reverse chain order for each piece of the answer's body, before it goes out. Must not block.
+    fn on_response_chunk(&self, _request: &mut Request<'_>, _chunk: &mut Bytes) {}
+
+    /// Runs after the last byte, for accounting only. Must not block.
+    fn on_log(&self, _request: &mut Request<'_>) {}
+
+    /// Called once, after the snapshot that holds this plugin went live. Building a plugin must not change anything
+    /// outside it, because the snapshot may still be refused; this may.
+    fn activate(&self) {}
+
+    /// The model provider this configuration names, if any. The exchange asks for it per upstream service, because one
+    /// request may try several.
+    fn provider(&self) -> Option<&Arc<Provider>> {
+        None
+    }
+}
+
+/// What a plugin sees and may change.
+pub struct Request<'a> {
+    /// The head as it will go upstream.
+    pub head: &'a mut RequestHeader,
+    pub state: &'a mut RequestState,
+}
+
+impl Request<'_> {
+    /// First value of a header, if it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Path without query.
+    pub fn path(&self) -> &str {
+        self.head.uri.path()
+    }
+
+    /// Media type of the body without parameters, lower case.
+    pub fn content_type(&self) -> Option<String> {
+        self.header("content-type").map(|value| value.split(';').next().unwrap_or(value).trim().to_ascii_lowercase())
+    }
+
+    /// Sets a header and has the route matched again: how `model-router` selects an AI route.
+    pub fn set_header_and_reroute(&mut self, name: HeaderName, value: HeaderValue) {
+        // Insertion fails only on names that are not header names; `HeaderName` is one.
+        let _ = self.head.insert_header(name, value);
+        self.state.reroute = true;
+    }
+}
+
+/// What happens next.
+pub enum Flow {
+    Continue,
+    /// Answer now; later plugins and the upstream are not reached.
+    Respond(Box<Reply>),
+}
+
+impl Flow {
+    pub fn respond(reply: Reply) -> Flow {
+        Flow::Respond(Box::new(reply))
+    }
+}
+
+/// An answer made by the gateway itself.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub body: Bytes,
+    /// Machine-readable cause for the access log (`response_code_details`), for example `key-auth.unauthorized`.
+    pub details: String,
+}
+
+impl Reply {
+    pub fn new(status: u16, details: impl Into<String>) -> Reply {
+        Reply { status, headers: Vec::new(), body: Bytes::new(), details: details.into() }
+    }
+
+    pub fn header(mut self, name: HeaderName, value: &str) -> Reply {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    pub fn json(mut self, body: Bytes) -> Reply {
+        self.headers.push((http::header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        self.body = body;
+        self
+    }
+}
+
+/// What a plugin may ask of the process around it. Built once by `server`; one implementation per process.
+#[async_trait]
+pub trait Host: Send + Sync {
+    /// One whole call to a model beside the client's own exchange (training fan-out, shadow). Collects the answer.
+    async fn complete(&self, call: LlmCall) -> CompletedCall;
+
+    /// POST of a JSON document to a URL outside the configured routes (evaluators, judges). Returns status and body.
+    async fn post_json(&self, url: &str, body: Bytes, timeout: Duration) -> Result<(u16, Bytes), String>;
+
+    /// Runs work that outlives the request; the drain waits for it.
+    fn spawn(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>);
+
+    /// The store of outcomes; `None` when it could not be opened (the start log says why).
+    fn flywheel(&self) -> Option<&Flywheel>;
+
+    /// The live router of that name, made on first use.
+    fn router(&self, name: &str) -> Arc<LiveRouter>;
+
+    fn metrics(&self) -> &Metrics;
+}
+
+/// A call to a model that the client's exchange does not wait for.
+pub struct LlmCall {
+    /// The client's head (path, content type); credentials are replaced by the provider's.
+    pub head: RequestHeader,
+    pub body: Bytes,
+    pub is_stream: bool,
+    pub route: Arc<str>,
+    pub host: String,
+    pub target: Target,
+    pub timeout: Duration,
+}
+
+/// Its result: what the upstream said, byte for byte, and what was read from it.
+pub struct CompletedCall {
+    pub answered: Answered,
+    /// Status, content type and body as received; `None` if no response head arrived.
+    pub response: Option<(u16, Option<HeaderValue>, Bytes)>,
+}

@@ -1,0 +1,116 @@
+//! The built-in plugins, in the order of the chain: name, place, family, builder.
+//!
+//! This table is the single source for chain defaults, `weirgate validate` and the documentation. Phases and priorities are
+//! those of the Higress console's plugin list; a WasmPlugin object may name others.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::config::FieldProblem;
+use super::rules::Family;
+use super::{Host, Plugin, ai, auth};
+use crate::config::PluginCatalog;
+use crate::config::model::Phase;
+
+/// A built-in plugin.
+pub struct PluginSpec {
+    pub name: &'static str,
+    pub phase: Phase,
+    pub priority: i32,
+    pub family: Family,
+    pub summary: &'static str,
+    /// Makes the plugin for one scope; `None` is a plugin that does nothing there.
+    pub build: fn(&Scope<'_>, &Arc<dyn Host>) -> BuildResult,
+    /// Reads the configuration only, for validation without a running process.
+    pub check: fn(&Scope<'_>) -> Vec<FieldProblem>,
+}
+
+pub type BuildResult = Result<Option<Arc<dyn Plugin>>, Vec<FieldProblem>>;
+
+/// What a plugin is configured with: the global configuration, and that of one rule when it is built for a rule.
+#[derive(Clone, Copy)]
+pub struct Scope<'a> {
+    pub global: Option<&'a Value>,
+    pub rule: Option<&'a Value>,
+    /// Rules of the whole object; some plugins act everywhere only if there are none.
+    pub n_rules: usize,
+}
+
+impl Scope<'_> {
+    /// The rule laid over the global configuration, member by member: how Higress' overriding plugins read a rule.
+    pub fn overlaid(&self) -> Value {
+        match (self.global, self.rule) {
+            (Some(Value::Object(global)), Some(Value::Object(rule))) => {
+                let mut merged = global.clone();
+                merged.extend(rule.iter().map(|(key, value)| (key.clone(), value.clone())));
+                Value::Object(merged)
+            }
+            (global, rule) => rule.or(global).cloned().unwrap_or(Value::Object(serde_json::Map::new())),
+        }
+    }
+
+    /// The rule alone, or the global configuration where no rule is built: plugins that do not inherit.
+    pub fn alone(&self) -> Value {
+        self.rule.or(self.global).cloned().unwrap_or(Value::Object(serde_json::Map::new()))
+    }
+}
+
+pub static PLUGINS: &[PluginSpec] = &[
+    ai::model_router::SPEC,
+    ai::model_mapper::SPEC,
+    auth::key_auth::SPEC,
+    ai::statistics::SPEC,
+    ai::semantic_router::SPEC,
+    ai::proxy::SPEC,
+];
+
+pub fn find(name: &str) -> Option<&'static PluginSpec> {
+    PLUGINS.iter().find(|spec| spec.name == name)
+}
+
+/// The registry as configuration checking sees it.
+pub struct BuiltIns;
+
+impl PluginCatalog for BuiltIns {
+    fn names(&self) -> Vec<&str> {
+        PLUGINS.iter().map(|spec| spec.name).collect()
+    }
+
+    fn check(&self, plugin: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<FieldProblem> {
+        let Some(spec) = find(plugin) else { return Vec::new() };
+        let scope = if is_rule {
+            Scope { global, rule: Some(config), n_rules: 1 }
+        } else {
+            Scope { global: Some(config), rule: None, n_rules: 0 }
+        };
+        (spec.check)(&scope)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    /// The chain order users see; a change here changes what runs before what.
+    #[test]
+    fn the_chain_runs_in_this_order() {
+        let mut specs: Vec<&PluginSpec> = PLUGINS.iter().collect();
+        specs.sort_by_key(|spec| (spec.phase, std::cmp::Reverse(spec.priority), spec.name));
+        let listed: Vec<String> =
+            specs.iter().map(|spec| format!("{:?} {} {}", spec.phase, spec.priority, spec.name)).collect();
+        expect![[r#"
+            Authn 900 model-router
+            Authn 800 model-mapper
+            Authn 310 key-auth
+            Unspecified 900 ai-statistics
+            Unspecified 860 semantic-router
+            Unspecified 100 ai-proxy"#]]
+        .assert_eq(&listed.join("\n"));
+        let written: Vec<&str> = PLUGINS.iter().map(|spec| spec.name).collect();
+        let sorted: Vec<&str> = specs.iter().map(|spec| spec.name).collect();
+        assert_eq!(written, sorted, "the table is kept in chain order");
+    }
+}

@@ -1,0 +1,143 @@
+//! What a request carries through the chain beside its head: who, where to, and for model calls what came of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Extensions, HeaderName, HeaderValue};
+use serde_json::{Map, Value};
+
+use crate::base::ids::RequestId;
+use crate::llm::observe::{Observation, Want};
+use crate::llm::provider::Api;
+
+/// Per-request state shared by the proxy and the plugins.
+pub struct RequestState {
+    pub id: RequestId,
+    pub started: Instant,
+    pub client_ip: Option<IpAddr>,
+    /// `:authority` without port, lower case.
+    pub host: String,
+    /// Name of the matched route, as plugin rules know it.
+    pub route: Arc<str>,
+    /// Host name of the chosen upstream service, with its port.
+    pub service: Arc<str>,
+    pub service_port: Option<u16>,
+    /// Set once the whole body has been read.
+    pub body: Option<Bytes>,
+    /// The authenticated consumer.
+    pub consumer: Option<String>,
+    /// Set by a plugin whose header write may select another route; the chain matches again and clears it.
+    pub reroute: bool,
+    /// Added to the answer's head.
+    pub reply_headers: Vec<(HeaderName, HeaderValue)>,
+    /// `response_code_details` of the access log.
+    pub details: String,
+    /// Set when the request is a model call.
+    pub llm: Option<Box<LlmState>>,
+    /// Private notes of plugins from request to log, keyed by type.
+    pub notes: Extensions,
+}
+
+impl LlmState {
+    /// How many targets were given up on before the current one.
+    pub fn n_targets_left_behind(&self) -> usize {
+        let is_tried = |target: &Target| {
+            target.model.as_ref().is_some_and(|model| self.attempts.iter().any(|attempt| attempt.model == *model))
+        };
+        self.targets.iter().take_while(|target| is_tried(target)).count()
+    }
+}
+
+impl RequestState {
+    pub fn new() -> RequestState {
+        let nowhere: Arc<str> = Arc::from("");
+        RequestState {
+            id: RequestId::new(),
+            started: Instant::now(),
+            client_ip: None,
+            host: String::new(),
+            route: nowhere.clone(),
+            service: nowhere,
+            service_port: None,
+            body: None,
+            consumer: None,
+            reroute: false,
+            reply_headers: Vec::new(),
+            details: String::new(),
+            llm: None,
+            notes: Extensions::new(),
+        }
+    }
+
+    /// The model-call part, made on first use.
+    pub fn llm_mut(&mut self) -> &mut LlmState {
+        self.llm.get_or_insert_with(Default::default)
+    }
+}
+
+impl Default for RequestState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A model call: what was asked, where it may go, what happened.
+#[derive(Default)]
+pub struct LlmState {
+    pub api: Option<Api>,
+    /// Model named by the client.
+    pub requested_model: String,
+    pub stream: bool,
+    /// Where to try, in order, until one answers; empty means the route's own destination with the client's model.
+    pub targets: Vec<Target>,
+    /// What is read from the answer as it passes; `None` reads nothing.
+    pub want: Option<Want>,
+    /// Every attempt made; the last one is what the client got.
+    pub attempts: Vec<Answered>,
+    /// Fields for `ai_log` of the access log.
+    pub log: Map<String, Value>,
+}
+
+/// A model at a service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Upstream service host (`llm-x.internal.dns`); `None` is the route's destination.
+    pub service: Option<Arc<str>>,
+    /// Model to ask for; `None` keeps the client's.
+    pub model: Option<Arc<str>>,
+}
+
+/// One attempt at a model and how it ended.
+#[derive(Debug, Clone)]
+pub struct Answered {
+    pub model: Arc<str>,
+    pub service: Arc<str>,
+    pub status: Option<u16>,
+    pub end: End,
+    pub observation: Observation,
+    /// From sending the request to the last byte.
+    pub latency: Duration,
+    /// From sending the request to the first body byte.
+    pub first_token: Option<Duration>,
+}
+
+impl Answered {
+    /// Answered completely, with a success status.
+    pub fn is_ok(&self) -> bool {
+        self.end == End::Complete && self.status.is_some_and(|status| (200..300).contains(&status))
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    Complete,
+    /// The upstream stopped in the middle.
+    Cut(String),
+    /// The client went away.
+    Cancelled,
+    /// No usable answer: no connection, time-out, error status.
+    Failed(String),
+}

@@ -1,0 +1,97 @@
+//! The plugin chain of a snapshot, and how a request runs through it.
+//!
+//! Order: phase (AUTHN, AUTHZ, STATS, unspecified), then priority (higher first), then name and namespace; the model has
+//! the plugins sorted already. Plugins run one after another, body included, because a plugin that rewrites the body or
+//! selects another route must be seen by all that follow.
+
+use std::sync::Arc;
+
+use pingora_proxy::Session;
+
+use super::body;
+use super::context::Context;
+use super::snapshot::Snapshot;
+use crate::config::model::{ObjectRef, PluginRule};
+use crate::llm::provider::Provider;
+use crate::plugins::registry::PluginSpec;
+use crate::plugins::rules::{Place, matches};
+use crate::plugins::{Flow, Plugin, Reply, Request};
+
+/// All plugins of a snapshot, in order.
+#[derive(Default)]
+pub struct Chain {
+    pub entries: Vec<ChainEntry>,
+}
+
+/// One WasmPlugin object, built.
+pub struct ChainEntry {
+    pub spec: &'static PluginSpec,
+    pub object: ObjectRef,
+    /// Where no rule matches; `None` makes the plugin inert there.
+    pub global: Option<Arc<dyn Plugin>>,
+    pub rules: Vec<BuiltRule>,
+}
+
+pub struct BuiltRule {
+    /// `config` of this rule is already part of `plugin`.
+    pub rule: PluginRule,
+    pub plugin: Option<Arc<dyn Plugin>>,
+}
+
+impl ChainEntry {
+    /// The configuration that applies at `place`; the first matching rule wins.
+    pub fn at(&self, place: Place<'_>) -> Option<&Arc<dyn Plugin>> {
+        match self.rules.iter().find(|built| matches(&built.rule, self.spec.family, place)) {
+            Some(built) => built.plugin.as_ref(),
+            None => self.global.as_ref(),
+        }
+    }
+}
+
+impl ChainEntry {
+    /// Every built instance.
+    pub fn plugins(&self) -> impl Iterator<Item = &Arc<dyn Plugin>> {
+        self.global.iter().chain(self.rules.iter().filter_map(|built| built.plugin.as_ref()))
+    }
+}
+
+impl Chain {
+    /// The model provider configured for a service, if any plugin names one there.
+    pub fn provider_at(&self, place: Place<'_>) -> Option<&Arc<Provider>> {
+        self.entries.iter().find_map(|entry| entry.at(place).and_then(|plugin| plugin.provider()))
+    }
+}
+
+/// Runs the request half of the chain. `Some` is an answer to give now.
+///
+/// # Errors
+/// Reading the body failed because the client went away; there is nobody to answer.
+pub async fn run(session: &mut Session, ctx: &mut Context) -> pingora_error::Result<Option<Reply>> {
+    let snapshot: Arc<Snapshot> = ctx.snapshot.clone();
+    for entry in &snapshot.chain.entries {
+        let Some(plugin) = entry.at(ctx.place()) else { continue };
+        ctx.ran.push(plugin.clone());
+        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        if let Flow::Respond(reply) = plugin.on_request_headers(&mut request).await {
+            return Ok(Some(*reply));
+        }
+        if plugin.wants_body(&request) {
+            if request.state.body.is_none() {
+                match body::read(session, ctx).await? {
+                    Ok(bytes) => ctx.state.body = Some(bytes),
+                    Err(reply) => return Ok(Some(reply)),
+                }
+            }
+            let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+            if let Flow::Respond(reply) = plugin.on_request_body(&mut request).await {
+                return Ok(Some(*reply));
+            }
+        }
+        if std::mem::take(&mut ctx.state.reroute)
+            && let Err(reply) = ctx.match_route(session.req_header())
+        {
+            return Ok(Some(reply));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,91 @@
+//! Everything the proxy keeps about one request.
+
+use std::sync::Arc;
+
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::RequestHeader;
+
+use super::respond;
+use super::route::RouteEntry;
+use super::snapshot::Snapshot;
+use super::upstream::Upstream;
+use crate::llm::error::ErrorKind;
+use crate::plugins::rules::Place;
+use crate::plugins::{Plugin, Reply, RequestState};
+use crate::telemetry::trace::TraceContext;
+
+/// Made when a request arrives; ends with its access log line. The snapshot is taken once, so a request never sees two
+/// configurations.
+pub struct Context {
+    pub snapshot: Arc<Snapshot>,
+    pub state: RequestState,
+    pub route: Option<Arc<RouteEntry>>,
+    pub upstream: Option<Arc<Upstream>>,
+    /// Plugins that saw this request, in order.
+    pub ran: Vec<Arc<dyn Plugin>>,
+    pub trace: Option<TraceContext>,
+    pub method: http::Method,
+    pub path: String,
+    pub status: Option<u16>,
+    pub upstream_address: String,
+    /// Set on the plain path once a peer was chosen, for retries.
+    pub peer: Option<Box<HttpPeer>>,
+    pub tries: u32,
+}
+
+impl Context {
+    pub fn new(snapshot: Arc<Snapshot>) -> Context {
+        Context {
+            snapshot,
+            state: RequestState::new(),
+            route: None,
+            upstream: None,
+            ran: Vec::new(),
+            trace: None,
+            method: http::Method::GET,
+            path: String::new(),
+            status: None,
+            upstream_address: String::new(),
+            peer: None,
+            tries: 0,
+        }
+    }
+
+    /// What plugin rules compare with.
+    pub fn place(&self) -> Place<'_> {
+        Place {
+            route: &self.state.route,
+            host: &self.state.host,
+            service: &self.state.service,
+            port: self.state.service_port,
+        }
+    }
+
+    /// Matches the route and chooses a destination by weight.
+    ///
+    /// # Errors
+    /// The 404 or 503 to answer with.
+    #[expect(clippy::result_large_err, reason = "built once per failed request, never moved around")]
+    pub fn match_route(&mut self, head: &RequestHeader) -> Result<(), Reply> {
+        let snapshot = self.snapshot.clone();
+        let Some(entry) = snapshot.routes.find(&self.state.host, head) else {
+            self.state.route = Arc::from("");
+            let message = format!(
+                "No route takes host \"{}\" and path \"{}\". Check the hosts and paths of the Ingress objects in the configuration folder.",
+                self.state.host,
+                head.uri.path()
+            );
+            return Err(respond::error(ErrorKind::NoRoute, message, "route_not_found"));
+        };
+        let Some(destination) = entry.destination(self.state.id.sample()) else {
+            let message = format!("Route \"{}\" has no destination with a weight above zero.", entry.name);
+            return Err(respond::error(ErrorKind::NoUpstream, message, "no_destination"));
+        };
+        self.state.route = entry.name.clone();
+        self.state.service = destination.service.clone();
+        self.state.service_port = destination.port;
+        self.upstream = destination.upstream.clone();
+        self.route = Some(entry.clone());
+        Ok(())
+    }
+}

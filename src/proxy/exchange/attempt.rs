@@ -1,0 +1,257 @@
+//! One attempt: connect, send, and read until the first meaningful piece of an answer is there.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorType};
+use pingora_http::ResponseHeader;
+
+use super::call::Call;
+use super::{DISCARD_LIMIT, Exchange};
+use crate::llm::error::ErrorKind;
+use crate::llm::observe::{FirstEvent, classify_first};
+use crate::plugins::Reply;
+use crate::proxy::hygiene::authority;
+use crate::proxy::respond;
+use crate::telemetry::metrics::AttemptOutcome;
+
+/// An answer that has begun.
+pub struct Opened {
+    pub upstream: HttpSession,
+    pub peer: HttpPeer,
+    pub head: ResponseHeader,
+    /// Body read so far.
+    pub first: Bytes,
+    /// No more body will come.
+    pub is_done: bool,
+    /// The stream began with an error event.
+    pub is_error_event: bool,
+    pub started: Instant,
+    pub first_byte: Option<Duration>,
+    pub call: CallFacts,
+}
+
+/// What the relay needs to know of the call.
+pub struct CallFacts {
+    pub model: std::sync::Arc<str>,
+    pub service: std::sync::Arc<str>,
+    pub api: Option<crate::llm::provider::Api>,
+    pub want: Option<crate::llm::observe::Want>,
+    pub idle: Duration,
+}
+
+impl Opened {
+    pub fn status(&self) -> u16 {
+        if self.is_error_event { 502 } else { self.head.status.as_u16() }
+    }
+
+    /// Worth giving to the client without looking further.
+    pub fn is_usable(&self) -> bool {
+        !self.is_error_event && self.head.status.as_u16() < 400
+    }
+
+    pub fn address(&self) -> String {
+        self.peer._address.to_string()
+    }
+
+    pub fn is_event_stream(&self) -> bool {
+        let kind = self.head.headers.get(http::header::CONTENT_TYPE);
+        kind.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// No connection.
+    Unreachable(String),
+    TimedOut(String),
+    /// The connection ended before an answer began.
+    Reset(String),
+    /// As `Reset`, on a pooled connection the other side had closed meanwhile: nothing was processed, try again at once.
+    Stale,
+    /// The request cannot be put to this provider.
+    Invalid(crate::llm::error::ApiError),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Unreachable(reason) => write!(f, "cannot connect: {reason}"),
+            Failure::TimedOut(reason) => write!(f, "timed out: {reason}"),
+            Failure::Reset(reason) => write!(f, "connection ended before an answer: {reason}"),
+            Failure::Stale => f.write_str("a pooled connection had been closed"),
+            Failure::Invalid(error) => f.write_str(&error.message),
+        }
+    }
+}
+
+impl Failure {
+    pub fn outcome(&self) -> AttemptOutcome {
+        match self {
+            Failure::Unreachable(_) | Failure::Reset(_) | Failure::Stale => AttemptOutcome::Unreachable,
+            Failure::TimedOut(_) => AttemptOutcome::TimedOut,
+            Failure::Invalid(_) => AttemptOutcome::ErrorStatus,
+        }
+    }
+
+    /// The answer if no other target helps.
+    pub fn into_reply(self, call: &Call) -> Reply {
+        let service = &call.service;
+        match self {
+            Failure::Invalid(error) => respond::api_error(&error, "ai-proxy.proc_req_body_failed"),
+            Failure::TimedOut(reason) => {
+                let message = format!("Provider service \"{service}\" did not answer in time ({reason}). Retry, or raise the route's timeout.");
+                respond::error(ErrorKind::UpstreamTimeout, message, "upstream_response_timeout")
+            }
+            failure => {
+                let message = format!("Provider service \"{service}\": {failure}. Check its address in the McpBridge and that it is up.");
+                respond::error(ErrorKind::UpstreamUnreachable, message, "upstream_reset_before_response_started")
+            }
+        }
+    }
+
+    /// A failure on an open connection. `is_reused` and nothing received means the pool handed out a dead connection.
+    fn from_error(error: &Error, is_reused: bool) -> Failure {
+        match error.etype() {
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::TimedOut(error.to_string()),
+            _ if is_reused => Failure::Stale,
+            _ => Failure::Reset(error.to_string()),
+        }
+    }
+}
+
+impl Exchange {
+    /// Makes one attempt. `limit` bounds the time until the answer begins, besides the first-byte timeout.
+    pub(super) async fn open(&self, call: &Call, token: Option<usize>, limit: Option<Duration>) -> Result<Opened, Failure> {
+        let started = Instant::now();
+        let first_byte = call.provider.as_ref().and_then(|provider| provider.config().first_byte_timeout).filter(|_| call.is_stream);
+        let patience = first_byte.unwrap_or(call.timeouts.first_byte).min(limit.unwrap_or(Duration::MAX));
+        let (head, body) = call.prepare(token).map_err(Failure::Invalid)?;
+        let host = authority(&head).unwrap_or_default().to_owned();
+        let peer = call.upstream.peer(&host, &call.timeouts, &self.resolver).await.map_err(Failure::Unreachable)?;
+        let (mut upstream, is_reused) = connect(&self.connector, &peer).await?;
+        let waited = tokio::time::timeout(patience, send_and_await(&mut upstream, head, body, is_reused));
+        let Ok(begun) = waited.await else {
+            upstream.shutdown().await;
+            return Err(Failure::TimedOut(format!("no answer within {} ms", patience.as_millis())));
+        };
+        let begun = begun?;
+        Ok(Opened {
+            upstream,
+            peer,
+            head: begun.head,
+            first: begun.first,
+            is_done: begun.is_done,
+            is_error_event: begun.is_error_event,
+            started,
+            first_byte: begun.first_byte_at.map(|at| at.duration_since(started)),
+            call: CallFacts {
+                model: call.model.clone(),
+                service: call.service.clone(),
+                api: call.api,
+                want: call.want,
+                idle: call.timeouts.idle,
+            },
+        })
+    }
+
+    /// Reads an unwanted answer to its end if that is quick, so that the connection can serve again.
+    pub(super) async fn discard(&self, mut opened: Opened) {
+        let drained = tokio::time::timeout(DISCARD_LIMIT, async {
+            while !opened.is_done {
+                match opened.upstream.read_response_body().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => opened.is_done = true,
+                    Err(_) => break,
+                }
+            }
+        });
+        let _ = drained.await;
+        self.finish(opened.upstream, &opened.peer, opened.is_done, opened.call.idle).await;
+    }
+
+    /// Returns a connection to the pool, or closes it when its answer was not read to the end.
+    pub(super) async fn finish(&self, mut upstream: HttpSession, peer: &HttpPeer, is_done: bool, idle: Duration) {
+        if is_done {
+            self.connector.release_http_session(upstream, peer, Some(idle)).await;
+        } else {
+            upstream.shutdown().await;
+        }
+    }
+}
+
+async fn connect(connector: &Connector, peer: &HttpPeer) -> Result<(HttpSession, bool), Failure> {
+    match connector.get_http_session(peer).await {
+        Ok(session) => Ok(session),
+        Err(error) if *error.etype() == ErrorType::ConnectTimedout => Err(Failure::TimedOut(error.to_string())),
+        Err(error) => Err(Failure::Unreachable(error.to_string())),
+    }
+}
+
+struct Begun {
+    head: ResponseHeader,
+    first: Bytes,
+    is_done: bool,
+    is_error_event: bool,
+    first_byte_at: Option<Instant>,
+}
+
+/// Bytes of an unfinished first event after which it counts as meaningful whatever it is.
+const FIRST_EVENT_LIMIT: usize = 64 * 1024;
+
+async fn send_and_await(upstream: &mut HttpSession, head: pingora_http::RequestHeader, body: Bytes, is_reused: bool) -> Result<Begun, Failure> {
+    let broken = |error: Box<Error>| Failure::from_error(&error, is_reused);
+    upstream.write_request_header(Box::new(head)).await.map_err(broken)?;
+    let is_empty = body.is_empty();
+    if !is_empty {
+        upstream.write_request_body(body, true).await.map_err(broken)?;
+    }
+    if is_empty || upstream.as_http1().is_some() {
+        upstream.finish_request_body().await.map_err(broken)?;
+    }
+    let head = loop {
+        upstream.read_response_header().await.map_err(broken)?;
+        match upstream.response_header() {
+            // 100 and 103 say nothing about the answer.
+            Some(head) if head.status.is_informational() => {}
+            Some(head) => break head.clone(),
+            None => return Err(Failure::Reset("no response head".into())),
+        }
+    };
+    let is_stream = head.headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+    let mut begun = Begun { head, first: Bytes::new(), is_done: false, is_error_event: false, first_byte_at: None };
+    // From here the provider has answered: a failure is no longer a stale connection.
+    let cut = |error: Box<Error>| Failure::from_error(&error, false);
+    let Some(first) = upstream.read_response_body().await.map_err(cut)? else {
+        begun.is_done = true;
+        return Ok(begun);
+    };
+    begun.first_byte_at = Some(Instant::now());
+    begun.first = first;
+    if !is_stream || !begun.head.status.is_success() {
+        return Ok(begun);
+    }
+    loop {
+        match classify_first(&begun.first) {
+            FirstEvent::Meaningful => return Ok(begun),
+            FirstEvent::Error(_) => {
+                begun.is_error_event = true;
+                return Ok(begun);
+            }
+            FirstEvent::NeedMore if begun.first.len() >= FIRST_EVENT_LIMIT => return Ok(begun),
+            FirstEvent::NeedMore => {}
+        }
+        let Some(more) = upstream.read_response_body().await.map_err(cut)? else {
+            begun.is_done = true;
+            return Ok(begun);
+        };
+        let mut joined = BytesMut::from(begun.first);
+        joined.extend_from_slice(&more);
+        begun.first = joined.freeze();
+    }
+}

@@ -1,0 +1,264 @@
+//! One client request answered by a model provider, possibly after several attempts.
+//!
+//! 1. `plan`: the targets to try, in order (the route's destination unless a plugin chose)
+//! 2. `attempt`: connect, send, wait for the first meaningful piece of the answer
+//! 3. retry or fall back while nothing has been committed to the client
+//! 4. `relay`: commit the head and pass the answer on, byte for byte
+//!
+//! Nothing reaches the client before the first piece of a usable answer has arrived, so every failure up to then can
+//! still be repaired. From then on a failure is shown: an error event in a stream, a broken-off connection otherwise.
+
+mod attempt;
+mod call;
+mod outbound;
+mod relay;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pingora_core::connectors::ConnectorOptions;
+use pingora_core::connectors::http::Connector;
+use pingora_error::Result;
+use pingora_proxy::Session;
+
+use self::attempt::{Failure, Opened};
+use self::call::Call;
+use super::context::Context;
+use super::respond;
+use super::snapshot::Snapshot;
+use super::upstream::Resolver;
+use crate::config::model::{RetryOn, RetryPolicy};
+use crate::llm::error::ErrorKind;
+use crate::llm::failover::{Choice, TokenPool};
+use crate::llm::provider::Provider;
+use crate::plugins::{Answered, CompletedCall, End, LlmCall, Reply, Target};
+use crate::telemetry::metrics::{AttemptOutcome, Metrics, ServiceOutcome};
+
+/// Shared by all requests: the connection pool towards providers and the health of their tokens.
+pub struct Exchange {
+    connector: Connector,
+    resolver: Arc<Resolver>,
+    metrics: Arc<Metrics>,
+    /// By provider id; outlives snapshots, so that a reload does not forget which token is exhausted.
+    tokens: Mutex<HashMap<String, Arc<Mutex<TokenPool>>>>,
+}
+
+impl Exchange {
+    pub fn new(resolver: Arc<Resolver>, metrics: Arc<Metrics>, pool_size: usize) -> Exchange {
+        let options = ConnectorOptions::new(pool_size);
+        Exchange { connector: Connector::new(Some(options)), resolver, metrics, tokens: Mutex::new(HashMap::new()) }
+    }
+
+    /// Answers the client. The request's body has been read.
+    ///
+    /// # Errors
+    /// The client went away; there is nobody to answer.
+    pub async fn serve(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        let mut refusal = None;
+        for target in plan(ctx) {
+            match self.try_target(session, ctx, &target).await? {
+                Tried::Usable(opened) => return relay::relay(self, session, ctx, opened).await,
+                // An error answer of the provider is the better thing to pass on than our own words, but only if it is last.
+                Tried::Refused(opened) => refusal = Some(Ok(opened)),
+                Tried::Failed(reply) => refusal = Some(Err(reply)),
+            }
+        }
+        match refusal {
+            Some(Ok(opened)) => relay::relay(self, session, ctx, opened).await,
+            Some(Err(reply)) => respond::write(session, ctx, reply).await,
+            None => {
+                let reply = respond::error(ErrorKind::NoUpstream, "No model was left to try for this request.", "no_target");
+                respond::write(session, ctx, reply).await
+            }
+        }
+    }
+
+    /// One target with its retries.
+    async fn try_target(&self, session: &mut Session, ctx: &mut Context, target: &Target) -> Result<Tried> {
+        let call = match Call::for_request(session, ctx, target) {
+            Ok(call) => call,
+            Err(reply) => return Ok(Tried::Failed(reply)),
+        };
+        let retry = ctx.route.as_ref().map(|route| route.retry().clone()).unwrap_or_default();
+        let limit = ctx.route.as_ref().and_then(|route| route.timeout);
+        let mut spent = Spent::default();
+        loop {
+            let token = match self.token(&call, &ctx.state.consumer, &spent) {
+                Ok(token) => token,
+                Err(reply) => return Ok(Tried::Failed(reply)),
+            };
+            let started = Instant::now();
+            let outcome = tokio::select! {
+                outcome = self.open(&call, token, limit) => outcome,
+                gone = session.as_downstream_mut().read_body_or_idle(true) => {
+                    self.count(&call, AttemptOutcome::Cancelled);
+                    ctx.state.llm_mut().attempts.push(call.answered(End::Cancelled, None, started));
+                    return Err(match gone {
+                        Err(error) => error,
+                        Ok(_) => pingora_error::Error::new_down(pingora_error::ErrorType::ConnectionClosed),
+                    });
+                }
+            };
+            if let Some(token) = token {
+                spent.tokens.push(token);
+            }
+            let verdict = match outcome {
+                Ok(opened) if opened.is_usable() => {
+                    self.report(&call, token, opened.status());
+                    ctx.upstream_address = opened.address();
+                    return Ok(Tried::Usable(opened));
+                }
+                Ok(opened) => {
+                    self.report(&call, token, opened.status());
+                    self.count(&call, AttemptOutcome::ErrorStatus);
+                    let again = spent.may_repeat_status(opened.status(), &call, &retry);
+                    (Tried::Refused(opened), again)
+                }
+                Err(failure) => {
+                    self.count(&call, failure.outcome());
+                    let again = spent.may_repeat_failure(&failure, &retry);
+                    ctx.state.llm_mut().attempts.push(call.answered(End::Failed(failure.to_string()), None, started));
+                    (Tried::Failed(failure.into_reply(&call)), again)
+                }
+            };
+            let (tried, again) = verdict;
+            if !again {
+                return Ok(tried);
+            }
+            if let Tried::Refused(opened) = tried {
+                // Give the connection back; the answer is thrown away.
+                let status = opened.status();
+                let answered = call.answered(End::Failed(format!("status {status}")), Some(status), started);
+                ctx.state.llm_mut().attempts.push(answered);
+                self.discard(opened).await;
+            }
+            spent.attempts += 1;
+        }
+    }
+
+    /// One call beside the client's exchange, collected whole. No retries: a failure is an outcome to record.
+    pub async fn complete(&self, snapshot: &Arc<Snapshot>, call: LlmCall) -> CompletedCall {
+        let started = Instant::now();
+        let limit = call.timeout;
+        let prepared = match Call::beside(snapshot, call) {
+            Ok(prepared) => prepared,
+            Err((answered, reason)) => {
+                let answered = Answered { end: End::Failed(reason), ..answered };
+                return CompletedCall { answered, response: None };
+            }
+        };
+        match tokio::time::timeout(limit, self.collect(&prepared)).await {
+            Ok(completed) => completed,
+            Err(_) => {
+                self.count(&prepared, AttemptOutcome::TimedOut);
+                let reason = format!("no complete answer within {} ms", limit.as_millis());
+                CompletedCall { answered: prepared.answered(End::Failed(reason), None, started), response: None }
+            }
+        }
+    }
+
+    async fn collect(&self, call: &Call) -> CompletedCall {
+        let started = Instant::now();
+        let failed = |reason: String| CompletedCall { answered: call.answered(End::Failed(reason), None, started), response: None };
+        let token = match self.token(call, &None, &Spent::default()) {
+            Ok(token) => token,
+            Err(_) => return failed("every API token of the provider is out".into()),
+        };
+        match self.open(call, token, None).await {
+            Ok(opened) => {
+                self.report(call, token, opened.status());
+                relay::collect(self, opened).await
+            }
+            Err(failure) => {
+                self.count(call, failure.outcome());
+                failed(failure.to_string())
+            }
+        }
+    }
+
+    fn count(&self, call: &Call, outcome: AttemptOutcome) {
+        let labels = ServiceOutcome { service: call.service.to_string(), outcome };
+        self.metrics.attempts.get_or_create(&labels).inc();
+    }
+
+    /// The token for the next attempt; `None` if the provider has none configured.
+    #[expect(clippy::result_large_err, reason = "built once per failed request")]
+    fn token(&self, call: &Call, consumer: &Option<String>, spent: &Spent) -> std::result::Result<Option<usize>, Reply> {
+        let Some(provider) = call.provider.as_ref().filter(|provider| !provider.config().tokens.is_empty()) else { return Ok(None) };
+        let consumer = consumer.as_deref().filter(|_| call.api.is_some_and(|api| api.is_stateful()));
+        let pool = self.pool(provider);
+        let mut pool = pool.lock();
+        let choice = Choice { now: Instant::now(), random: rand::random(), consumer, exclude: &spent.tokens };
+        // Once every token has been tried, a further retry may use one again.
+        let token = pool.choose(choice).or_else(|| pool.choose(Choice { exclude: &[], ..choice }));
+        token.map(Some).ok_or_else(|| {
+            let message = format!("Provider \"{}\" has no usable API token.", provider.config().id);
+            respond::error(ErrorKind::NoUpstream, message, "no_token")
+        })
+    }
+
+    fn report(&self, call: &Call, token: Option<usize>, status: u16) {
+        if let (Some(provider), Some(token)) = (&call.provider, token) {
+            self.pool(provider).lock().report(token, status, Instant::now());
+        }
+    }
+
+    fn pool(&self, provider: &Provider) -> Arc<Mutex<TokenPool>> {
+        let config = provider.config();
+        let mut pools = self.tokens.lock();
+        if let Some(pool) = pools.get(&config.id).filter(|pool| pool.lock().available(Instant::now()).1 == config.tokens.len()) {
+            return pool.clone();
+        }
+        let pool = Arc::new(Mutex::new(TokenPool::new(config.tokens.len(), config.failover.clone())));
+        pools.insert(config.id.clone(), pool.clone());
+        pool
+    }
+}
+
+/// What became of a target.
+enum Tried {
+    Usable(Opened),
+    /// The provider answered with an error that may be passed on.
+    Refused(Opened),
+    Failed(Reply),
+}
+
+/// Attempts made at one target.
+#[derive(Default)]
+struct Spent {
+    attempts: u32,
+    tokens: Vec<usize>,
+}
+
+impl Spent {
+    fn may_repeat_status(&self, status: u16, call: &Call, retry: &RetryPolicy) -> bool {
+        let by_provider = call
+            .provider
+            .as_ref()
+            .and_then(|provider| provider.config().retry.as_ref())
+            .is_some_and(|policy| self.attempts < policy.max_retries && policy.retry_on.matches(status));
+        let listed = |on: &RetryOn| *on == RetryOn::Status(status) || (*on == RetryOn::ServerError && status >= 500);
+        by_provider || (self.attempts < retry.attempts && retry.non_idempotent && retry.on.iter().any(listed))
+    }
+
+    fn may_repeat_failure(&self, failure: &Failure, retry: &RetryPolicy) -> bool {
+        let allowed = match failure {
+            Failure::Unreachable(_) => retry.on.contains(&RetryOn::ConnectFailure) || retry.on.contains(&RetryOn::ServerError),
+            Failure::Reset(_) | Failure::TimedOut(_) => retry.on.contains(&RetryOn::ServerError),
+            Failure::Stale => true,
+            Failure::Invalid(_) => false,
+        };
+        self.attempts < retry.attempts.max(u32::from(matches!(failure, Failure::Stale))) && allowed
+    }
+}
+
+/// Where to go: what a plugin chose, or the route's destination.
+fn plan(ctx: &Context) -> Vec<Target> {
+    let chosen = ctx.state.llm.as_ref().map(|llm| llm.targets.clone()).unwrap_or_default();
+    if chosen.is_empty() { vec![Target { service: None, model: None }] } else { chosen }
+}
+
+/// Time allowed for reading away an answer nobody wants, so that its connection can be reused.
+const DISCARD_LIMIT: Duration = Duration::from_millis(200);

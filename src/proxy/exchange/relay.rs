@@ -1,0 +1,226 @@
+//! Passing a begun answer on to the client, byte for byte, while watching both ends.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::header;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::Exchange;
+use super::attempt::{CallFacts, Opened};
+use crate::llm::error::{ApiError, ErrorKind};
+use crate::llm::observe::{BodyKind, Observer};
+use crate::llm::provider::Api;
+use crate::llm::sse::error_event;
+use crate::plugins::{Answered, CompletedCall, End};
+use crate::proxy::context::Context;
+use crate::proxy::respond;
+use crate::telemetry::metrics::{AttemptOutcome, ServiceOutcome};
+
+/// Headers of an answer that belong to the upstream connection.
+const NOT_RELAYED: &[&str] = &["connection", "proxy-connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"];
+
+/// Commits the answer's head and streams the rest.
+///
+/// # Errors
+/// The client went away.
+pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context, opened: Opened) -> Result<()> {
+    let is_event_stream = opened.is_event_stream();
+    let status = opened.head.status.as_u16();
+    let mut watch = Watch::new(&opened, status);
+    let Opened { mut upstream, peer, mut head, first, is_done, call, .. } = opened;
+
+    prepare_head(session, &mut head);
+    respond::finish_head(session, ctx, &mut head);
+    ctx.status = Some(status);
+    let mut end = stream(session, ctx, &mut upstream, &mut watch, Box::new(head), first, is_done).await;
+    if let Ok(End::Cut(reason)) = &end {
+        show_cut(session, is_event_stream, watch.is_mid_event(), reason).await;
+    }
+    let (ended, outcome) = match &end {
+        Ok(End::Complete) => (End::Complete, if status < 400 { AttemptOutcome::Answered } else { AttemptOutcome::ErrorStatus }),
+        Ok(End::Cut(reason)) => (End::Cut(reason.clone()), AttemptOutcome::Cut),
+        _ => (End::Cancelled, AttemptOutcome::Cancelled),
+    };
+    if ended != End::Complete && ctx.state.details.is_empty() {
+        ctx.state.details = match ended {
+            End::Cut(_) => "upstream_reset_after_response_started".into(),
+            _ => "downstream_remote_disconnect".into(),
+        };
+    }
+    let is_reusable = ended == End::Complete;
+    exchange.metrics.attempts.get_or_create(&ServiceOutcome { service: call.service.to_string(), outcome }).inc();
+    ctx.state.llm_mut().attempts.push(watch.answered(&call, status, ended));
+    exchange.finish(upstream, &peer, is_reusable, call.idle).await;
+    match std::mem::replace(&mut end, Ok(End::Complete)) {
+        Err(error) => Err(error),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Reads a begun answer whole, for calls beside the client's exchange.
+pub async fn collect(exchange: &Exchange, opened: Opened) -> CompletedCall {
+    let status = opened.head.status.as_u16();
+    let mut watch = Watch::new(&opened, status);
+    let Opened { mut upstream, peer, head, first, mut is_done, call, .. } = opened;
+    let mut body = BytesMut::new();
+    let mut end = End::Complete;
+    watch.see(&first);
+    body.extend_from_slice(&first);
+    while !is_done {
+        match upstream.read_response_body().await {
+            Ok(Some(chunk)) => {
+                watch.see(&chunk);
+                body.extend_from_slice(&chunk);
+            }
+            Ok(None) => is_done = true,
+            Err(error) => {
+                end = End::Cut(error.to_string());
+                break;
+            }
+        }
+    }
+    let outcome = match (&end, status) {
+        (End::Complete, status) if status < 400 => AttemptOutcome::Answered,
+        (End::Complete, _) => AttemptOutcome::ErrorStatus,
+        _ => AttemptOutcome::Cut,
+    };
+    exchange.metrics.attempts.get_or_create(&ServiceOutcome { service: call.service.to_string(), outcome }).inc();
+    let answered = watch.answered(&call, status, end);
+    exchange.finish(upstream, &peer, is_done, call.idle).await;
+    let content_type = head.headers.get(header::CONTENT_TYPE).cloned();
+    CompletedCall { answered, response: Some((status, content_type, body.freeze())) }
+}
+
+/// Sends head and body. `Ok` says how the upstream ended; `Err` that the client is gone.
+async fn stream(
+    session: &mut Session,
+    ctx: &mut Context,
+    upstream: &mut HttpSession,
+    watch: &mut Watch,
+    head: Box<ResponseHeader>,
+    first: Bytes,
+    mut is_done: bool,
+) -> Result<End> {
+    session.write_response_header(head, is_done && first.is_empty()).await?;
+    let mut chunk = first;
+    loop {
+        // Known only for HTTP/2 and for bodies with a length that has been reached: saves one empty read.
+        is_done = is_done || upstream.response_done();
+        watch.see(&chunk);
+        if is_done && watch.is_cut_short() {
+            let _ = session.write_response_body(Some(chunk), false).await;
+            return Ok(End::Cut("it ended without a finish reason".into()));
+        }
+        if !chunk.is_empty() || is_done {
+            let mut out = Some(chunk);
+            respond::pass_chunk(session, ctx, &mut out);
+            session.write_response_body(out, is_done).await?;
+        }
+        if is_done {
+            return Ok(End::Complete);
+        }
+        let read = tokio::select! {
+            biased;
+            read = upstream.read_response_body() => read,
+            gone = session.as_downstream_mut().read_body_or_idle(true) => {
+                return Err(gone.err().unwrap_or_else(|| Error::new_down(ErrorType::ConnectionClosed)));
+            }
+        };
+        match read {
+            Ok(Some(next)) => chunk = next,
+            Ok(None) => {
+                is_done = true;
+                chunk = Bytes::new();
+            }
+            Err(error) => return Ok(End::Cut(error.to_string())),
+        }
+    }
+}
+
+fn prepare_head(session: &Session, head: &mut ResponseHeader) {
+    for name in NOT_RELAYED {
+        head.remove_header(*name);
+    }
+    let has_length = head.headers.contains_key(header::CONTENT_LENGTH);
+    let version = session.req_header().version;
+    if !has_length && version == http::Version::HTTP_11 {
+        // Insertion of a static name and value does not fail.
+        let _ = head.insert_header(header::TRANSFER_ENCODING, "chunked");
+    }
+    head.set_version(version);
+}
+
+/// A cut stream must not look complete: an event stream gets an error event and no `[DONE]`, anything else loses its
+/// connection before the announced end.
+async fn show_cut(session: &mut Session, is_event_stream: bool, is_mid_event: bool, reason: &str) {
+    session.set_keepalive(None);
+    if is_event_stream {
+        let message = format!("The provider's stream broke off before its end ({reason}). What came so far is incomplete; retry the request.");
+        let event = error_event(&ApiError::new(ErrorKind::UpstreamCut, message), is_mid_event);
+        if session.write_response_body(Some(event), true).await.is_ok() {
+            return;
+        }
+    }
+    session.shutdown().await;
+}
+
+/// Looks at an answer as it passes.
+struct Watch {
+    observer: Option<Observer>,
+    /// Chat streams name a finish reason or send `[DONE]`; one that ends without was cut, however politely.
+    says_when_it_ends: bool,
+    started: Instant,
+    first_byte: Option<std::time::Duration>,
+    last_bytes: [u8; 2],
+}
+
+impl Watch {
+    fn new(opened: &Opened, status: u16) -> Watch {
+        let is_event_stream = opened.is_event_stream();
+        let kind = if is_event_stream { BodyKind::Sse } else { BodyKind::Json };
+        Watch {
+            observer: opened.call.want.filter(|_| status < 400).map(|want| Observer::new(kind, want)),
+            says_when_it_ends: is_event_stream && opened.call.api == Some(Api::ChatCompletions),
+            started: opened.started,
+            first_byte: opened.first_byte,
+            last_bytes: [b'\n'; 2],
+        }
+    }
+
+    fn see(&mut self, chunk: &[u8]) {
+        if let Some(observer) = &mut self.observer {
+            observer.feed(chunk);
+        }
+        match chunk {
+            [] => {}
+            [only] => self.last_bytes = [self.last_bytes[1], *only],
+            [.., before, last] => self.last_bytes = [*before, *last],
+        }
+    }
+
+    /// Whether the answer's end came too early.
+    fn is_cut_short(&self) -> bool {
+        self.says_when_it_ends && self.observer.as_ref().is_some_and(|observer| !observer.is_complete())
+    }
+
+    /// Whether the client has part of an event that never got its blank line.
+    fn is_mid_event(&self) -> bool {
+        self.last_bytes != *b"\n\n"
+    }
+
+    fn answered(self, call: &CallFacts, status: u16, end: End) -> Answered {
+        Answered {
+            model: call.model.clone(),
+            service: call.service.clone(),
+            status: Some(status),
+            end,
+            observation: self.observer.map(Observer::finish).unwrap_or_default(),
+            latency: self.started.elapsed(),
+            first_token: self.first_byte,
+        }
+    }
+}

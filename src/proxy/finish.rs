@@ -1,0 +1,80 @@
+//! The end of every request: plugins account, metrics count, the access log gets its line.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::Version;
+use pingora_proxy::Session;
+
+use super::context::Context;
+use crate::plugins::Request;
+use crate::telemetry::access_log::{AccessLog, Entry};
+use crate::telemetry::metrics::{Metrics, RouteStatus};
+
+pub fn finish(session: &mut Session, ctx: &mut Context, metrics: &Metrics, log: &AccessLog) {
+    for plugin in ctx.ran.iter().rev() {
+        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        plugin.on_log(&mut request);
+    }
+    let elapsed = ctx.state.started.elapsed();
+    // Zero: the client left before there was a status, as Envoy logs it.
+    let status = session.response_written().map(|head| head.status.as_u16()).or(ctx.status).unwrap_or(0);
+    metrics.requests.get_or_create(&RouteStatus { route: ctx.state.route.to_string(), status }).inc();
+    metrics.request_seconds.observe(elapsed.as_secs_f64());
+    metrics.requests_in_flight.dec();
+    if log.is_on() {
+        write_line(session, ctx, status, u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), metrics, log);
+    }
+}
+
+fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metrics: &Metrics, log: &AccessLog) {
+    let head = session.req_header();
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let llm = ctx.state.llm.as_deref();
+    let entry = Entry {
+        start_time: start_time(duration),
+        request_id: &ctx.state.id.to_string(),
+        trace_id: &ctx.trace.map(|trace| trace.trace_id_hex()).unwrap_or_default(),
+        method: ctx.method.as_str(),
+        authority: &ctx.state.host,
+        path: &ctx.path,
+        protocol: protocol(head.version),
+        response_code: status,
+        response_code_details: match ctx.state.details.as_str() {
+            "" => "via_upstream",
+            details => details,
+        },
+        duration,
+        bytes_received: session.body_bytes_read(),
+        bytes_sent: session.body_bytes_sent(),
+        downstream_remote_address: &ctx.state.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        route_name: &ctx.state.route,
+        upstream_cluster: &ctx.state.service,
+        upstream_host: &ctx.upstream_address,
+        upstream_service_time: llm
+            .and_then(|llm| llm.attempts.last())
+            .and_then(|attempt| u64::try_from(attempt.latency.as_millis()).ok()),
+        user_agent: header("user-agent"),
+        x_forwarded_for: header("x-forwarded-for"),
+        consumer: ctx.state.consumer.as_deref(),
+        ai_log: llm.map(|llm| &llm.log).filter(|log| !log.is_empty()),
+    };
+    if !log.write(&entry) {
+        metrics.access_log_shed.inc();
+    }
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// Wall-clock time the request began, RFC 3339 in UTC with milliseconds.
+fn start_time(duration_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let millis = i64::try_from(now.as_millis()).unwrap_or(0) - i64::try_from(duration_ms).unwrap_or(0);
+    let start = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    format!("{start:.3}")
+}

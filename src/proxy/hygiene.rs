@@ -1,0 +1,79 @@
+//! What happens to every request before anything looks at it.
+//!
+//! Headers by which the gateway's own parts talk to each other are removed, because a client could otherwise claim to be
+//! an authenticated consumer or a fallback re-entry. The request gets its id, its trace context and the forwarding headers.
+
+use std::net::IpAddr;
+
+use http::HeaderValue;
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+
+use super::context::Context;
+use super::upstream::host_only;
+use crate::plugins::Reply;
+use crate::telemetry::trace::TraceContext;
+
+/// Only the gateway itself may set these.
+const INTERNAL_HEADERS: &[&str] = &[
+    "x-mse-consumer",
+    "x-higress-fallback-from",
+    "x-hi-original-auth",
+    "x-higress-llm-model-final",
+    "x-envoy-original-path",
+    "x-envoy-original-host",
+    "x-envoy-internal-route",
+    "x-envoy-upstream-rq-first-byte-timeout-ms",
+    "x-higress-target-cluster",
+    "x-higress-mcpserver-config",
+];
+
+/// Prepares head and context.
+///
+/// # Errors
+/// The 400 for a request that names no host or names it wrongly.
+#[expect(clippy::result_large_err, reason = "built once per failed request")]
+pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
+    ctx.state.client_ip = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+    let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    let head = session.req_header_mut();
+    ctx.method = head.method.clone();
+    ctx.path = head.uri.path_and_query().map_or_else(|| "/".to_owned(), |path| path.as_str().to_owned());
+    ctx.state.host = authority(head).map(|authority| host_only(authority).to_ascii_lowercase()).unwrap_or_default();
+    for name in INTERNAL_HEADERS {
+        head.remove_header(*name);
+    }
+    let trace = TraceContext::continue_or_start(head.headers.get("traceparent").map(HeaderValue::as_bytes), &ctx.state.id);
+    set(head, "traceparent", &trace.to_string());
+    ctx.trace = Some(trace);
+    set(head, "x-request-id", &ctx.state.id.to_string());
+    if let Some(ip) = ctx.state.client_ip {
+        forward(head, ip, is_tls, ctx.snapshot.settings.add_x_real_ip);
+    }
+    Ok(())
+}
+
+/// Host header, or `:authority` in HTTP/2 and absolute-form requests.
+pub fn authority(head: &RequestHeader) -> Option<&str> {
+    let from_uri = head.uri.authority().map(|authority| authority.as_str());
+    from_uri.or_else(|| head.headers.get(http::header::HOST).and_then(|value| value.to_str().ok()))
+}
+
+fn forward(head: &mut RequestHeader, ip: IpAddr, is_tls: bool, real_ip: bool) {
+    let chain = match head.headers.get("x-forwarded-for").and_then(|value| value.to_str().ok()) {
+        Some(before) => format!("{before}, {ip}"),
+        None => ip.to_string(),
+    };
+    set(head, "x-forwarded-for", &chain);
+    set(head, "x-forwarded-proto", if is_tls { "https" } else { "http" });
+    if real_ip {
+        set(head, "x-real-ip", &ip.to_string());
+    }
+}
+
+fn set(head: &mut RequestHeader, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        // A static lower-case name is always a header name.
+        let _ = head.insert_header(name, value);
+    }
+}

@@ -1,0 +1,65 @@
+//! Answers made by the gateway itself.
+
+use bytes::Bytes;
+use http::Method;
+use pingora_error::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::context::Context;
+use crate::llm::error::{ApiError, ErrorKind};
+use crate::plugins::{Reply, Request};
+
+/// An OpenAI-shaped error as a reply. `details` goes to the access log.
+pub fn error(kind: ErrorKind, message: impl Into<String>, details: &str) -> Reply {
+    api_error(&ApiError::new(kind, message), details)
+}
+
+pub fn api_error(error: &ApiError, details: &str) -> Reply {
+    Reply::new(error.status, details).json(error.to_json())
+}
+
+/// Writes `reply` through the response half of the chain.
+///
+/// # Errors
+/// The client went away.
+pub async fn write(session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
+    let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 4))?;
+    for (name, value) in reply.headers {
+        head.append_header(name, value)?;
+    }
+    head.set_content_length(reply.body.len())?;
+    if ctx.state.details.is_empty() {
+        ctx.state.details = reply.details;
+    }
+    finish_head(session, ctx, &mut head);
+    ctx.status = Some(reply.status);
+    // A HEAD request and the statuses without body get the head alone.
+    let body = if session.req_header().method == Method::HEAD { Bytes::new() } else { reply.body };
+    session.write_response_header(Box::new(head), body.is_empty()).await?;
+    if !body.is_empty() {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// What every answer gets before it goes out: headers that plugins asked for, then the chain in reverse.
+pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut ResponseHeader) {
+    for (name, value) in std::mem::take(&mut ctx.state.reply_headers) {
+        // The names are valid header names already; insertion cannot fail for them.
+        let _ = head.insert_header(name, value);
+    }
+    for plugin in ctx.ran.iter().rev() {
+        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        plugin.on_response_headers(&mut request, head);
+    }
+}
+
+/// Shows a piece of the answer's body to the plugins that ran, in reverse order; they may replace it.
+pub fn pass_chunk(session: &mut Session, ctx: &mut Context, chunk: &mut Option<Bytes>) {
+    let Some(bytes) = chunk else { return };
+    for plugin in ctx.ran.iter().rev() {
+        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        plugin.on_response_chunk(&mut request, bytes);
+    }
+}

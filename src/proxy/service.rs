@@ -1,0 +1,220 @@
+//! pingora's phases, each one line that names the stage.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use super::context::Context;
+use super::exchange::Exchange;
+use super::snapshot::Snapshot;
+use super::upstream::Resolver;
+use super::{chain, finish, hygiene, respond};
+use crate::config::model::{PathRewrite, RetryOn};
+use crate::llm::error::ErrorKind;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::Metrics;
+
+/// What all requests share.
+pub struct Gateway {
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub resolver: Arc<Resolver>,
+    pub exchange: Arc<Exchange>,
+    pub metrics: Arc<Metrics>,
+    pub access_log: AccessLog,
+}
+
+/// The stages of a request in the order [`Gateway`] runs them; the list in the module documentation is checked against it.
+pub const STAGES: &[&str] = &["listener", "hygiene", "context", "chain", "exchange", "respond", "finish"];
+
+impl Gateway {
+    /// Everything before the upstream: admit, match, run the chain. `Some` is an answer to give now.
+    async fn before_upstream(&self, session: &mut Session, ctx: &mut Context) -> Result<Option<crate::plugins::Reply>> {
+        if let Err(reply) = hygiene::admit(session, ctx) {
+            return Ok(Some(reply));
+        }
+        if let Err(reply) = ctx.match_route(session.req_header()) {
+            return Ok(Some(reply));
+        }
+        chain::run(session, ctx).await
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        self.metrics.requests_in_flight.inc();
+        Context::new(self.snapshot.load_full())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        session.set_read_timeout(Some(ctx.snapshot.limits.client_read_timeout));
+        if let Some(reply) = self.before_upstream(session, ctx).await? {
+            respond::write(session, ctx, reply).await?;
+            return Ok(true);
+        }
+        // Once the body has been read here, pingora could replay 64 KiB of it at most; the exchange has no such limit.
+        if ctx.state.body.is_some() {
+            self.exchange.serve(session, ctx).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        ctx.tries += 1;
+        let authority = hygiene::authority(session.req_header()).unwrap_or_default();
+        let Some(upstream) = &ctx.upstream else {
+            return Error::e_explain(ErrorType::HTTPStatus(503), format!("service {} is not configured", ctx.state.service));
+        };
+        match upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver).await {
+            Ok(mut peer) => {
+                if let Some(limit) = ctx.route.as_ref().and_then(|route| route.timeout) {
+                    peer.options.read_timeout = Some(limit);
+                }
+                ctx.upstream_address = peer._address.to_string();
+                Ok(Box::new(peer))
+            }
+            Err(reason) => Error::e_explain(ErrorType::HTTPStatus(503), reason),
+        }
+    }
+
+    async fn upstream_request_filter(&self, _session: &mut Session, request: &mut RequestHeader, ctx: &mut Context) -> Result<()> {
+        if let Some(route) = &ctx.route {
+            rewrite(request, route)?;
+        }
+        Ok(())
+    }
+
+    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+        respond::finish_head(session, ctx, response);
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        respond::pass_chunk(session, ctx, body);
+        Ok(None)
+    }
+
+    fn fail_to_connect(&self, session: &mut Session, _peer: &HttpPeer, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
+        error.set_retry(may_retry(session, ctx, RetryOn::ConnectFailure));
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        let (kind, details) = classify(error);
+        if session.response_written().is_some() || kind.is_none() {
+            // The head is out, or nobody is left to answer: ending the connection is the only honest sign.
+            session.shutdown().await;
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
+        let kind = kind.unwrap_or(ErrorKind::Internal);
+        let message = format!("Route \"{}\", service \"{}\": {}", ctx.state.route, ctx.state.service, explain(kind));
+        tracing::warn!(route = %ctx.state.route, service = %ctx.state.service, %error, "Request failed");
+        let reply = respond::error(kind, message, details);
+        let error_code = reply.status;
+        let written = respond::write(session, ctx, reply).await;
+        FailToProxy { error_code, can_reuse_downstream: written.is_ok() && error.esource() != &ErrorSource::Downstream }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+        finish::finish(session, ctx, &self.metrics, &self.access_log);
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+        // The access log and `fail_to_proxy` report it.
+        true
+    }
+}
+
+/// Whether the route allows one more attempt after this kind of failure.
+fn may_retry(session: &Session, ctx: &Context, reason: RetryOn) -> bool {
+    let Some(route) = &ctx.route else { return false };
+    let retry = route.retry();
+    let safe = retry.non_idempotent || session.req_header().method.is_idempotent();
+    ctx.tries <= retry.attempts && safe && retry.on.contains(&reason)
+}
+
+/// Error class and log detail; `None` when the client itself went away.
+fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
+    match (error.etype(), error.esource()) {
+        (ErrorType::HTTPStatus(503), _) => (Some(ErrorKind::NoUpstream), "no_healthy_upstream"),
+        (ErrorType::HTTPStatus(413), _) => (Some(ErrorKind::BodyTooLarge), "request_payload_too_large"),
+        (ErrorType::ReadTimedout, ErrorSource::Downstream) => (Some(ErrorKind::RequestTimeout), "request_timeout"),
+        (_, ErrorSource::Downstream) => (None, "downstream_remote_disconnect"),
+        (ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout, _) => {
+            (Some(ErrorKind::UpstreamTimeout), "upstream_response_timeout")
+        }
+        (_, ErrorSource::Upstream) => (Some(ErrorKind::UpstreamUnreachable), "upstream_reset_before_response_started"),
+        _ => (Some(ErrorKind::Internal), "internal_error"),
+    }
+}
+
+fn explain(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NoUpstream => "no endpoint is available. Check that the service exists and has ready endpoints.",
+        ErrorKind::UpstreamTimeout => "the upstream did not answer in time. Retry, or raise the route's timeout.",
+        ErrorKind::UpstreamUnreachable => "the upstream could not be reached or closed the connection. Check its address and health.",
+        ErrorKind::RequestTimeout => "the request was not sent completely in time.",
+        ErrorKind::BodyTooLarge => "the request body is over the limit.",
+        _ => "the gateway failed to proxy the request; its log has the cause.",
+    }
+}
+
+/// Applies the route's rewrite to the head that goes upstream.
+pub fn rewrite(request: &mut RequestHeader, route: &super::route::RouteEntry) -> Result<()> {
+    let rewrite = &route.route.rewrite;
+    if let Some(host) = &rewrite.host {
+        request.insert_header(http::header::HOST, host.as_str())?;
+    }
+    let Some(path_rewrite) = &rewrite.path else { return Ok(()) };
+    let path = request.uri.path();
+    let path = match path_rewrite {
+        PathRewrite::Full(to) => to.clone(),
+        PathRewrite::Prefix { from, to, .. } => {
+            let rest = path.get(from.trim_end_matches('/').len()..).unwrap_or_default();
+            let rest = rest.trim_start_matches('/');
+            match (to.trim_end_matches('/'), rest) {
+                (base, "") if base.is_empty() => "/".to_owned(),
+                (_, "") => to.clone(),
+                (base, rest) => format!("{base}/{rest}"),
+            }
+        }
+        PathRewrite::Regex { pattern, substitution } => pattern.regex().replace_all(path, substitution.as_str()).into_owned(),
+    };
+    let full = match request.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    request.set_raw_path(full.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_stages_are_the_stages() {
+        let documented: Vec<&str> = include_str!("mod.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! "))
+            .filter(|line| line.starts_with(|c: char| c.is_ascii_digit()))
+            .filter_map(|line| line.split('`').nth(1))
+            .collect();
+        assert_eq!(documented, STAGES);
+    }
+}

@@ -1,0 +1,184 @@
+//! One whole configuration, running: routes, upstreams, plugin chain, certificates.
+//!
+//! Built from the checked model without touching the network or spawning anything, then swapped in at once. A request
+//! holds the snapshot it started with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::chain::{BuiltRule, Chain, ChainEntry};
+use super::route::RouteTable;
+use super::tls::Certificates;
+use super::upstream::{Resolver, Upstream, UpstreamTimeouts};
+use crate::config::model::{self, FailStrategy, Gateway, GatewaySettings, PluginUse};
+use crate::config::{Problem, Settings};
+use crate::plugins::Host;
+use crate::plugins::registry::{self, Scope};
+
+/// Request limits that apply to every route.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub max_body_bytes: usize,
+    pub max_header_bytes: usize,
+    pub timeouts: UpstreamTimeouts,
+    /// Between two reads of a request.
+    pub client_read_timeout: Duration,
+    pub verify_tls: bool,
+}
+
+impl Limits {
+    /// `config.toml`, overridden by what the ConfigMap `higress-config` says.
+    fn merge(settings: &Settings, gateway: &GatewaySettings) -> Limits {
+        let own = &settings.timeouts;
+        let idle = || Duration::from_secs(own.upstream_idle_secs);
+        Limits {
+            max_body_bytes: settings.limits.max_body_bytes,
+            max_header_bytes: gateway.max_request_header_bytes.unwrap_or(settings.limits.max_header_bytes),
+            timeouts: UpstreamTimeouts {
+                connect: Duration::from_millis(own.connect_ms),
+                first_byte: Duration::from_secs(own.first_byte_secs),
+                between_reads: Duration::from_secs(own.stream_idle_secs),
+                idle: gateway.upstream_idle_timeout.unwrap_or_else(idle),
+            },
+            client_read_timeout: Duration::from_secs(own.header_read_secs),
+            verify_tls: settings.limits.verify_upstream_tls,
+        }
+    }
+}
+
+pub struct Snapshot {
+    /// Counts applied snapshots of this process, from 1.
+    pub number: u64,
+    pub routes: RouteTable,
+    pub chain: Chain,
+    pub certificates: Certificates,
+    pub settings: GatewaySettings,
+    pub limits: Limits,
+    /// By service host; the ports of one service in ascending order.
+    upstreams: HashMap<String, Vec<Arc<Upstream>>>,
+}
+
+impl Snapshot {
+    /// Serves nothing; what runs before the first configuration.
+    pub fn empty(settings: &Settings) -> Snapshot {
+        let gateway = GatewaySettings::default();
+        Snapshot {
+            number: 0,
+            routes: RouteTable::default(),
+            chain: Chain::default(),
+            certificates: Certificates::default(),
+            limits: Limits::merge(settings, &gateway),
+            settings: gateway,
+            upstreams: HashMap::new(),
+        }
+    }
+
+    /// Builds the running form of `gateway`.
+    ///
+    /// # Errors
+    /// Every plugin configuration and certificate that cannot be used, with object and field.
+    pub fn build(
+        number: u64,
+        gateway: &Gateway,
+        settings: &Settings,
+        host: &Arc<dyn Host>,
+        resolver: &Resolver,
+    ) -> Result<Snapshot, Vec<Problem>> {
+        let limits = Limits::merge(settings, &gateway.settings);
+        let mut problems = Vec::new();
+        let mut entries = Vec::with_capacity(gateway.plugins.len());
+        for plugin in &gateway.plugins {
+            match build_entry(plugin, host) {
+                Ok(Some(entry)) => entries.push(entry),
+                Ok(None) => {}
+                Err(found) => problems.extend(found),
+            }
+        }
+        let certificates = Certificates::load(&gateway.certificates).unwrap_or_else(|found| {
+            problems.extend(found);
+            Certificates::default()
+        });
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let mut upstreams: HashMap<String, Vec<Arc<Upstream>>> = HashMap::new();
+        for service in gateway.services.values() {
+            for port in &service.ports {
+                let upstream = Arc::new(Upstream::new(service, port, None, limits.verify_tls, resolver));
+                upstreams.entry(service.host.clone()).or_default().push(upstream);
+            }
+        }
+        let find = |destination: &model::Destination| {
+            let service = gateway.services.get(&destination.service)?;
+            let port = service.port(destination.port)?;
+            match destination.tls {
+                None => upstreams.get(&service.host)?.iter().find(|upstream| upstream.port == port.number).cloned(),
+                overridden => Some(Arc::new(Upstream::new(service, port, overridden, limits.verify_tls, resolver))),
+            }
+        };
+        let routes = RouteTable::build(gateway, find);
+        Ok(Snapshot {
+            number,
+            routes,
+            chain: Chain { entries },
+            certificates,
+            settings: gateway.settings.clone(),
+            limits,
+            upstreams,
+        })
+    }
+
+    /// The upstream of a model provider, named by its service host or, as the Higress console names providers, by an id `P`
+    /// whose service is `llm-P.internal.dns` or `llm-P.internal.static`.
+    pub fn provider_service(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstream(name, None)
+            .or_else(|| self.upstream(&format!("llm-{name}.internal.dns"), None))
+            .or_else(|| self.upstream(&format!("llm-{name}.internal.static"), None))
+    }
+
+    /// The upstream of a service by name, on its only port or the given one.
+    pub fn upstream(&self, service: &str, port: Option<u16>) -> Option<&Arc<Upstream>> {
+        let ports = self.upstreams.get(service)?;
+        match port {
+            Some(port) => ports.iter().find(|upstream| upstream.port == port),
+            None => ports.first(),
+        }
+    }
+}
+
+/// `Ok(None)` leaves the plugin out. An unknown name gets here only with FAIL_OPEN: the compiler refuses it otherwise.
+fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>) -> Result<Option<ChainEntry>, Vec<Problem>> {
+    let open = plugin.fail_strategy == FailStrategy::FailOpen;
+    let Some(spec) = registry::find(&plugin.plugin) else { return Ok(None) };
+    let global = plugin.global.as_ref();
+    let build = |rule: Option<&serde_json::Value>| {
+        (spec.build)(&Scope { global, rule, n_rules: plugin.rules.len() }, host)
+    };
+    let mut problems = Vec::new();
+    let mut keep = |result: registry::BuildResult, at: &str| match result {
+        Ok(built) => built,
+        Err(found) => {
+            problems.extend(
+                found.into_iter().map(|(field, message)| Problem::error(&plugin.object, &format!("{at}.{field}"), message)),
+            );
+            None
+        }
+    };
+    let built_global = if plugin.global.is_some() { keep(build(None), "spec.defaultConfig") } else { None };
+    let mut rules = Vec::with_capacity(plugin.rules.len());
+    for (index, rule) in plugin.rules.iter().enumerate() {
+        let built = keep(build(Some(&rule.config)), &format!("spec.matchRules[{index}].config"));
+        rules.push(BuiltRule { rule: rule.clone(), plugin: built });
+    }
+    match problems.is_empty() {
+        true => Ok(Some(ChainEntry { spec, object: plugin.object.clone(), global: built_global, rules })),
+        false if open => {
+            for problem in &problems {
+                tracing::warn!(%problem, "Plugin left out (failStrategy FAIL_OPEN)");
+            }
+            Ok(None)
+        }
+        false => Err(problems),
+    }
+}

@@ -1,0 +1,216 @@
+//! Upstream services as live objects: which address serves the next request, and how to talk to it.
+//!
+//! Addresses of DNS services are resolved on first use and refreshed in the background; a failed refresh keeps the old
+//! addresses. Connections are pooled by the connector, per peer.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use pingora_core::protocols::{ALPN, TcpKeepalive};
+use pingora_core::upstreams::peer::HttpPeer;
+
+use crate::base::tasks::Tasks;
+use crate::config::model::{Endpoints, Protocol, Service, ServicePort, UpstreamTls};
+
+/// How long resolved addresses are used before they are looked up again.
+const DNS_REFRESH: Duration = Duration::from_secs(30);
+
+/// Time limits towards upstreams.
+#[derive(Debug, Clone, Copy)]
+pub struct UpstreamTimeouts {
+    pub connect: Duration,
+    /// From the request's last byte to the response's first.
+    pub first_byte: Duration,
+    /// Between two reads of a response.
+    pub between_reads: Duration,
+    /// Pooled connection without use.
+    pub idle: Duration,
+}
+
+/// One port of a service.
+pub struct Upstream {
+    pub service: Arc<str>,
+    pub port: u16,
+    endpoints: EndpointSet,
+    protocol: Protocol,
+    tls: Option<UpstreamTls>,
+    verify_tls: bool,
+    next: AtomicUsize,
+}
+
+enum EndpointSet {
+    Static(Vec<SocketAddr>),
+    Dns(Vec<Arc<DnsName>>),
+}
+
+impl Upstream {
+    pub fn new(
+        service: &Service,
+        port: &ServicePort,
+        tls_override: Option<bool>,
+        verify_tls: bool,
+        resolver: &Resolver,
+    ) -> Upstream {
+        let endpoints = match &port.endpoints {
+            Endpoints::Static(addresses) => EndpointSet::Static(addresses.clone()),
+            Endpoints::Dns { names, port } => {
+                EndpointSet::Dns(names.iter().map(|name| resolver.name(name, *port)).collect())
+            }
+        };
+        let tls = match tls_override {
+            Some(false) => None,
+            Some(true) => Some(service.tls.clone().unwrap_or(UpstreamTls { sni: None })),
+            None => service.tls.clone(),
+        };
+        Upstream {
+            service: Arc::from(service.host.as_str()),
+            port: port.number,
+            endpoints,
+            protocol: port.protocol,
+            tls,
+            verify_tls,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The authority an upstream reached by name expects when nobody sets one: its own name.
+    pub fn dns_authority(&self) -> Option<String> {
+        match &self.endpoints {
+            EndpointSet::Dns(names) => names.first().map(|name| name.host.clone()),
+            EndpointSet::Static(_) => None,
+        }
+    }
+
+    /// The peer for the next attempt, round robin. `authority` names the server in TLS when the service does not.
+    ///
+    /// # Errors
+    /// No endpoint, or no address for the name.
+    pub async fn peer(&self, authority: &str, timeouts: &UpstreamTimeouts, resolver: &Resolver) -> Result<HttpPeer, String> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let address = match &self.endpoints {
+            EndpointSet::Static(addresses) if addresses.is_empty() => {
+                return Err(format!("service {} has no ready endpoint", self.service));
+            }
+            EndpointSet::Static(addresses) => addresses[turn % addresses.len()],
+            EndpointSet::Dns(names) => {
+                let name = names.get(turn % names.len().max(1)).ok_or_else(|| format!("service {} names no host", self.service))?;
+                let addresses = resolver.addresses(name).await?;
+                *addresses.get(turn % addresses.len().max(1)).ok_or_else(|| format!("{} has no address", name.host))?
+            }
+        };
+        let sni = match &self.tls {
+            Some(tls) => tls.sni.clone().or_else(|| self.dns_authority()).unwrap_or_else(|| host_only(authority).to_owned()),
+            None => String::new(),
+        };
+        let mut peer = HttpPeer::new(address, self.tls.is_some(), sni);
+        let options = &mut peer.options;
+        options.connection_timeout = Some(timeouts.connect);
+        options.total_connection_timeout = Some(timeouts.connect);
+        options.read_timeout = Some(timeouts.between_reads);
+        options.write_timeout = Some(timeouts.between_reads);
+        options.idle_timeout = Some(timeouts.idle);
+        options.verify_cert = self.verify_tls;
+        options.verify_hostname = self.verify_tls;
+        options.max_h2_streams = 100;
+        options.tcp_keepalive = Some(TcpKeepalive {
+            idle: Duration::from_secs(60),
+            interval: Duration::from_secs(10),
+            count: 6,
+            #[cfg(target_os = "linux")]
+            user_timeout: Duration::ZERO,
+        });
+        options.alpn = match (self.protocol, self.tls.is_some()) {
+            (Protocol::Http2, _) => ALPN::H2,
+            (Protocol::Http1, true) => ALPN::H2H1,
+            (Protocol::Http1, false) => ALPN::H1,
+        };
+        Ok(peer)
+    }
+}
+
+/// An authority without its port.
+pub fn host_only(authority: &str) -> &str {
+    if let Some(end) = authority.strip_prefix('[').and_then(|rest| rest.find(']')) {
+        return &authority[..end + 2];
+    }
+    authority.rsplit_once(':').map_or(authority, |(host, _)| host)
+}
+
+/// Names being resolved, shared by all snapshots so that a reload does not forget addresses.
+pub struct Resolver {
+    names: Mutex<HashMap<(String, u16), Arc<DnsName>>>,
+    tasks: Tasks,
+}
+
+struct DnsName {
+    host: String,
+    port: u16,
+    resolved: ArcSwapOption<Resolved>,
+}
+
+struct Resolved {
+    addresses: Vec<SocketAddr>,
+    at: Instant,
+}
+
+impl Resolver {
+    pub fn new(tasks: Tasks) -> Resolver {
+        Resolver { names: Mutex::new(HashMap::new()), tasks }
+    }
+
+    fn name(&self, host: &str, port: u16) -> Arc<DnsName> {
+        let mut names = self.names.lock();
+        let fresh = || Arc::new(DnsName { host: host.to_owned(), port, resolved: ArcSwapOption::empty() });
+        names.entry((host.to_owned(), port)).or_insert_with(fresh).clone()
+    }
+
+    async fn addresses(&self, name: &Arc<DnsName>) -> Result<Vec<SocketAddr>, String> {
+        if let Some(resolved) = name.resolved.load_full() {
+            if resolved.at.elapsed() > DNS_REFRESH {
+                // Mark first, so that one request of many starts the refresh.
+                name.resolved.store(Some(Arc::new(Resolved { addresses: resolved.addresses.clone(), at: Instant::now() })));
+                let name = name.clone();
+                self.tasks.spawn(async move {
+                    if let Err(error) = lookup(&name).await {
+                        tracing::warn!(host = name.host, error, "DNS refresh failed; the old addresses stay in use");
+                    }
+                });
+            }
+            return Ok(resolved.addresses.clone());
+        }
+        lookup(name).await
+    }
+}
+
+async fn lookup(name: &DnsName) -> Result<Vec<SocketAddr>, String> {
+    let found = tokio::net::lookup_host((name.host.as_str(), name.port)).await;
+    let addresses: Vec<SocketAddr> = found.map_err(|error| format!("{} does not resolve: {error}", name.host))?.collect();
+    if addresses.is_empty() {
+        return Err(format!("{} has no address", name.host));
+    }
+    name.resolved.store(Some(Arc::new(Resolved { addresses: addresses.clone(), at: Instant::now() })));
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_cut_from_authorities_of_every_form() {
+        for (authority, host) in
+            [("a.com", "a.com"), ("a.com:80", "a.com"), ("[::1]:8080", "[::1]"), ("[::1]", "[::1]"), ("10.0.0.1:1", "10.0.0.1")]
+        {
+            assert_eq!(host_only(authority), host);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Text to the characters that n-grams are cut from. Called by `extract` only; must stay cheap and total.
+//!
+//! Full-width and compatibility forms fold to their plain form (NFKC), letters to lower case, each digit to `0` with
+//! runs cut at two, white space to one space. So `Ｐｙｔｈｏｎ　３．１２` and `python 3.11` give the same n-grams.
+
+use unicode_normalization::UnicodeNormalization;
+
+/// Longest text looked at, in characters: the first and the last half of it. A prompt says what it wants at its ends,
+/// and the bound keeps a megabyte prompt as cheap as a long one.
+pub const MAX_CHARS: usize = 4096;
+
+/// The ends of `text` if it is longer than [`MAX_CHARS`] characters, else all of it.
+pub fn ends(text: &str) -> (&str, &str) {
+    let half = MAX_CHARS / 2;
+    let Some((head_end, _)) = text.char_indices().nth(half) else { return (text, "") };
+    let (head, rest) = text.split_at(head_end);
+    match rest.char_indices().rev().nth(half - 1) {
+        Some((tail_start, _)) => (head, &rest[tail_start..]),
+        None => (head, rest),
+    }
+}
+
+/// Folds `text` and appends it to `out`. A space stands between the pieces of successive calls.
+pub fn fold_into(text: &str, out: &mut Vec<char>) {
+    if !out.is_empty() && !text.is_empty() && out.last() != Some(&' ') {
+        out.push(' ');
+    }
+    if text.is_ascii() {
+        text.bytes().for_each(|byte| push_folded(char::from(byte.to_ascii_lowercase()), out));
+    } else {
+        text.nfkc().flat_map(char::to_lowercase).for_each(|folded| push_folded(folded, out));
+    }
+}
+
+/// Folded text between single spaces, as n-grams see it: a space at either end marks the edge.
+pub fn fold(text: &str) -> Vec<char> {
+    let (head, tail) = ends(text);
+    let mut out = Vec::with_capacity(head.len() + tail.len() + 2);
+    out.push(' ');
+    fold_into(head, &mut out);
+    fold_into(tail, &mut out);
+    if out.last() != Some(&' ') {
+        out.push(' ');
+    }
+    out
+}
+
+/// Han, kana, hangul and their extensions: scripts written without spaces, where a character is about a syllable.
+pub fn is_cjk(c: char) -> bool {
+    matches!(c as u32, 0x2E80..=0x2FDF | 0x3040..=0x30FF | 0x3400..=0x4DBF | 0x4E00..=0x9FFF | 0xAC00..=0xD7AF
+        | 0xF900..=0xFAFF | 0x20000..=0x323AF)
+}
+
+fn push_folded(c: char, out: &mut Vec<char>) {
+    if c.is_whitespace() || c.is_control() {
+        if out.last() != Some(&' ') {
+            out.push(' ');
+        }
+    } else if c.is_numeric() && !is_cjk(c) {
+        let n = out.len();
+        if n < 2 || out[n - 1] != '0' || out[n - 2] != '0' {
+            out.push('0');
+        }
+    } else {
+        out.push(c);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folded(text: &str) -> String {
+        fold(text).into_iter().collect()
+    }
+
+    #[test]
+    fn full_width_case_digits_and_space_fold() {
+        assert_eq!(folded("Ｐｙｔｈｏｎ　３．１２"), " python 0.00 ");
+        assert_eq!(folded("PYTHON \t\n 7.42"), " python 0.00 ");
+        assert_eq!(folded("求１０００００的平方根？"), " 求00的平方根? ");
+        assert_eq!(folded("ﬁnd ½"), " find 0⁄0 ");
+        assert_eq!(folded(""), " ");
+    }
+
+    #[test]
+    fn long_text_keeps_both_ends() {
+        let text = format!("甲{}乙", "中".repeat(3 * MAX_CHARS));
+        let (head, tail) = ends(&text);
+        assert!(head.starts_with('甲') && tail.ends_with('乙'));
+        assert_eq!(head.chars().count() + tail.chars().count(), MAX_CHARS);
+        let all = "中".repeat(MAX_CHARS);
+        let (head, tail) = ends(&all);
+        assert_eq!(head.len() + tail.len(), all.len());
+    }
+}

@@ -1,0 +1,58 @@
+//! What plugins reach of the process: [`Host`], implemented over the exchange, the store and the live routers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::base::tasks::Tasks;
+use crate::flywheel::Flywheel;
+use crate::learning::live::{LiveRouter, Routers};
+use crate::plugins::{CompletedCall, Host, LlmCall};
+use crate::proxy::exchange::Exchange;
+use crate::proxy::snapshot::Snapshot;
+use crate::telemetry::metrics::Metrics;
+
+pub struct ProcessHost {
+    pub exchange: Arc<Exchange>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub flywheel: Option<Flywheel>,
+    pub routers: Arc<Routers>,
+    pub metrics: Arc<Metrics>,
+    pub tasks: Tasks,
+}
+
+#[async_trait]
+impl Host for ProcessHost {
+    async fn complete(&self, call: LlmCall) -> CompletedCall {
+        let snapshot = self.snapshot.load_full();
+        self.exchange.complete(&snapshot, call).await
+    }
+
+    async fn post_json(&self, url: &str, body: Bytes, timeout: Duration) -> Result<(u16, Bytes), String> {
+        match tokio::time::timeout(timeout, self.exchange.post_json(url, body)).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
+        }
+    }
+
+    fn spawn(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.tasks.spawn(work);
+    }
+
+    fn flywheel(&self) -> Option<&Flywheel> {
+        self.flywheel.as_ref()
+    }
+
+    fn router(&self, name: &str) -> Arc<LiveRouter> {
+        self.routers.get(name)
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}

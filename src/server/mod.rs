@@ -1,0 +1,256 @@
+//! Composition root: the only place that names concrete types of all modules. Starts, reloads and drains the process.
+//!
+//! Order at start: read settings, bind every socket, compile the configuration, open the store, build the snapshot; only
+//! then accept. So a wrong configuration or a taken port is told at once, with its exit code, and readiness means ready.
+
+mod control;
+mod host;
+mod reload;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use self::host::ProcessHost;
+use self::reload::Reloader;
+use crate::admin;
+use crate::base::tasks::Tasks;
+use crate::config::settings::{AccessLog as AccessLogTarget, LogFormat, Settings};
+use crate::config::{Problem, Watcher};
+use crate::flywheel::{Flywheel, Options as FlywheelOptions};
+use crate::learning::follow::{self, Triggers};
+use crate::learning::live::Routers;
+use crate::plugins::Host;
+use crate::proxy::exchange::Exchange;
+use crate::proxy::listener::{self, Bound, Listeners};
+use crate::proxy::service::Gateway;
+use crate::proxy::snapshot::Snapshot;
+use crate::proxy::upstream::Resolver;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::Metrics;
+
+/// Why the process did not start, or how it ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{}", list(.0))]
+    Config(Vec<Problem>),
+    #[error("{0}")]
+    Usage(String),
+    #[error("cannot listen on {address}: {error}. Another process may have the port; stop it, or choose another with --{flag} (0 takes a free one)")]
+    Listen { address: SocketAddr, flag: &'static str, error: std::io::Error },
+    #[error("{what}: {error}")]
+    Io { what: String, error: std::io::Error },
+}
+
+impl StartError {
+    /// Exit code after BSD `sysexits.h`: 64 for usage and configuration, 69 for what is not available.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::Config(_) | StartError::Usage(_) => 64,
+            StartError::Listen { .. } | StartError::Io { .. } => 69,
+        }
+    }
+}
+
+fn list(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    format!("the configuration cannot be used:\n  {}", lines.join("\n  "))
+}
+
+/// Runs the gateway until it is told to stop.
+///
+/// # Errors
+/// Whatever keeps it from starting.
+pub fn run(settings: Settings, config_dir_is_given: bool) -> Result<(), StartError> {
+    let started = Instant::now();
+    let json = settings.telemetry.log_format == LogFormat::Json;
+    crate::telemetry::log::init(&settings.telemetry.log_level, json).map_err(StartError::Usage)?;
+    let sockets = Sockets::bind(&settings)?;
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let proxy_runtime = runtime("proxy", threads)?;
+    let background = runtime("background", 2)?;
+    let result = Process::start(settings, sockets, config_dir_is_given, &background, &proxy_runtime, threads, started)
+        .map(|process| background.block_on(process.serve_until_told()));
+    // Whatever still runs has had its time.
+    proxy_runtime.shutdown_timeout(Duration::from_millis(200));
+    background.shutdown_timeout(Duration::from_millis(200));
+    result
+}
+
+fn runtime(name: &str, threads: usize) -> Result<Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::Io { what: format!("the {name} threads cannot be started"), error })
+}
+
+/// All listening sockets, bound before anything else.
+struct Sockets {
+    http: Bound,
+    https: Bound,
+    admin: std::net::TcpListener,
+    admin_address: SocketAddr,
+}
+
+impl Sockets {
+    fn bind(settings: &Settings) -> Result<Sockets, StartError> {
+        let listen = &settings.listen;
+        let bind = |port: u16, flag: &'static str| {
+            let address = SocketAddr::new(listen.bind, port);
+            Bound::bind(address).map_err(|error| StartError::Listen { address, flag, error })
+        };
+        let address = SocketAddr::new(listen.admin_bind, listen.admin_port);
+        let refused = |error| StartError::Listen { address, flag: "admin-port", error };
+        let admin = std::net::TcpListener::bind(address).map_err(refused)?;
+        admin.set_nonblocking(true).map_err(refused)?;
+        let admin_address = admin.local_addr().map_err(refused)?;
+        Ok(Sockets { http: bind(listen.http_port, "http-port")?, https: bind(listen.https_port, "https-port")?, admin, admin_address })
+    }
+}
+
+/// Everything that lives as long as the process.
+struct Process {
+    settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
+    tasks: Tasks,
+    flywheel: Option<Flywheel>,
+    stop: watch::Sender<bool>,
+    health: admin::Health,
+    /// Watching ends when this is dropped.
+    _watcher: Option<Watcher>,
+}
+
+impl Process {
+    fn start(
+        settings: Settings,
+        sockets: Sockets,
+        config_dir_is_given: bool,
+        background: &Runtime,
+        proxy_runtime: &Runtime,
+        threads: usize,
+        started: Instant,
+    ) -> Result<Process, StartError> {
+        let settings = Arc::new(settings);
+        let metrics = Arc::new(Metrics::new());
+        let tasks = Tasks::new(background.handle().clone());
+        std::fs::create_dir_all(&settings.data_dir).map_err(|error| StartError::Io {
+            what: format!("the data folder {} cannot be made; create it or name another with --data-dir", settings.data_dir.display()),
+            error,
+        })?;
+        let flywheel = open_flywheel(&settings);
+        let routers = Arc::new(Routers::default());
+        let resolver = Arc::new(Resolver::new(tasks.clone()));
+        let exchange = Arc::new(Exchange::new(resolver.clone(), metrics.clone(), 512));
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(&settings)));
+        let host: Arc<dyn Host> = Arc::new(ProcessHost {
+            exchange: exchange.clone(),
+            snapshot: snapshot.clone(),
+            flywheel: flywheel.clone(),
+            routers: routers.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        });
+        let reloader = Arc::new(Reloader::new(settings.clone(), snapshot.clone(), host, resolver.clone(), metrics.clone()));
+        reloader.first_load(config_dir_is_given)?;
+        if let Some(flywheel) = &flywheel {
+            // The serving versions are in place before the first request.
+            for router in routers.all() {
+                background.block_on(follow::refresh(&router, flywheel));
+            }
+        }
+        let watcher = reloader.clone().watch();
+        let access_log = access_log(&settings)?;
+        let gateway = Gateway { snapshot: snapshot.clone(), resolver, exchange, metrics: metrics.clone(), access_log };
+        let (stop, stopped) = watch::channel(false);
+        let token = control::admin_token(&settings.data_dir)?;
+        let health = admin::Health::default();
+        let admin_state = admin::Admin {
+            health: health.clone(),
+            metrics: metrics.clone(),
+            control: Arc::new(control::Control { reloader, routers: routers.clone(), flywheel: flywheel.clone() }),
+            token,
+        };
+        let (http, https, admin) = (sockets.http.address, sockets.https.address, sockets.admin_address);
+        let admin_listener = {
+            let _on_runtime = background.enter();
+            tokio::net::TcpListener::from_std(sockets.admin)
+                .map_err(|error| StartError::Io { what: "the admin socket cannot be used".into(), error })?
+        };
+        tasks.spawn_until_stopped(admin::serve(admin_listener, admin_state));
+        let listeners = Listeners { http: vec![sockets.http], https: vec![sockets.https] };
+        proxy_runtime.handle().spawn(listener::serve(gateway, listeners, stopped, threads));
+        if let Some(flywheel) = &flywheel {
+            let triggers = Triggers {
+                rows: settings.routing.retrain_rows,
+                interval: Duration::from_secs(settings.routing.retrain_interval_secs),
+            };
+            tasks.spawn_until_stopped(follow::follow(routers, flywheel.clone(), triggers, tasks.clone()));
+            tasks.spawn_until_stopped(control::tend_flywheel(flywheel.clone(), settings.clone(), metrics.clone()));
+        }
+        health.set_ready(true);
+        control::announce(http, https, admin, started.elapsed());
+        Ok(Process { settings, metrics, tasks, flywheel, stop, health, _watcher: watcher })
+    }
+
+    /// Waits for SIGTERM or SIGINT, then lets requests in flight finish.
+    async fn serve_until_told(self) {
+        let signal = control::stop_signal().await;
+        let drain = Duration::from_secs(self.settings.timeouts.drain_secs);
+        tracing::info!(signal, drain_secs = drain.as_secs(), "Draining: no new connections, requests in flight finish");
+        control::notify_stopping();
+        self.health.set_ready(false);
+        // The proxy may be gone already; then there is nothing to tell.
+        let _ = self.stop.send(true);
+        let deadline = Instant::now() + drain;
+        while self.metrics.requests_in_flight.get() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let left = self.metrics.requests_in_flight.get();
+        if left > 0 {
+            tracing::warn!(requests = left, "The drain time is over; these requests are cut off");
+        }
+        let rest = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+        if tokio::time::timeout(rest, self.tasks.drain()).await.is_err() {
+            tracing::warn!("Background work did not end in time and is dropped");
+        }
+        if let Some(flywheel) = self.flywheel {
+            // Blocks for one flush; nothing else runs any more.
+            let _ = tokio::task::spawn_blocking(move || flywheel.close()).await;
+        }
+        tracing::info!("Stopped");
+    }
+}
+
+/// A store that cannot be opened costs learning and records, never traffic.
+fn open_flywheel(settings: &Settings) -> Option<Flywheel> {
+    let path: PathBuf = settings.data_dir.join("weirgate.db");
+    let options = FlywheelOptions {
+        flush_interval: Duration::from_millis(settings.flywheel.flush_interval_ms),
+        queue_rows: settings.flywheel.queue_rows,
+        redact: settings.flywheel.redact,
+        ..FlywheelOptions::default()
+    };
+    match Flywheel::open(&path, options) {
+        Ok(flywheel) => Some(flywheel),
+        Err(error) => {
+            tracing::error!(%error, "The flywheel is off: nothing is recorded and routers do not learn; traffic is served");
+            None
+        }
+    }
+}
+
+fn access_log(settings: &Settings) -> Result<AccessLog, StartError> {
+    match &settings.telemetry.access_log {
+        AccessLogTarget::Off => Ok(AccessLog::off()),
+        AccessLogTarget::Stdout => AccessLog::to_stdout(),
+        AccessLogTarget::File(path) => AccessLog::to_file(path),
+    }
+    .map_err(|error| StartError::Io { what: "telemetry.access_log cannot be opened".into(), error })
+}

@@ -1,0 +1,160 @@
+//! From the configuration folder to the serving snapshot, at start and after every change.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::StartError;
+use crate::config::{Changes, Folder, Gateway, Problem, Settings, Watcher, compile, diff};
+use crate::plugins::Host;
+use crate::plugins::registry::BuiltIns;
+use crate::proxy::snapshot::Snapshot;
+use crate::proxy::upstream::Resolver;
+use crate::telemetry::metrics::{Metrics, ReloadResult};
+
+pub struct Reloader {
+    settings: Arc<Settings>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    host: Arc<dyn Host>,
+    resolver: Arc<Resolver>,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+/// What was read and applied last; one reload at a time.
+struct State {
+    folder: Folder,
+    applied: Gateway,
+    number: u64,
+    problems: Vec<Problem>,
+}
+
+/// What a reload did.
+pub enum Reloaded {
+    Applied(Changes),
+    Unchanged,
+    /// The snapshot before keeps serving.
+    Refused(Vec<Problem>),
+}
+
+impl Reloader {
+    pub fn new(
+        settings: Arc<Settings>,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        host: Arc<dyn Host>,
+        resolver: Arc<Resolver>,
+        metrics: Arc<Metrics>,
+    ) -> Reloader {
+        let folder = Folder::new(&settings.config_dir);
+        let state = State { folder, applied: Gateway::default(), number: 0, problems: Vec::new() };
+        Reloader { settings, snapshot, host, resolver, metrics, state: Mutex::new(state) }
+    }
+
+    /// Loads the folder at start.
+    ///
+    /// # Errors
+    /// Every problem that keeps it from being served. A missing default folder is no error: the gateway then has no routes.
+    pub fn first_load(&self, folder_is_given: bool) -> Result<(), StartError> {
+        if !folder_is_given && !self.settings.config_dir.exists() {
+            tracing::warn!(
+                config_dir = %self.settings.config_dir.display(),
+                "The configuration folder does not exist; there are no routes until it does and the gateway is restarted"
+            );
+            return Ok(());
+        }
+        match self.reload() {
+            Ok(Reloaded::Refused(problems)) => Err(StartError::Config(problems)),
+            Ok(_) => Ok(()),
+            Err(message) => Err(StartError::Usage(message)),
+        }
+    }
+
+    /// Follows changes of the folder from a thread of its own.
+    pub fn watch(self: Arc<Self>) -> Option<Watcher> {
+        let root = self.settings.config_dir.clone();
+        if !root.exists() {
+            return None;
+        }
+        let reloader = self.clone();
+        let on_change = move || match reloader.reload() {
+            Ok(Reloaded::Refused(problems)) => {
+                tracing::error!(problems = problems.len(), "The changed configuration is refused; the one before keeps serving");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(error, "The configuration folder cannot be read; the configuration before keeps serving"),
+        };
+        match Watcher::start(&root, on_change) {
+            Ok(watcher) => Some(watcher),
+            Err(error) => {
+                tracing::error!(%error, "Changes of the configuration folder are not noticed; restart after changing it");
+                None
+            }
+        }
+    }
+
+    /// Reads, compiles, builds and swaps.
+    ///
+    /// # Errors
+    /// The folder itself cannot be read.
+    pub fn reload(&self) -> Result<Reloaded, String> {
+        let started = Instant::now();
+        let mut state = self.state.lock();
+        let listing = state.folder.read().map_err(|error| error.to_string())?;
+        let compiled = compile(&listing.objects, &BuiltIns);
+        let mut problems = listing.problems;
+        problems.extend(compiled.problems);
+        let changes = diff(&state.applied, &compiled.gateway);
+        let is_first = state.number == 0;
+        let has_errors = problems.iter().any(Problem::is_error);
+        if !has_errors && changes.is_empty() && !is_first {
+            state.problems = problems;
+            return Ok(Reloaded::Unchanged);
+        }
+        let number = state.number + 1;
+        let built = if has_errors {
+            Err(Vec::new())
+        } else {
+            Snapshot::build(number, &compiled.gateway, &self.settings, &self.host, &self.resolver)
+        };
+        for problem in &problems {
+            tracing::warn!(%problem, "Configuration");
+        }
+        match built {
+            Ok(snapshot) => {
+                for entry in &snapshot.chain.entries {
+                    entry.plugins().for_each(|plugin| plugin.activate());
+                }
+                let n_routes = snapshot.routes.len();
+                self.snapshot.store(Arc::new(snapshot));
+                state.applied = compiled.gateway;
+                state.number = number;
+                state.problems = problems;
+                self.count("applied");
+                self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
+                tracing::info!(number, n_routes, ms = started.elapsed().as_millis(), %changes, "Configuration applied");
+                Ok(Reloaded::Applied(changes))
+            }
+            Err(found) => {
+                for problem in &found {
+                    tracing::error!(%problem, "Configuration");
+                }
+                problems.extend(found);
+                state.problems.clone_from(&problems);
+                self.count("refused");
+                Ok(Reloaded::Refused(problems))
+            }
+        }
+    }
+
+    /// Number of the serving snapshot and the problems of the last reading.
+    pub fn status(&self) -> (u64, Vec<Problem>) {
+        let state = self.state.lock();
+        (state.number, state.problems.clone())
+    }
+
+    fn count(&self, result: &'static str) {
+        self.metrics.config_reloads.get_or_create(&ReloadResult { result }).inc();
+    }
+}
