@@ -232,7 +232,7 @@ def report(args, challenge, load):
     folder.mkdir(exist_ok=True)
     any_summary = json.loads((first / "summary.json").read_text())
     summary = {key: any_summary[key] for key in ("commit", "machine", "date")}
-    summary["command"] = shlex.join(sys.argv)
+    summary["command"] = shlex.join(without_secrets(sys.argv))
     lines = ["# Beside and behind Envoy", "", f"{summary['date']} · {summary['machine']} · commit {summary['commit']}", "",
              f"`{summary['command']}`", "",
              "`weirgate`: clients talk to Weirgate. `envoy-weirgate`: Envoy (Higress' data plane) forwards to Weirgate. "
@@ -255,6 +255,14 @@ def report(args, challenge, load):
     (folder / "summary.json").write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
     (folder / "report.md").write_text("\n".join(lines))
     print(folder)
+
+
+def without_secrets(words):
+    """Keys and tokens are not published with the numbers."""
+    secret_flags = ("--api-key", "--load-api-key", "--train-token")
+    before = [""] + words
+    hidden = ("***" if last in secret_flags else word for last, word in zip(before, words))
+    return [word.split("=")[0] + "=***" if word.startswith(tuple(f"{flag}=" for flag in secret_flags)) else word for word in hidden]
 
 
 def main():

@@ -30,7 +30,7 @@ impl RunFolder {
         std::fs::create_dir_all(&path).with_context(|| format!("run folder {}: cannot be made", path.display()))?;
         let provenance = BTreeMap::from([
             ("commit", commit()),
-            ("command", std::env::args().collect::<Vec<_>>().join(" ")),
+            ("command", without_secrets(std::env::args())),
             ("machine", machine.to_string()),
             ("date", date),
         ]);
@@ -65,6 +65,26 @@ impl RunFolder {
         let field = |name| self.provenance.get(name).map_or("", String::as_str);
         format!("{} · {} · commit {}\n\n`{}`\n", field("date"), field("machine"), field("commit"), field("command"))
     }
+}
+
+/// The command line, with `***` for keys and tokens: it is published with the numbers.
+fn without_secrets(words: impl Iterator<Item = String>) -> String {
+    const SECRET_FLAGS: [&str; 2] = ["--api-key", "--train-token"];
+    let mut shown = Vec::new();
+    let mut is_secret = false;
+    for word in words {
+        let hidden = match word.split_once('=') {
+            _ if is_secret => "***".to_string(),
+            Some((flag, _)) if SECRET_FLAGS.contains(&flag) => format!("{flag}=***"),
+            _ => {
+                let parts = word.split(',').map(|part| if part.starts_with("key=") { "key=***" } else { part });
+                parts.collect::<Vec<_>>().join(",")
+            }
+        };
+        is_secret = SECRET_FLAGS.contains(&word.as_str());
+        shown.push(hidden);
+    }
+    shown.join(" ")
 }
 
 /// Six significant digits: what a reader can use of a measurement.
@@ -147,6 +167,13 @@ mod tests {
         for (days, date) in [(0, (1970, 1, 1)), (59, (1970, 3, 1)), (11_016, (2000, 2, 29)), (20_779, (2026, 11, 22))] {
             assert_eq!(civil(days), date);
         }
+    }
+
+    #[test]
+    fn secrets_are_not_published() {
+        let words = "x --api-key sk-1 --train-token=sk-2 --target gw=http://h,key=sk-3,pid=7 --name a";
+        let expected = "x --api-key *** --train-token=*** --target gw=http://h,key=***,pid=7 --name a";
+        assert_eq!(without_secrets(words.split(' ').map(String::from)), expected);
     }
 
     #[test]

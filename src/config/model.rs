@@ -438,3 +438,45 @@ impl Default for Http2Settings {
         Self { max_concurrent_streams: 100, initial_stream_window: 65_535, initial_connection_window: 1_048_576 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_patterns_match_the_whole_text() {
+        let pattern = Pattern::full("/a|/b.*").unwrap();
+        for (text, expected) in [("/a", true), ("/ax", false), ("x/a", false), ("/bx", true), ("/a\n", false)] {
+            assert_eq!(pattern.is_match(text), expected, "{text:?}");
+        }
+        assert_eq!(pattern.as_str(), "/a|/b.*");
+        assert_ne!(pattern, Pattern::search("/a|/b.*", false).unwrap());
+    }
+
+    #[test]
+    fn patterns_are_bounded() {
+        assert!(Pattern::full(r"(\w{100}){100}").is_err());
+    }
+
+    #[test]
+    fn a_service_with_one_port_needs_no_number() {
+        let port = |number| ServicePort {
+            number,
+            name: None,
+            protocol: Protocol::Http1,
+            endpoints: Endpoints::Static(Vec::new()),
+        };
+        let origin = ObjectRef {
+            kind: "Service".into(),
+            namespace: "a".into(),
+            name: "b".into(),
+            file: PathBuf::from("b.yaml"),
+        };
+        let mut service = Service { host: "b".into(), origin, ports: vec![port(80)], tls: None };
+        assert_eq!(service.port(None), Some(&port(80)));
+        service.ports.push(port(81));
+        assert_eq!(service.port(None), None);
+        assert_eq!(service.port(Some(81)), Some(&port(81)));
+        assert_eq!(service.port(Some(82)), None);
+    }
+}

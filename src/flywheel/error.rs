@@ -67,7 +67,8 @@ pub(super) fn is_refusal(error: &rusqlite::Error) -> bool {
 fn advice(code: Option<ErrorCode>) -> &'static str {
     match code {
         Some(ErrorCode::DiskFull) => {
-            "The disk or the configured size limit is full: free space, or run `weirgate flywheel prune`"
+            // Deleting rows needs a little room for the write-ahead log before it gives any back.
+            "The disk or the configured size limit is full: free a few megabytes, then run `weirgate flywheel prune`"
         }
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
             "The file or its folder cannot be written: check owner, mode and mount"

@@ -2,14 +2,14 @@
 //! The victim is this test binary, started again on `victim` alone.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use super::record::{AnswerRecord, ExchangeRecord, Role, ScoreRecord, ScoreSource, ScoreTarget, StoredExchange};
 use super::testing::{answer, exchange};
-use super::{FILE_NAME, Filter, Flywheel, Options, Store};
+use super::{FILE_NAME, Filter, Flywheel, Options, Store, now_ms};
 
 const PATH_VARIABLE: &str = "WEIRGATE_KILL_TEST_DATABASE";
 const ACKNOWLEDGED: &str = "acknowledged ";
@@ -23,9 +23,8 @@ fn a_killed_writer_leaves_whole_transactions_and_all_it_acknowledged() {
         let path = folder.path().join(FILE_NAME);
         let (mut victim, mut reports) = start_victim(&path);
         // Later in each round, so that the kill finds the write-ahead log, its checkpoints and the file at other stages.
-        let n_acknowledged = read_acknowledged(&mut reports, 1 + 10 * round);
-        victim.kill().unwrap();
-        victim.wait().unwrap();
+        let n_acknowledged = read_acknowledged(&mut reports, 1 + 5 * round);
+        victim.kill();
 
         let store = Store::open(&path).unwrap();
         assert_eq!(store.integrity().unwrap(), Vec::<String>::new());
@@ -55,8 +54,7 @@ fn another_process_can_export_import_and_prune_while_the_gateway_writes() {
     let report = store.import(&mut &*exported, false).unwrap();
     assert!(report.n_inserted > 0 && report.n_bad == 0, "{report:?}");
     assert!(read_acknowledged(&mut reports, 20) > n_first, "the gateway still writes");
-    victim.kill().unwrap();
-    victim.wait().unwrap();
+    victim.kill();
     assert_eq!(store.integrity().unwrap(), Vec::<String>::new());
 }
 
@@ -65,7 +63,7 @@ fn another_process_can_export_import_and_prune_while_the_gateway_writes() {
 #[test]
 #[ignore = "started by the tests above, to be killed"]
 fn victim() {
-    let path = std::env::var(PATH_VARIABLE).unwrap();
+    let path = std::env::var(PATH_VARIABLE).expect("this test is only for the tests above to start");
     let options = Options { flush_interval: Duration::from_millis(5), queue_rows: usize::MAX, ..Options::default() };
     let flywheel = Flywheel::open(Path::new(&path), options).unwrap();
     std::thread::scope(|scope| {
@@ -87,8 +85,9 @@ fn victim() {
                     if lane == 0 || number % 20 == 0 {
                         flywheel.flush().unwrap();
                     }
-                    if lane == 0 {
-                        eprintln!("{ACKNOWLEDGED}{}", number + 1);
+                    if lane == 0 && writeln!(std::io::stderr(), "{ACKNOWLEDGED}{}", number + 1).is_err() {
+                        // Nobody listens any more, so nobody will kill us either.
+                        std::process::abort();
                     }
                 }
             });
@@ -96,7 +95,23 @@ fn victim() {
     });
 }
 
-fn start_victim(path: &Path) -> (Child, BufReader<ChildStderr>) {
+/// Killed at the latest when its test ends, however that ends.
+struct Victim(Child);
+
+impl Victim {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn start_victim(path: &Path) -> (Victim, BufReader<ChildStderr>) {
     let module = module_path!().split_once("::").map_or("", |(_crate, module)| module);
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "--nocapture", &format!("{module}::victim")])
@@ -106,7 +121,7 @@ fn start_victim(path: &Path) -> (Child, BufReader<ChildStderr>) {
         .spawn()
         .unwrap();
     let reports = BufReader::new(victim.stderr.take().unwrap());
-    (victim, reports)
+    (Victim(victim), reports)
 }
 
 /// Reads `n_reports` more acknowledgements and returns the last: how many exchanges of lane 0 are on disk.
@@ -123,7 +138,7 @@ fn id(lane: usize, number: usize) -> String {
 /// As many answers as the number says, so that a torn transaction shows.
 fn numbered(lane: usize, number: usize) -> ExchangeRecord {
     let candidate = |i| AnswerRecord { role: Role::Candidate, ..answer(&format!("model-{i}"), None) };
-    let mut record = exchange(&id(lane, number), 1);
+    let mut record = exchange(&id(lane, number), now_ms());
     record.answers.extend((0..number % 5).map(candidate));
     record
 }

@@ -229,11 +229,12 @@ mod tests {
     }
 
     fn ids(batch: &Batch) -> Vec<&str> {
-        let id = |op: &'_ Op| match op {
-            Op::Exchange(record) => Box::leak(record.id.clone().into_boxed_str()) as &str,
-            _ => panic!("only exchanges here"),
-        };
-        batch.ops.iter().map(id).collect()
+        let mut ids = Vec::new();
+        for op in &batch.ops {
+            let Op::Exchange(record) = op else { panic!("only exchanges here") };
+            ids.push(record.id.as_str());
+        }
+        ids
     }
 
     #[test]

@@ -124,7 +124,8 @@ impl ApiError {
 
     /// `field` should be `expected` and is something else.
     pub(super) fn wrong_type(field: &str, expected: &str) -> Self {
-        let message = format!("`{field}` must be {expected}. Send it with that type, or leave it out if it is optional.");
+        let message =
+            format!("`{field}` must be {expected}. Send it with that type, or leave it out if it is optional.");
         ApiError::new(ErrorKind::InvalidType, message).with_param(field)
     }
 }
@@ -178,7 +179,8 @@ mod tests {
         assert_eq!(body["error"]["type"], "invalid_request_error");
         assert_eq!(body["error"]["param"], "stream");
         assert!(body["error"]["message"].as_str().unwrap().starts_with("`stream` must be true or false."));
-        let body: serde_json::Value = serde_json::from_slice(&ApiError::new(ErrorKind::Internal, "x").to_json()).unwrap();
+        let body: serde_json::Value =
+            serde_json::from_slice(&ApiError::new(ErrorKind::Internal, "x").to_json()).unwrap();
         assert!(body["error"]["param"].is_null());
     }
 

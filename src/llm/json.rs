@@ -196,10 +196,17 @@ impl<'a> Cursor<'a> {
     }
 
     fn close(&mut self, object: bool) -> Result<(), JsonError> {
-        let (bracket, expected) =
-            if object { (b'}', "expected ',' or '}' after a member") } else { (b']', "expected ',' or ']' after a value") };
+        let (bracket, expected) = if object {
+            (b'}', "expected ',' or '}' after a member")
+        } else {
+            (b']', "expected ',' or ']' after a value")
+        };
         if !self.take(bracket) {
-            return Err(self.error(if self.pos == self.text.len() { "the text ends inside a value" } else { expected }));
+            return Err(self.error(if self.pos == self.text.len() {
+                "the text ends inside a value"
+            } else {
+                expected
+            }));
         }
         self.depth -= 1;
         Ok(())

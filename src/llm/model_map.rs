@@ -21,7 +21,9 @@ pub struct ModelMap {
 
 /// A mapping key that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{key}` is not a regular expression ({reason}). Correct the part after `~`, or drop the `~` for an exact name.")]
+#[error(
+    "`{key}` is not a regular expression ({reason}). Correct the part after `~`, or drop the `~` for an exact name."
+)]
 pub struct MapError {
     pub key: String,
     pub reason: String,

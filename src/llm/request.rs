@@ -82,10 +82,18 @@ impl ChatRequest {
             ApiError::new(ErrorKind::MissingModel, message).with_param("model")
         })?;
         let messages = messages.unwrap_or_else(|| {
-            let message = "The request has no `messages`. Send a list such as [{\"role\":\"user\",\"content\":\"Hello\"}].";
+            let message =
+                "The request has no `messages`. Send a list such as [{\"role\":\"user\",\"content\":\"Hello\"}].";
             Err(ApiError::new(ErrorKind::MissingMessages, message).with_param("messages"))
         })?;
-        Ok(ChatRequest { body: body.clone(), model: model.into_owned(), messages, stream: stream?, wants_usage, has_tools })
+        Ok(ChatRequest {
+            body: body.clone(),
+            model: model.into_owned(),
+            messages,
+            stream: stream?,
+            wants_usage,
+            has_tools,
+        })
     }
 
     /// The body as the client sent it.

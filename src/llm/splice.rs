@@ -118,7 +118,8 @@ enum Node<'e> {
 
 /// Whether one path is another, or leads through it.
 fn overlap(edits: &[Edit<'_>]) -> bool {
-    let leads_through = |a: &str, b: &str| b.strip_prefix(a).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let leads_through =
+        |a: &str, b: &str| b.strip_prefix(a).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     edits.iter().enumerate().any(|(i, a)| {
         edits[i + 1..].iter().any(|b| leads_through(a.path(), b.path()) || leads_through(b.path(), a.path()))
     })
@@ -219,11 +220,8 @@ impl<'e> Tree<'e> {
 
     /// The object these edits make where there is none; `None` if they add nothing.
     fn build(&self) -> Option<String> {
-        let members: Vec<_> = self
-            .members
-            .iter()
-            .filter_map(|(name, node)| Some(format!("{}:{}", quote(name), node.build()?)))
-            .collect();
+        let members: Vec<_> =
+            self.members.iter().filter_map(|(name, node)| Some(format!("{}:{}", quote(name), node.build()?))).collect();
         (!members.is_empty()).then(|| format!("{{{}}}", members.join(",")))
     }
 }

@@ -262,7 +262,7 @@ mod tests {
         };
         Route {
             name: name.into(),
-            origin: Arc::new(origin),
+            origin,
             host,
             path,
             ignore_path_case: false,

@@ -15,11 +15,17 @@ const CHECKSUM_LEN: usize = 8;
 pub enum ArtifactError {
     #[error("these bytes are not a {expected}: they begin with {found:?}; check that the right file was given")]
     Magic { expected: &'static str, found: String },
-    #[error("the {expected} has format version {found} and this program reads version {FORMAT_VERSION}; train it again with this program")]
+    #[error(
+        "the {expected} has format version {found} and this program reads version {FORMAT_VERSION}; train it again with this program"
+    )]
     Format { expected: &'static str, found: u32 },
-    #[error("the {expected} was trained on features of version {found} and this program extracts version {FEATURES_VERSION}; train it again with this program")]
+    #[error(
+        "the {expected} was trained on features of version {found} and this program extracts version {FEATURES_VERSION}; train it again with this program"
+    )]
     Features { expected: &'static str, found: u32 },
-    #[error("the {expected} is damaged: its checksum does not match its {n_bytes} bytes; copy it again or train it again")]
+    #[error(
+        "the {expected} is damaged: its checksum does not match its {n_bytes} bytes; copy it again or train it again"
+    )]
     Checksum { expected: &'static str, n_bytes: usize },
     #[error("the {expected} is damaged at byte {at}: {what}; train it again")]
     Damaged { expected: &'static str, at: usize, what: &'static str },

@@ -93,9 +93,19 @@ impl Gate {
         } else if n_changed == 0 {
             (false, format!("no decision on {n} held-out questions would change"))
         } else if ci_low > 0.0 {
-            (true, format!("utility gains {gain:+.4} on {n} held-out questions, {percent:.0} % interval {ci_low:+.4} to {ci_high:+.4}"))
+            (
+                true,
+                format!(
+                    "utility gains {gain:+.4} on {n} held-out questions, {percent:.0} % interval {ci_low:+.4} to {ci_high:+.4}"
+                ),
+            )
         } else {
-            (false, format!("a gain of {gain:+.4} on {n} held-out questions may be chance or loss: {percent:.0} % interval {ci_low:+.4} to {ci_high:+.4}"))
+            (
+                false,
+                format!(
+                    "a gain of {gain:+.4} on {n} held-out questions may be chance or loss: {percent:.0} % interval {ci_low:+.4} to {ci_high:+.4}"
+                ),
+            )
         };
         Verdict { promote, gain, ci_low, ci_high, n, n_unrecorded, n_changed, reason }
     }
@@ -141,8 +151,8 @@ mod tests {
             cost_usd: 0.0,
         };
         let example = |hash: u64| {
-            let right = (hash % 2 == 0) != (hash * 7919 % 100 < noise);
-            let text = if hash % 2 == 0 { "even" } else { "odd" };
+            let right = hash.is_multiple_of(2) != (hash * 7919 % 100 < noise);
+            let text = if hash.is_multiple_of(2) { "even" } else { "odd" };
             Example {
                 hash,
                 features: extract(&Prompt::single(text)),
@@ -154,7 +164,14 @@ mod tests {
 
     fn always(model: &'static str) -> impl Fn(&FeatureVector) -> Vec<Prediction> {
         move |_| {
-            vec![Prediction { model: model.to_owned(), score: 1.0, latency_ms: 0.0, cost_usd: 0.0, confidence: 1.0, n: 9 }]
+            vec![Prediction {
+                model: model.to_owned(),
+                score: 1.0,
+                latency_ms: 0.0,
+                cost_usd: 0.0,
+                confidence: 1.0,
+                n: 9,
+            }]
         }
     }
 

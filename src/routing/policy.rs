@@ -137,7 +137,11 @@ mod tests {
     }
 
     fn pool() -> Vec<Prediction> {
-        vec![prediction("large", 0.9, 2000.0, 0.02), prediction("mid", 0.8, 800.0, 0.004), prediction("small", 0.6, 200.0, 0.0005)]
+        vec![
+            prediction("large", 0.9, 2000.0, 0.02),
+            prediction("mid", 0.8, 800.0, 0.004),
+            prediction("small", 0.6, 200.0, 0.0005),
+        ]
     }
 
     fn chosen(policy: Policy) -> String {
@@ -194,7 +198,11 @@ mod tests {
 
     #[test]
     fn reasons_serialise_with_their_kind() {
-        let json = serde_json::to_value(Reason::Excluded { model: "m".into(), limit: Limit::LatencyMs(5.0), expected: 9.0 });
-        assert_eq!(json.unwrap(), serde_json::json!({"kind": "excluded", "model": "m", "limit": {"latency_ms": 5.0}, "expected": 9.0}));
+        let json =
+            serde_json::to_value(Reason::Excluded { model: "m".into(), limit: Limit::LatencyMs(5.0), expected: 9.0 });
+        assert_eq!(
+            json.unwrap(),
+            serde_json::json!({"kind": "excluded", "model": "m", "limit": {"latency_ms": 5.0}, "expected": 9.0})
+        );
     }
 }

@@ -158,6 +158,8 @@ impl Process {
             tasks: tasks.clone(),
         });
         let reloader = Arc::new(Reloader::new(settings.clone(), snapshot.clone(), host, resolver.clone(), metrics.clone()));
+        // Watching begins before the first reading, so that no change falls between them.
+        let watcher = reloader.clone().watch();
         reloader.first_load(config_dir_is_given)?;
         if let Some(flywheel) = &flywheel {
             // The serving versions are in place before the first request.
@@ -165,7 +167,6 @@ impl Process {
                 background.block_on(follow::refresh(&router, flywheel));
             }
         }
-        let watcher = reloader.clone().watch();
         let access_log = access_log(&settings)?;
         let gateway = Gateway { snapshot: snapshot.clone(), resolver, exchange, metrics: metrics.clone(), access_log };
         let (stop, stopped) = watch::channel(false);

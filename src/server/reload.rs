@@ -60,7 +60,7 @@ impl Reloader {
         if !folder_is_given && !self.settings.config_dir.exists() {
             tracing::warn!(
                 config_dir = %self.settings.config_dir.display(),
-                "The configuration folder does not exist; there are no routes until it does and the gateway is restarted"
+                "The configuration folder does not exist; there are no routes until it does"
             );
             return Ok(());
         }
@@ -71,14 +71,10 @@ impl Reloader {
         }
     }
 
-    /// Follows changes of the folder from a thread of its own.
+    /// Follows changes of the folder from a thread of its own; waits for a folder that does not exist yet.
     pub fn watch(self: Arc<Self>) -> Option<Watcher> {
         let root = self.settings.config_dir.clone();
-        if !root.exists() {
-            return None;
-        }
-        let reloader = self.clone();
-        let on_change = move || match reloader.reload() {
+        let on_change = move || match self.reload() {
             Ok(Reloaded::Refused(problems)) => {
                 tracing::error!(problems = problems.len(), "The changed configuration is refused; the one before keeps serving");
             }

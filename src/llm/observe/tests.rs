@@ -1,3 +1,4 @@
+use super::notes::MAX_TOOL_CALLS;
 use super::*;
 
 const WANT: Want = Want { content: true, max_text_bytes: 1 << 20, max_body_bytes: 1 << 20 };
@@ -99,7 +100,10 @@ fn a_chat_stream() {
 #[test]
 fn pieces_of_tool_calls_are_joined() {
     let seen = sse(fixture!("streams/tools.sse"));
-    assert_eq!(seen.tool_calls, [tool(0, "call_a", "weather", "{\"city\":\"Paris\"}"), tool(1, "call_b", "time", "{}")]);
+    assert_eq!(
+        seen.tool_calls,
+        [tool(0, "call_a", "weather", "{\"city\":\"Paris\"}"), tool(1, "call_b", "time", "{}")]
+    );
     assert_eq!(seen.finish_reason.as_deref(), Some("tool_calls"));
 }
 
@@ -195,23 +199,39 @@ fn errors_are_found_in_every_dialect() {
     for (body, message, kind, code) in [
         (fixture!("responses/error.json"), "Rate limit reached", Some("rate_limit_error"), Some("429")),
         (r#"{"error":"model not loaded"}"#, "model not loaded", None, None),
-        (r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, "Overloaded", Some("overloaded_error"), None),
+        (
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+            "Overloaded",
+            Some("overloaded_error"),
+            None,
+        ),
         (r#"{"type":"error","code":"server_error","message":"Oops"}"#, "Oops", None, Some("server_error")),
         (r#"{"type":"response.failed","response":{"error":{"code":"x","message":"Bad"}}}"#, "Bad", None, Some("x")),
-        (r#"{"code":"InvalidParameter","message":"Preprocessor error"}"#, "Preprocessor error", None, Some("InvalidParameter")),
+        (
+            r#"{"code":"InvalidParameter","message":"Preprocessor error"}"#,
+            "Preprocessor error",
+            None,
+            Some("InvalidParameter"),
+        ),
     ] {
         let error = UpstreamError::parse(body.as_bytes()).unwrap();
-        assert_eq!((error.message.as_str(), error.kind.as_deref(), error.code.as_deref()), (message, kind, code), "{body}");
+        assert_eq!(
+            (error.message.as_str(), error.kind.as_deref(), error.code.as_deref()),
+            (message, kind, code),
+            "{body}"
+        );
     }
     assert_eq!(UpstreamError::parse(b"busy"), None);
     assert_eq!(UpstreamError::parse(fixture!("responses/chat.json").as_bytes()), None);
-    let seen = sse("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\nevent: error\ndata: {\"message\":\"died\"}\n\n");
+    let seen =
+        sse("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\nevent: error\ndata: {\"message\":\"died\"}\n\n");
     assert_eq!(seen.error.map(|error| error.message).as_deref(), Some("died"));
 }
 
 #[test]
 fn the_first_event_decides_whether_to_commit() {
-    let role = r#"data: {"id":"1","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
+    let role =
+        r#"data: {"id":"1","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
     let need_more = ["", ": ping\n\n", "data: {\"id\":", role, &format!("{role}\n\n"), "data: {\"type\":\"ping\"}\n\n"];
     for start in need_more {
         assert_eq!(classify_first(start.as_bytes()), FirstEvent::NeedMore, "{start}");
@@ -228,8 +248,14 @@ fn the_first_event_decides_whether_to_commit() {
         let start = format!("{role}\n\ndata: {meaningful}\n\n");
         assert_eq!(classify_first(start.as_bytes()), FirstEvent::Meaningful, "{meaningful}");
     }
-    for error in ["data: {\"error\":{\"message\":\"no\"}}", "event: error\ndata: no", "event: error\ndata: {\"code\":\"c\",\"message\":\"no\"}"] {
-        let start = format!("{role}\n\n{error}\n\ndata: {{\"id\":\"1\",\"choices\":[{{\"delta\":{{\"content\":\"a\"}}}}]}}\n\n");
+    for error in [
+        "data: {\"error\":{\"message\":\"no\"}}",
+        "event: error\ndata: no",
+        "event: error\ndata: {\"code\":\"c\",\"message\":\"no\"}",
+    ] {
+        let start = format!(
+            "{role}\n\n{error}\n\ndata: {{\"id\":\"1\",\"choices\":[{{\"delta\":{{\"content\":\"a\"}}}}]}}\n\n"
+        );
         let FirstEvent::Error(error) = classify_first(start.as_bytes()) else { panic!("{start}") };
         assert_eq!(error.message, "no");
     }

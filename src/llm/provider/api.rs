@@ -136,7 +136,10 @@ impl Api {
             (Api::VideoRemix, "openai/v1/videoremix"),
         ];
         let fixed = FIXED.iter().map(|(api, _, name)| (*api, *name));
-        fixed.chain(videos).find(|(_, full)| *full == name || full.strip_prefix("openai/v1/") == Some(name)).map(|(api, _)| api)
+        fixed
+            .chain(videos)
+            .find(|(_, full)| *full == name || full.strip_prefix("openai/v1/") == Some(name))
+            .map(|(api, _)| api)
     }
 
     /// Whether the JSON body names a model, and is therefore rewritten for the provider.
@@ -212,8 +215,16 @@ mod tests {
 
     #[test]
     fn other_paths_are_not() {
-        for path in ["/", "/v1", "/v1/", "/v2/chat/completions", "/v1/chat", "/v1/models/gpt-4o", "/v1/files/", "/models/x:embed"]
-        {
+        for path in [
+            "/",
+            "/v1",
+            "/v1/",
+            "/v2/chat/completions",
+            "/v1/chat",
+            "/v1/models/gpt-4o",
+            "/v1/files/",
+            "/models/x:embed",
+        ] {
             assert_eq!(recognise(path), None, "{path}");
         }
         assert_eq!(v1_tail("/a/v1/unknown/thing"), Some("/unknown/thing"));

@@ -171,7 +171,9 @@ impl ProviderConfig {
             failover: read_failover(&mut fields),
             retry: read_retry(&mut fields),
             stream_usage: !fields.boolean("disableStreamUsageStats").unwrap_or(false),
-            response_format: fields.object("responseJsonSchema").map(|schema| Value::Object(schema.clone()).to_string()),
+            response_format: fields
+                .object("responseJsonSchema")
+                .map(|schema| Value::Object(schema.clone()).to_string()),
             capabilities: read_capabilities(&mut fields, &mut unsupported),
             base_path: read_base_path(&mut fields),
             provider_base_path: read_path(&mut fields, "providerBasePath"),
@@ -258,7 +260,8 @@ fn read_custom_settings(
             }
         };
         if !known_name {
-            unsupported.push(format!("{at}: mode auto knows no `{name}` for this provider; use mode raw to send it as it is"));
+            unsupported
+                .push(format!("{at}: mode auto knows no `{name}` for this provider; use mode raw to send it as it is"));
         }
         fields.errors.append(&mut setting.finish());
         if let (true, Some(value)) = (known_name, value) {

@@ -50,7 +50,11 @@ const DIRECT: [&str; 10] = [
 
 impl Endpoint {
     /// Reads the fields that belong to `kind`, and `providerDomain`.
-    pub(super) fn read(fields: &mut Fields<'_>, kind: &'static ProviderType, unsupported: &mut Vec<String>) -> Endpoint {
+    pub(super) fn read(
+        fields: &mut Fields<'_>,
+        kind: &'static ProviderType,
+        unsupported: &mut Vec<String>,
+    ) -> Endpoint {
         for &name in kind.required_fields {
             if fields.value(name).is_none() {
                 fields.error(name, format!("is missing; {} can't be reached without it", kind.name));
@@ -95,7 +99,10 @@ impl Endpoint {
             "qwen" => {
                 endpoint.move_host(fields, "qwenDomain");
                 if fields.boolean("qwenEnableCompatible") == Some(false) {
-                    fields.error("qwenEnableCompatible", "is false, and DashScope's own protocol is not spoken. Remove it.");
+                    fields.error(
+                        "qwenEnableCompatible",
+                        "is false, and DashScope's own protocol is not spoken. Remove it.",
+                    );
                 }
                 if fields.boolean("qwenEnableSearch") == Some(true) {
                     unsupported.push("qwenEnableSearch: set enable_search with customSettings (mode raw)".to_owned());

@@ -13,7 +13,7 @@ mod prepare;
 mod table;
 
 pub use api::{Api, Recognised, recognise};
-pub use config::{BasePath, CustomSetting, ProviderConfig, Protocol};
+pub use config::{BasePath, CustomSetting, Protocol, ProviderConfig};
 pub use endpoint::{Address, Direct, Endpoint};
 pub use fields::FieldError;
 pub use prepare::{ClientRequest, Provider, ProviderRequest};

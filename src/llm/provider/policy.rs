@@ -66,7 +66,9 @@ mod tests {
     #[test]
     fn expressions_match_from_the_first_digit() {
         let set = StatusSet::new(["4.*", "503"]).unwrap();
-        for (status, matches) in [(400, true), (499, true), (503, true), (504, false), (500, false), (200, false), (0, false)] {
+        for (status, matches) in
+            [(400, true), (499, true), (503, true), (504, false), (500, false), (200, false), (0, false)]
+        {
             assert_eq!(set.matches(status), matches, "{status}");
         }
         assert!(!set.matches(u16::MAX));

@@ -15,8 +15,10 @@ use crate::llm::json::{Cursor, JsonError, Kind, unquote};
 use crate::llm::splice::{Edit, Patch, apply, splice};
 
 /// Headers in which clients carry credentials for the gateway. They never reach a provider that has its own.
-const CLIENT_CREDENTIALS: [&str; 5] =
-    ["x-api-key", "api-key", "x-authorization", "anthropic-api-key", "x-hi-original-auth"];
+const CLIENT_CREDENTIALS: [&str; 4] = ["x-api-key", "api-key", "x-authorization", "anthropic-api-key"];
+
+/// Where Higress keeps the client's credential for a second pass through the gateway. No provider may see it.
+const ORIGINAL_AUTH: HeaderName = HeaderName::from_static("x-hi-original-auth");
 
 /// A configured provider.
 #[derive(Debug, Clone)]
@@ -75,16 +77,17 @@ impl Provider {
         let recognised = recognise(request.path_and_query);
         let path = self.path(request.path_and_query, recognised)?;
         let api = recognised.map(|recognised| recognised.api);
-        let sent_model = self.config.model_map.map(request.model);
         let passes_untouched = self.config.kind.name == "generic";
-        let sent_model = if passes_untouched { request.model } else { sent_model.as_ref() };
+        let mapped_model = self.config.model_map.map(request.model);
+        let keeps_model = passes_untouched || self.config.protocol == Protocol::Original;
+        let sent_model = if keeps_model { request.model } else { mapped_model.as_ref() };
         let body = match api {
             Some(api) if !passes_untouched && api.has_model_in_body() && is_object(request.body) => {
                 self.body(api, &request, sent_model)?
             }
             _ => request.body.clone(),
         };
-        let mut headers_remove = vec![ACCEPT_ENCODING];
+        let mut headers_remove = vec![ACCEPT_ENCODING, ORIGINAL_AUTH];
         let mut headers_set = Vec::new();
         if let Some(token) = token.filter(|_| self.config.kind.auth != Auth::None) {
             headers_remove.extend(CLIENT_CREDENTIALS.map(HeaderName::from_static));

@@ -83,19 +83,12 @@ const CHAT_MODELS: &[Api] = &[Api::ChatCompletions, Api::Models];
 const CHAT_EMBEDDINGS_MODELS: &[Api] = &[Api::ChatCompletions, Api::Embeddings, Api::Models];
 
 /// Types of Higress that need a translation this version does not have.
-pub const NOT_YET: [&str; 12] = [
-    "azure", "bedrock", "claude", "cohere", "coze", "deepl", "dify", "gemini", "kling", "spark", "triton", "vertex",
-];
+pub const NOT_YET: [&str; 12] =
+    ["azure", "bedrock", "claude", "cohere", "coze", "deepl", "dify", "gemini", "kling", "spark", "triton", "vertex"];
 
 /// In alphabetical order.
 pub const TYPES: [ProviderType; 26] = [
-    ProviderType {
-        name: "ai360",
-        host: "api.360.cn",
-        auth: Auth::Bare,
-        apis: CHAT_EMBEDDINGS,
-        ..LIKE_OPENAI
-    },
+    ProviderType { name: "ai360", host: "api.360.cn", auth: Auth::Bare, apis: CHAT_EMBEDDINGS, ..LIKE_OPENAI },
     ProviderType { name: "baichuan", host: "api.baichuan-ai.com", apis: CHAT_EMBEDDINGS, ..LIKE_OPENAI },
     ProviderType { name: "baidu", host: "qianfan.baidubce.com", prefix: "/v2", apis: CHAT_EMBEDDINGS, ..LIKE_OPENAI },
     ProviderType {
@@ -212,10 +205,7 @@ pub const TYPES: [ProviderType; 26] = [
             Api::Reranks,
             Api::AnthropicMessages,
         ],
-        paths: &[
-            (Api::Reranks, "/compatible-api/v1/reranks"),
-            (Api::AnthropicMessages, "/apps/anthropic/v1/messages"),
-        ],
+        paths: &[(Api::Reranks, "/compatible-api/v1/reranks"), (Api::AnthropicMessages, "/apps/anthropic/v1/messages")],
         fields: &["qwenDomain", "qwenEnableCompatible", "qwenEnableSearch"],
         differences: &["preserve_thinking is not set when the history has reasoning"],
         ..LIKE_OPENAI
@@ -265,7 +255,11 @@ mod tests {
             assert!(!NOT_YET.contains(&kind.name), "{}", kind.name);
             assert!(kind.required_fields.iter().all(|field| kind.fields.contains(field)), "{}", kind.name);
             assert!(kind.paths.iter().all(|(api, _)| kind.supports(*api)), "{}", kind.name);
-            assert!(kind.prefix.is_empty() || kind.prefix.starts_with('/') && !kind.prefix.ends_with('/'), "{}", kind.name);
+            assert!(
+                kind.prefix.is_empty() || kind.prefix.starts_with('/') && !kind.prefix.ends_with('/'),
+                "{}",
+                kind.name
+            );
         }
     }
 }

@@ -146,11 +146,10 @@ fn addresses_say_where_to_connect() {
         addresses(json!({"type": "ollama", "ollamaServerHost": "h", "ollamaServerPort": 11434})),
         ["false h 11434"]
     );
-    assert_eq!(errors(&json!({"type": "openai", "openaiCustomUrl": "ftp://x", "openaiExtraCustomUrls": ["", "http://h:x/"]})), [
-        "openaiCustomUrl",
-        "openaiExtraCustomUrls[0]",
-        "openaiExtraCustomUrls[1]"
-    ]);
+    assert_eq!(
+        errors(&json!({"type": "openai", "openaiCustomUrl": "ftp://x", "openaiExtraCustomUrls": ["", "http://h:x/"]})),
+        ["openaiCustomUrl", "openaiExtraCustomUrls[0]", "openaiExtraCustomUrls[1]"]
+    );
 }
 
 #[test]
@@ -163,12 +162,18 @@ fn base_paths_and_domains() {
     let prepend = json!({"basePath": "/proxy/", "basePathHandling": "prepend"});
     assert_eq!(path(prepend, "/v1/models"), "/proxy/v1/models");
     assert_eq!(path(json!({"providerBasePath": "/api/ai"}), "/v1/models"), "/api/ai/v1/models");
-    assert_eq!(path(json!({"capabilities": {"openai/v1/retrievevideo": "/vid/{video_id}/x"}}), "/v1/videos/7"), "/vid/7/x");
+    assert_eq!(
+        path(json!({"capabilities": {"openai/v1/retrievevideo": "/vid/{video_id}/x"}}), "/v1/videos/7"),
+        "/vid/7/x"
+    );
 
     let moved = of_type("openai", json!({"providerDomain": "proxy.example.com"}));
     assert_eq!(prepare(&moved, "/v1/models", "").host.as_deref(), Some("proxy.example.com"));
     assert_eq!(moved.config().endpoint.addresses[0].host, "api.openai.com");
-    assert_eq!(prepare(&of_type("zhipuai", json!({"zhipuCodePlanMode": true})), "/v1/chat/completions", CHAT).path, "/api/coding/paas/v4/chat/completions");
+    assert_eq!(
+        prepare(&of_type("zhipuai", json!({"zhipuCodePlanMode": true})), "/v1/chat/completions", CHAT).path,
+        "/api/coding/paas/v4/chat/completions"
+    );
 }
 
 #[test]
@@ -193,11 +198,17 @@ fn only_what_must_change_changes() {
 
 #[test]
 fn bodies_without_a_model_pass_untouched() {
-    let provider = of_type("openai", json!({"modelMapping": {"*": "x"}, "customSettings": [{"name": "seed", "value": 1}]}));
-    for (path, body) in [("/v1/images/edits", "--boundary\r\n"), ("/v1/files", "{}"), ("/v1/models", ""), ("/v1/new", CHAT)] {
+    let provider =
+        of_type("openai", json!({"modelMapping": {"*": "x"}, "customSettings": [{"name": "seed", "value": 1}]}));
+    for (path, body) in
+        [("/v1/images/edits", "--boundary\r\n"), ("/v1/files", "{}"), ("/v1/models", ""), ("/v1/new", CHAT)]
+    {
         assert_eq!(prepare(&provider, path, body).body, body, "{path}");
     }
-    assert_eq!(prepare(&of_type("generic", json!({"modelMapping": {"*": "x"}})), "/v1/chat/completions", CHAT).body, CHAT);
+    assert_eq!(
+        prepare(&of_type("generic", json!({"modelMapping": {"*": "x"}})), "/v1/chat/completions", CHAT).body,
+        CHAT
+    );
 }
 
 #[test]
@@ -217,7 +228,10 @@ fn settings_of_the_operator_are_applied() {
     let doubao = of_type("doubao", json!({}));
     let body = r#"{"model":"m","tool_choice":"auto","input":"x"}"#;
     assert_eq!(prepare(&doubao, "/v1/responses", body).body, r#"{"model":"m","input":"x"}"#);
-    assert_eq!(prepare(&doubao, "/v1/images/generations", r#"{"model":"m"}"#).body, r#"{"model":"m","watermark":false}"#);
+    assert_eq!(
+        prepare(&doubao, "/v1/images/generations", r#"{"model":"m"}"#).body,
+        r#"{"model":"m","watermark":false}"#
+    );
 }
 
 #[test]
@@ -229,15 +243,19 @@ fn the_clients_credentials_stay_with_the_gateway() {
     // A provider without tokens is meant to get the client's.
     let without = of_type("openai", json!({"apiTokens": []})).prepare(request, None).unwrap();
     assert!(!removes(&without, "x-api-key") && without.headers_set.is_empty());
+    assert!(removes(&without, "x-hi-original-auth"));
 }
 
 #[test]
 fn policies_have_higress_defaults() {
-    let provider = of_type("openai", json!({
-        "firstByteTimeout": 1500,
-        "failover": {"enabled": true, "cooldownDuration": 60000},
-        "retryOnFailure": {"enabled": true, "retryOnStatus": [429, "5.*"]},
-    }));
+    let provider = of_type(
+        "openai",
+        json!({
+            "firstByteTimeout": 1500,
+            "failover": {"enabled": true, "cooldownDuration": 60000},
+            "retryOnFailure": {"enabled": true, "retryOnStatus": [429, "5.*"]},
+        }),
+    );
     let config = provider.config();
     assert_eq!(config.first_byte_timeout, Some(Duration::from_millis(1500)));
     let failover = config.failover.as_ref().unwrap();
@@ -303,7 +321,10 @@ fn all_problems_are_reported_with_their_field() {
 fn secrets_never_show() {
     let config = json!({"type": "openai", "apiTokens": ["sk-secret"]});
     assert!(!format!("{:?}", provider(&config)).contains("sk-secret"));
-    for config in [json!({"type": "openai", "apiTokens": "sk-secret"}), json!({"type": "openai", "apiTokens": ["sk-secret\u{1}"]})] {
+    for config in [
+        json!({"type": "openai", "apiTokens": "sk-secret"}),
+        json!({"type": "openai", "apiTokens": ["sk-secret\u{1}"]}),
+    ] {
         let errors = Provider::parse(&config).map(drop).unwrap_err();
         assert!(!format!("{errors:?}").contains("sk-secret"), "{errors:?}");
     }
@@ -311,15 +332,18 @@ fn secrets_never_show() {
 
 #[test]
 fn what_higress_has_and_we_have_not_is_a_warning() {
-    let provider = of_type("openai", json!({
-        "contextCleanupCommands": ["clear"],
-        "mergeConsecutiveMessages": false,
-        "azureServiceUrl": "https://x",
-        "qwenDomain": "y",
-        "reasoningContentMode": "concat",
-        "openaiCustomServiceName": "svc",
-        "timeout": 1000,
-    }));
+    let provider = of_type(
+        "openai",
+        json!({
+            "contextCleanupCommands": ["clear"],
+            "mergeConsecutiveMessages": false,
+            "azureServiceUrl": "https://x",
+            "qwenDomain": "y",
+            "reasoningContentMode": "concat",
+            "openaiCustomServiceName": "svc",
+            "timeout": 1000,
+        }),
+    );
     let fields: Vec<_> =
         provider.config().unsupported.iter().map(|warning| warning.split(':').next().unwrap_or_default()).collect();
     assert_eq!(fields, ["reasoningContentMode", "azureServiceUrl", "contextCleanupCommands", "qwenDomain"]);

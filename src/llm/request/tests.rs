@@ -86,7 +86,10 @@ fn nesting_is_refused_at_any_depth_without_harm() {
             "[".repeat(n),
             "]".repeat(n)
         );
-        assert_eq!(parse(&deep).map(drop).map_err(|error| error.kind), if accepted { Ok(()) } else { Err(ErrorKind::InvalidJson) });
+        assert_eq!(
+            parse(&deep).map(drop).map_err(|error| error.kind),
+            if accepted { Ok(()) } else { Err(ErrorKind::InvalidJson) }
+        );
     }
 }
 
@@ -99,7 +102,10 @@ fn the_last_of_equal_members_counts() {
     assert_eq!(request.model(), "b");
     assert_eq!(request.last_user_text(), "y");
     assert!(request.stream());
-    assert_eq!(parse(r#"{"model":"a","messages":[{"role":"user"}],"model":2}"#).unwrap_err().kind, ErrorKind::InvalidType);
+    assert_eq!(
+        parse(r#"{"model":"a","messages":[{"role":"user"}],"model":2}"#).unwrap_err().kind,
+        ErrorKind::InvalidType
+    );
 }
 
 #[test]

@@ -18,7 +18,11 @@ fn a_member_is_replaced_where_it_stands() {
 
 #[test]
 fn equal_members_are_all_changed() {
-    check(r#"{"model":"a","x":0,"model":"b"}"#, &[Edit::set_string("model", "c")], r#"{"model":"c","x":0,"model":"c"}"#);
+    check(
+        r#"{"model":"a","x":0,"model":"b"}"#,
+        &[Edit::set_string("model", "c")],
+        r#"{"model":"c","x":0,"model":"c"}"#,
+    );
     check(r#"{"model":"a","x":0,"model":"b"}"#, &[Edit::remove("model")], r#"{"x":0}"#);
 }
 
@@ -65,7 +69,9 @@ fn edits_that_meet_apply_in_turn() {
 #[test]
 fn nothing_to_change_returns_the_same_memory() {
     let body = Bytes::from_static(b"{\"model\": \"a\"}");
-    for edits in [vec![], vec![Edit::set_string("model", "a")], vec![Edit::remove("x")], vec![Edit::default("model", "1")]] {
+    for edits in
+        [vec![], vec![Edit::set_string("model", "a")], vec![Edit::remove("x")], vec![Edit::default("model", "1")]]
+    {
         assert_eq!(splice(&body, &edits).unwrap().as_ptr(), body.as_ptr());
     }
 }
@@ -79,7 +85,10 @@ fn what_cannot_be_changed_is_an_error() {
     assert_eq!(ApiError::from(error(b"{\"a\":5}")).param.as_deref(), Some("a"));
     assert_eq!(ApiError::from(error(b"{\"a\":{}")).kind, ErrorKind::InvalidJson);
     // Whether strings are UTF-8 is not checked again; they pass.
-    assert_eq!(splice(&Bytes::from_static(b"{\"x\":\"\xff\"}"), &set).unwrap().as_ref(), b"{\"x\":\"\xff\",\"a\":{\"b\":1}}");
+    assert_eq!(
+        splice(&Bytes::from_static(b"{\"x\":\"\xff\"}"), &set).unwrap().as_ref(),
+        b"{\"x\":\"\xff\",\"a\":{\"b\":1}}"
+    );
     let deep = splice(&Bytes::from_static(b"{\"a\":{\"b\":1}}"), &[Edit::set("a.b.c", "1")]).unwrap_err();
     assert_eq!(deep, SpliceError::NotAnObject("a.b".to_owned()));
 }

@@ -13,8 +13,8 @@ use pingora_http::ResponseHeader;
 use super::call::Call;
 use super::{DISCARD_LIMIT, Exchange};
 use crate::llm::error::ErrorKind;
-use crate::llm::observe::{FirstEvent, classify_first};
-use crate::plugins::Reply;
+use crate::llm::observe::{FirstEvent, Observation, classify_first};
+use crate::plugins::{Answered, End, Reply};
 use crate::proxy::hygiene::authority;
 use crate::proxy::respond;
 use crate::telemetry::metrics::AttemptOutcome;
@@ -52,6 +52,19 @@ impl Opened {
     /// Worth giving to the client without looking further.
     pub fn is_usable(&self) -> bool {
         !self.is_error_event && self.head.status.as_u16() < 400
+    }
+
+    /// The record of an answer that is an error and goes no further.
+    pub fn answered_with_error(&self) -> Answered {
+        Answered {
+            model: self.call.model.clone(),
+            service: self.call.service.clone(),
+            status: Some(self.status()),
+            end: End::Failed(format!("status {}", self.status())),
+            observation: Observation::default(),
+            latency: self.started.elapsed(),
+            first_token: None,
+        }
     }
 
     pub fn address(&self) -> String {

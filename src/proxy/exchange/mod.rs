@@ -58,6 +58,9 @@ impl Exchange {
     pub async fn serve(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
         let mut refusal = None;
         for target in plan(ctx) {
+            if let Some(Ok(opened)) = refusal.take() {
+                self.give_up(ctx, opened).await;
+            }
             match self.try_target(session, ctx, &target).await? {
                 Tried::Usable(opened) => return relay::relay(self, session, ctx, opened).await,
                 // An error answer of the provider is the better thing to pass on than our own words, but only if it is last.
@@ -128,14 +131,16 @@ impl Exchange {
                 return Ok(tried);
             }
             if let Tried::Refused(opened) = tried {
-                // Give the connection back; the answer is thrown away.
-                let status = opened.status();
-                let answered = call.answered(End::Failed(format!("status {status}")), Some(status), started);
-                ctx.state.llm_mut().attempts.push(answered);
-                self.discard(opened).await;
+                self.give_up(ctx, opened).await;
             }
             spent.attempts += 1;
         }
+    }
+
+    /// Records an error answer that is not passed on, and gives its connection back.
+    async fn give_up(&self, ctx: &mut Context, opened: Opened) {
+        ctx.state.llm_mut().attempts.push(opened.answered_with_error());
+        self.discard(opened).await;
     }
 
     /// One call beside the client's exchange, collected whole. No retries: a failure is an outcome to record.

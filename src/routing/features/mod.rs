@@ -63,3 +63,6 @@ pub fn extract(prompt: &Prompt<'_>) -> FeatureVector {
 pub fn n_chars(features: &FeatureVector) -> f32 {
     structure::total_length(features.structure(TOTAL_LENGTH))
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,7 +97,9 @@ impl<'a> Words<'a> {
         buckets.push(bucket(key ^ WORD));
         let mut pair_hit = None;
         if let Some(previous) = self.previous {
-            let pair = mix(word.iter().fold(extend(previous.iter().fold(CHARS, |h, &c| extend(h, c)), ' '), |h, &c| extend(h, c)));
+            let pair = mix(word
+                .iter()
+                .fold(extend(previous.iter().fold(CHARS, |h, &c| extend(h, c)), ' '), |h, &c| extend(h, c)));
             buckets.push(bucket(pair ^ PAIR));
             pair_hit = lexicon::group_of(pair);
         }

@@ -169,7 +169,10 @@ impl Marks {
             '^' => self.scripts += 1.0,
             '_' if p1 == '_' => self.blanks += 0.5,
             '_' if !p1.is_alphabetic() => self.scripts += 1.0,
-            '+' | '=' | '*' | '/' | '×' | '÷' | '<' | '>' | '≤' | '≥' | '≠' | '%' | '√' | '∈' | '∠' | '△' => self.operators += 1.0,
+            '+' | '=' | '*' | '/' | '×' | '÷' | '<' | '>' | '≤' | '≥' | '≠' | '%' | '√' | '∈' | '∠' | '△' =>
+            {
+                self.operators += 1.0;
+            }
             '{' | '}' | '[' | ']' => self.brackets += 1.0,
             ';' => self.semicolons += 1.0,
             '(' if p1.is_ascii_alphanumeric() || p1 == '_' => self.calls += 1.0,
@@ -177,7 +180,9 @@ impl Marks {
             '`' => self.backticks += 1.0,
             '《' => self.titles += 1.0,
             '"' | '“' | '「' => self.quotes += 1.0,
-            '.' | '．' | '、' | ')' if matches!(p1, 'A'..='D' | 'Ａ'..='Ｄ') && !p2.is_alphanumeric() => self.options += 1.0,
+            '.' | '．' | '、' | ')' if matches!(p1, 'A'..='D' | 'Ａ'..='Ｄ') && !p2.is_alphanumeric() => {
+                self.options += 1.0;
+            }
             _ => {}
         }
         if letter && p1 == '\\' {
@@ -186,10 +191,14 @@ impl Marks {
         if p1 == '<' && (letter || c == '/') {
             self.tags += 1.0;
         }
-        if letter && ((p1 == '_' && p2.is_ascii_alphanumeric()) || (c.is_ascii_uppercase() && p1.is_ascii_lowercase())) {
+        if letter && ((p1 == '_' && p2.is_ascii_alphanumeric()) || (c.is_ascii_uppercase() && p1.is_ascii_lowercase()))
+        {
             self.identifiers += 1.0;
         }
-        if (p2 == '(' && p1.is_ascii_lowercase() && c == ')') || (p2.is_ascii_alphabetic() && p1 == '^') || matches!(c, '²' | '³') {
+        if (p2 == '(' && p1.is_ascii_lowercase() && c == ')')
+            || (p2.is_ascii_alphabetic() && p1 == '^')
+            || matches!(c, '²' | '³')
+        {
             self.formulas += 1.0;
         }
         if p1.is_ascii_digit() && is_cjk(c) {

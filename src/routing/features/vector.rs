@@ -10,16 +10,43 @@ use super::FEATURES_VERSION;
 /// [`super::N_STRUCTURE`] indices from there on are structure features, roughly 0..1. Inverse document frequencies are
 /// learned by the models, never stored here.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Parts")]
 pub struct FeatureVector {
-    pub indices: Vec<u32>,
-    pub values: Vec<f32>,
+    pub(super) indices: Vec<u32>,
+    pub(super) values: Vec<f32>,
+}
+
+/// The vector as written, before it is known to be one.
+#[derive(Deserialize)]
+struct Parts {
+    indices: Vec<u32>,
+    values: Vec<f32>,
+}
+
+impl TryFrom<Parts> for FeatureVector {
+    type Error = VectorError;
+
+    fn try_from(Parts { indices, values }: Parts) -> Result<Self, VectorError> {
+        let ascending = indices.is_sorted_by(|a, b| a < b);
+        if ascending && indices.len() == values.len() && values.iter().all(|value| value.is_finite()) {
+            Ok(Self { indices, values })
+        } else {
+            Err(VectorError::Parts)
+        }
+    }
 }
 
 /// Why stored bytes are not a feature vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum VectorError {
-    #[error("the features were written by version {found} and this program reads version {FEATURES_VERSION}; extract them again from the prompt, or leave the row out of training")]
+    #[error(
+        "the features were written by version {found} and this program reads version {FEATURES_VERSION}; extract them again from the prompt, or leave the row out of training"
+    )]
     Version { found: u32 },
+    #[error(
+        "a feature vector needs strictly ascending `indices` and as many finite `values`; leave the row out of training"
+    )]
+    Parts,
     #[error("the feature bytes are cut off or damaged at byte {at}; leave the row out of training")]
     Damaged { at: usize },
 }
@@ -28,6 +55,15 @@ pub enum VectorError {
 const VALUE_STEP: f32 = 1.0 / 64.0;
 
 impl FeatureVector {
+    /// Number of features that are not zero.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
     /// Pairs of (index, value) in increasing order of index.
     pub fn iter(&self) -> impl Iterator<Item = (u32, f32)> + '_ {
         self.indices.iter().copied().zip(self.values.iter().copied())
@@ -36,9 +72,8 @@ impl FeatureVector {
     /// The n-gram part and the structure part.
     pub fn split(&self) -> (impl Iterator<Item = (u32, f32)> + '_, impl Iterator<Item = (usize, f32)> + '_) {
         let at = self.indices.partition_point(|&index| index < super::NGRAM_BUCKETS);
-        let pairs = |from: usize, to: usize| {
-            self.indices[from..to].iter().copied().zip(self.values[from..to].iter().copied())
-        };
+        let pairs =
+            |from: usize, to: usize| self.indices[from..to].iter().copied().zip(self.values[from..to].iter().copied());
         let structure = pairs(at, self.indices.len())
             .map(|(index, value)| ((index - super::NGRAM_BUCKETS) as usize, value))
             .filter(|&(index, _)| index < super::N_STRUCTURE);
@@ -144,5 +179,18 @@ mod tests {
         let mut longer = bytes;
         longer.push(0);
         assert!(matches!(FeatureVector::from_bytes(&longer), Err(VectorError::Damaged { .. })));
+    }
+
+    #[test]
+    fn json_that_is_no_vector_is_refused() {
+        let read = |json: &str| serde_json::from_str::<FeatureVector>(json);
+        assert_eq!(read(r#"{"indices":[1,5],"values":[1.0,2.0]}"#).unwrap().len(), 2);
+        for wrong in [
+            r#"{"indices":[5,1],"values":[1,2]}"#,
+            r#"{"indices":[1,1],"values":[1,2]}"#,
+            r#"{"indices":[1],"values":[]}"#,
+        ] {
+            assert!(read(wrong).unwrap_err().to_string().contains("strictly ascending"), "{wrong}");
+        }
     }
 }

@@ -83,7 +83,10 @@ impl Clusters {
         let space = Space::read(reader)?;
         let n_clusters = reader.len()?;
         let (centres, scores) = (reader.f32s()?, reader.f32s()?);
-        if n_clusters == 0 || centres.len() != N_DIMENSIONS * n_clusters || scores.len() != n_clusters * n_models {
+        if !(1..=MAX_CLUSTERS).contains(&n_clusters)
+            || centres.len() != N_DIMENSIONS * n_clusters
+            || scores.len() != n_clusters * n_models
+        {
             return Err(reader.damaged("its clusters do not fit its models"));
         }
         Ok(Self { space, n_clusters, centres, scores, n_models })

@@ -18,10 +18,10 @@ const MAX_EPOCHS: usize = 15;
 
 const FIT: Sgd = Sgd {
     epochs: MAX_EPOCHS,
-    learning_rate: 0.5,
-    l2: 1e-4,
+    learning_rate: 0.3,
+    l2: 1e-3,
     first_dense: 0,
-    l2_dense: 1e-3,
+    l2_dense: 3e-3,
     drop_block: 0.0,
     drop_column: 0.2,
     drop_dense: 0.0,

@@ -142,7 +142,8 @@ impl Heads {
 
     /// Expected score of each candidate, 0..1.
     pub fn scores(&self, features: &FeatureVector, inputs: &[f32]) -> Vec<f32> {
-        let domains = |heads: &[Ridge]| -> Vec<f32> { heads.iter().map(|head| head.at(inputs).clamp(0.0, 1.0)).collect() };
+        let domains =
+            |heads: &[Ridge]| -> Vec<f32> { heads.iter().map(|head| head.at(inputs).clamp(0.0, 1.0)).collect() };
         match self {
             Self::Constant(means) => means.clone(),
             Self::Domains(heads) => domains(heads),

@@ -45,7 +45,8 @@ impl Neighbours {
         let mut structure = Vec::with_capacity(kept.len() * N_STRUCTURE);
         let mut scores = vec![MISSING; kept.len() * set.n_models];
         for (prompt, &index) in kept.iter().enumerate() {
-            let mut terms: Vec<(u32, f32)> = rows[index].iter().copied().filter(|(column, _)| *column < first).collect();
+            let mut terms: Vec<(u32, f32)> =
+                rows[index].iter().copied().filter(|(column, _)| *column < first).collect();
             terms.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             for (column, weight) in terms.into_iter().take(MAX_TERMS) {
                 postings[column as usize].push((prompt as u16, (weight / WEIGHT_STEP).round().clamp(0.0, 255.0) as u8));
@@ -63,7 +64,17 @@ impl Neighbours {
         let (prompts, weights) = postings.into_iter().flatten().unzip();
         let means = set.means().into_iter().map(|(mean, _)| mean).collect();
         let n_prompts = kept.len();
-        Self { space: space.clone(), n_models: set.n_models, n_prompts, starts, prompts, weights, structure, scores, means }
+        Self {
+            space: space.clone(),
+            n_models: set.n_models,
+            n_prompts,
+            starts,
+            prompts,
+            weights,
+            structure,
+            scores,
+            means,
+        }
     }
 
     pub fn scores(&self, features: &FeatureVector) -> Vec<f32> {

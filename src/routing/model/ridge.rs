@@ -52,7 +52,8 @@ impl Ridge {
     }
 
     pub fn at(&self, inputs: &[f32]) -> f32 {
-        let terms = inputs.iter().zip(&self.centre).zip(&self.weights).map(|((x, centre), weight)| (x - centre) * weight);
+        let terms =
+            inputs.iter().zip(&self.centre).zip(&self.weights).map(|((x, centre), weight)| (x - centre) * weight);
         self.mean + terms.sum::<f32>()
     }
 

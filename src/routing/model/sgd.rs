@@ -33,6 +33,9 @@ pub struct Sgd {
     pub seed: u64,
 }
 
+/// Scale below which it is folded into the weights, before its square leaves what `f32` resolves.
+const LEAST_SCALE: f32 = 1e-4;
+
 impl Linear {
     /// The outputs for `row`, written to `out` (length `n_outputs`).
     pub fn outputs(&self, row: &[(u32, f32)], out: &mut [f32]) {
@@ -51,7 +54,13 @@ impl Linear {
         Self { n_outputs, weights: vec![0.0; n_columns * n_outputs], bias: vec![0.0; n_outputs] }
     }
 
-    pub fn fit(rows: &[Row], n_columns: usize, bias: Vec<f32>, sgd: &Sgd, mut gradient: impl FnMut(usize, &mut [f32])) -> Self {
+    pub fn fit(
+        rows: &[Row],
+        n_columns: usize,
+        bias: Vec<f32>,
+        sgd: &Sgd,
+        mut gradient: impl FnMut(usize, &mut [f32]),
+    ) -> Self {
         let n_outputs = bias.len();
         let mut linear = Self { n_outputs, weights: vec![0.0; n_columns * n_outputs], bias };
         let mut rng = Pcg64Mcg::seed_from_u64(sgd.seed);
@@ -94,13 +103,21 @@ impl Linear {
                 for (bias, slope) in linear.bias.iter_mut().zip(&outputs) {
                     *bias -= 0.1 * rate * slope;
                 }
+                if scale.min(scale_dense) < LEAST_SCALE {
+                    linear.fold_scales(sgd.first_dense, &mut scale, &mut scale_dense);
+                }
             }
         }
-        for (column, weights) in linear.weights.chunks_exact_mut(n_outputs).enumerate() {
-            let own = if column >= sgd.first_dense { scale_dense } else { scale };
-            weights.iter_mut().for_each(|weight| *weight *= own);
-        }
+        linear.fold_scales(sgd.first_dense, &mut scale, &mut scale_dense);
         linear
+    }
+
+    /// Applies the running scales to the weights and starts them again at 1.
+    fn fold_scales(&mut self, first_dense: usize, scale: &mut f32, scale_dense: &mut f32) {
+        let (sparse, dense) = self.weights.split_at_mut(first_dense * self.n_outputs);
+        sparse.iter_mut().for_each(|weight| *weight *= *scale);
+        dense.iter_mut().for_each(|weight| *weight *= *scale_dense);
+        (*scale, *scale_dense) = (1.0, 1.0);
     }
 
     /// Adds `share` of `other`, which has the same shape: the mean of linear models is one again.
@@ -124,8 +141,11 @@ impl Linear {
     pub fn write(&self, first_dense: usize, writer: &mut Writer) {
         let end = first_dense * self.n_outputs;
         let scales = self.scales(first_dense);
-        let steps: Vec<u8> =
-            self.weights[..end].iter().zip(scales.iter().cycle()).map(|(w, scale)| (w / scale).round() as i8 as u8).collect();
+        let steps: Vec<u8> = self.weights[..end]
+            .iter()
+            .zip(scales.iter().cycle())
+            .map(|(w, scale)| (w / scale).round() as i8 as u8)
+            .collect();
         writer.f32s(&self.bias);
         writer.f32s(&scales);
         writer.u8s(&steps);
@@ -169,4 +189,64 @@ pub fn softmax(outputs: &mut [f32]) {
     outputs.iter_mut().for_each(|o| *o = (*o - top).exp());
     let sum: f32 = outputs.iter().sum();
     outputs.iter_mut().for_each(|o| *o /= sum);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SGD: Sgd = Sgd {
+        epochs: 40,
+        learning_rate: 0.5,
+        l2: 1e-4,
+        first_dense: 1,
+        l2_dense: 1e-4,
+        drop_block: 0.0,
+        drop_column: 0.0,
+        drop_dense: 0.0,
+        seed: 1,
+    };
+
+    /// Two classes told apart by the sparse column 0, with the dense column 1 always on.
+    fn fit(sgd: &Sgd) -> Linear {
+        let rows: Vec<Row> = (0..200).map(|i| vec![(0, if i % 2 == 0 { 1.0 } else { -1.0 }), (1, 0.5)]).collect();
+        Linear::fit(&rows, 2, vec![0.0; 2], sgd, |index, outputs| {
+            softmax(outputs);
+            outputs[index % 2] -= 1.0;
+        })
+    }
+
+    fn first(linear: &Linear, row: &[(u32, f32)]) -> f32 {
+        let mut outputs = [0.0; 2];
+        linear.outputs(row, &mut outputs);
+        softmax(&mut outputs);
+        outputs[0]
+    }
+
+    #[test]
+    fn learns_to_separate_and_the_penalty_holds_it_back() {
+        let row = [(0, 1.0), (1, 0.5)];
+        assert!(first(&fit(&SGD), &row) > 0.95);
+        let held = first(&fit(&Sgd { l2: 0.3, ..SGD }), &row);
+        assert!((0.5..0.9).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn long_training_under_a_strong_penalty_stays_finite() {
+        let linear = fit(&Sgd { epochs: 2000, l2: 0.05, l2_dense: 0.3, ..SGD });
+        assert!(linear.weights.iter().all(|weight| weight.is_finite()));
+        assert!(first(&linear, &[(0, 1.0)]) > 0.6, "{:?}", linear.weights);
+    }
+
+    #[test]
+    fn quantised_weights_are_written_exactly() {
+        let kind = crate::routing::codec::Kind { magic: *b"TEST", name: "test" };
+        let mut linear = fit(&SGD);
+        linear.quantise(1);
+        let mut writer = Writer::new(kind);
+        linear.write(1, &mut writer);
+        let bytes = writer.finish();
+        let mut reader = Reader::open(kind, &bytes).unwrap();
+        assert_eq!(Linear::read(2, 2, &mut reader).unwrap(), linear);
+    }
 }

@@ -84,7 +84,10 @@ impl Space {
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, ArtifactError> {
         let buckets = reader.ascending()?;
         let idf = reader.u8s()?;
-        if buckets.len() != idf.len() || buckets.len() > MAX_NGRAMS || buckets.last().is_some_and(|&b| b >= NGRAM_BUCKETS) {
+        if buckets.len() != idf.len()
+            || buckets.len() > MAX_NGRAMS
+            || buckets.last().is_some_and(|&b| b >= NGRAM_BUCKETS)
+        {
             return Err(reader.damaged("its n-gram columns do not fit the features"));
         }
         Ok(Self::new(buckets, idf))
@@ -93,7 +96,7 @@ impl Space {
     /// `features` as a row: n-grams weighted by inverse document frequency and normalised, structure values as they are.
     pub fn project(&self, features: &FeatureVector) -> Row {
         let (ngrams, structure) = features.split();
-        let mut row: Row = Vec::with_capacity(features.indices.len());
+        let mut row: Row = Vec::with_capacity(features.len());
         let mut squares = 0.0f32;
         for (bucket, value) in ngrams {
             let column = self.columns[bucket as usize];

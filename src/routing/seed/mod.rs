@@ -76,14 +76,14 @@ pub struct Seed {
 const KIND: Kind = Kind { magic: *b"WGSD", name: "router seed" };
 
 /// N-gram columns kept, by influence. Keeps the shipped file under half a megabyte.
-const MAX_COLUMNS: usize = 40_000;
+const MAX_COLUMNS: usize = 60_000;
 
 /// Share of the label spread over the other classes: labels have errors, and unseen text deserves doubt.
 const SMOOTHING: f32 = 0.1;
 
 const FIT: Sgd = Sgd {
     epochs: 20,
-    learning_rate: 1.0,
+    learning_rate: 1.5,
     l2: 1e-5,
     first_dense: 0,
     l2_dense: 1e-4,
@@ -261,3 +261,6 @@ fn calibrate(space: &Space, rows: &[(FeatureVector, Domain)], labels: &[usize], 
     }
     best.0
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,7 +172,7 @@ pub fn cross_validate(
         chosen: choose(families, &gains),
         families: families.iter().zip(&gains).map(|(family, gains)| (*family, measure(gains))).collect(),
         best_single: best.unwrap_or_default(),
-        random: measure(&per_question(prepared, &judged, policy, |gains| mean(gains))),
+        random: measure(&per_question(prepared, &judged, policy, mean)),
         oracle: measure(&per_question(prepared, &judged, policy, best_of)),
         always,
     }
@@ -233,7 +233,12 @@ fn always(prepared: &Prepared<'_>, judged: &[usize], policy: &Policy) -> Vec<(St
     prepared.models.iter().zip(&gains).map(|(name, gains)| ((*name).to_owned(), measure(gains))).collect()
 }
 
-fn per_question(prepared: &Prepared<'_>, judged: &[usize], policy: &Policy, pick: impl Fn(&[Gain]) -> Gain) -> Vec<Gain> {
+fn per_question(
+    prepared: &Prepared<'_>,
+    judged: &[usize],
+    policy: &Policy,
+    pick: impl Fn(&[Gain]) -> Gain,
+) -> Vec<Gain> {
     let gains = |&index: &usize| {
         let outcomes = &prepared.examples[index].outcomes;
         pick(&outcomes.iter().map(|outcome| Gain::of(policy, outcome)).collect::<Vec<_>>())

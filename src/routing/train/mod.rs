@@ -31,13 +31,7 @@ pub struct TrainOptions {
 
 impl Default for TrainOptions {
     fn default() -> Self {
-        Self {
-            seed: 1,
-            folds: 5,
-            policy: Policy::default(),
-            baseline: String::new(),
-            families: Family::ALL.to_vec(),
-        }
+        Self { seed: 1, folds: 5, policy: Policy::default(), baseline: String::new(), families: Family::ALL.to_vec() }
     }
 }
 
@@ -61,13 +55,17 @@ pub struct Trained {
 /// Why nothing could be trained.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum TrainError {
-    #[error("{found} recorded questions are too few to train on; at least {needed} are needed: collect more in training mode or with a higher shadow rate")]
+    #[error(
+        "{found} recorded questions are too few to train on; at least {needed} are needed: collect more in training mode or with a higher shadow rate"
+    )]
     TooFewQuestions { found: usize, needed: usize },
     #[error("the option `folds` is {0}; cross-validation needs at least 2")]
     Folds(usize),
     #[error("the option `families` names no family that can be trained without a seed")]
     NoFamily,
-    #[error("the outcome of model `{model}` on question {hash:016x} has {field} {value}, which is not {expected}; correct or remove the row")]
+    #[error(
+        "the outcome of model `{model}` on question {hash:016x} has {field} {value}, which is not {expected}; correct or remove the row"
+    )]
     Outcome { model: String, hash: u64, field: &'static str, value: f32, expected: &'static str },
 }
 
@@ -215,7 +213,8 @@ fn estimates(prepared: &Prepared<'_>, indices: &[usize]) -> Vec<ModelStats> {
             own.cost_usd.push(outcome.cost_usd);
         }
     }
-    let (latency_ms, cost_usd) = (overall(own.iter().map(|own| &own.latency_ms)), overall(own.iter().map(|own| &own.cost_usd)));
+    let (latency_ms, cost_usd) =
+        (overall(own.iter().map(|own| &own.latency_ms)), overall(own.iter().map(|own| &own.cost_usd)));
     let stats = |(name, own): (&&str, &Own<'_>)| ModelStats {
         name: (*name).to_owned(),
         n: own.inputs.len() as u32,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::config::{Config, Shadow};
 use super::record::{answer_record, text_of};
@@ -38,12 +38,14 @@ impl ShadowCalls {
     }
 
     /// Starts a shadow call if this request is in the sample and the bounds allow it.
-    pub fn consider(&self, config: &Arc<Config>, host: &Arc<dyn Host>, request: &Request<'_>, chat: &ChatRequest, decision: &Decision) {
+    pub fn consider(&self, config: &Arc<Config>, host: &Arc<dyn Host>, request: &mut Request<'_>, chat: &ChatRequest, decision: &Decision) {
         let is_sampled = request.state.id.sample() < config.shadow.rate;
         if !is_sampled || decision.model == config.baseline {
             return;
         }
-        let count = |result: &'static str| drop(host.metrics().shadow_calls.get_or_create(&ShadowResult { result }).inc());
+        let count = |result: &'static str| {
+            host.metrics().shadow_calls.get_or_create(&ShadowResult { result }).inc();
+        };
         if self.spent.lock().today() >= config.shadow.budget_usd_per_day {
             return count("over_budget");
         }
@@ -62,6 +64,9 @@ impl ShadowCalls {
         let id = request.state.id.to_string();
         let question = chat.last_user_text().into_owned();
         let (config, spent, own_host) = (config.clone(), self.spent.clone(), host.clone());
+        // The exchange must be recorded before an answer can be added to it. The request holds the other end until it is.
+        let (ticket, recorded) = oneshot::channel::<()>();
+        request.state.notes.insert(Arc::new(ticket));
         host.spawn(Box::pin(async move {
             let completed = own_host.complete(call).await;
             let answered = &completed.answered;
@@ -73,6 +78,7 @@ impl ShadowCalls {
                 answer.score = evaluate::score(&own_host, evaluate, &question, text_of(answered)).await;
                 answer.score_source = answer.score.map(|_| ScoreSource::Evaluate);
             }
+            let _ = recorded.await;
             if let Some(flywheel) = own_host.flywheel() {
                 flywheel.record_answer(&id, answer);
             }

@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh Debian with Rust, Python 3 and Node: `make demo` and `make test`.
+# Every set-up step says what it installs and why, does nothing when it is there already, and names what is missing.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+TARGET   := $(or $(CARGO_TARGET_DIR),target)
+GATEWAY  := $(TARGET)/demo/weirgate
+EVAL     := $(TARGET)/demo/weirgate-eval
+VENV     := .venv
+
+.PHONY: help setup demo run test lint bench release clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## Install what a build needs and is missing
+	@scripts/setup build
+
+demo: setup ## Build, then run the whole routing challenge through the gateway
+	cargo build --profile demo --workspace
+	@scripts/demo $(GATEWAY) $(EVAL)
+
+run: setup ## Serve with config.toml
+	cargo build --profile demo
+	$(GATEWAY) serve --config config.toml
+
+test: setup ## Set up and run the whole test suite
+	@scripts/setup test
+	python3 eval/questions/build.py --check
+	cargo test --workspace
+
+lint: setup ## Format, clippy, dependencies, documentation
+	@scripts/setup lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo deny --log-level error check
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items
+
+bench: setup ## Start time, memory, and load beside a minimal proxy
+	cargo build --profile demo --workspace --features weirgate-eval/pingora-min
+	@scripts/bench $(GATEWAY) $(EVAL) $(TARGET)/demo/pingora-min
+
+release: setup ## Stripped binary, assets, unit and checksums in dist/
+	cargo build --release
+	@scripts/release $(TARGET)/release/weirgate
+
+clean: ## Remove what the demo and release made
+	rm -rf dist data

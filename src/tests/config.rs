@@ -1,0 +1,112 @@
+//! Configuration changes while the gateway serves, and what `validate` says.
+
+use serde_json::json;
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn a_changed_route_goes_live_without_restart() {
+    let (a, b) = (Upstream::start(|_, _| async { ok(&json!("a")) }).await, Upstream::start(|_, _| async { ok(&json!("b")) }).await);
+    let folder = Folder::new();
+    folder.services(&[("a", a.address), ("b", b.address)]).route("web", "/", "a.static");
+    let gateway = Gateway::start(folder);
+    assert_eq!(gateway.get("/").await.json(), "a");
+    gateway.folder.route("web", "/", "b.static");
+    eventually_async("the new destination", || async { (gateway.get("/").await.json() == "b").then_some(()) }).await;
+    gateway.folder.route("more", "/more", "a.static");
+    eventually_async("the new route", || async { (gateway.get("/more").await.json() == "a").then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_broken_change_is_refused_with_every_problem_and_the_old_snapshot_serves() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("a")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("a", upstream.address)]).route("web", "/", "a.static");
+    let gateway = Gateway::start(folder);
+    gateway.folder.write_text("ingresses/broken.yaml", "spec: [unclosed\n");
+    gateway.folder.plugin("key-auth", &json!({"global_auth": true, "consumers": [{"name": "x"}], "typo": 1}), &json!([]));
+    let status = eventually_async("the refusal", || async {
+        let status = gateway.admin("GET", "/api/v1/config").await.json();
+        (status["problems"].as_array().is_some_and(|problems| problems.len() >= 3)).then_some(status)
+    })
+    .await;
+    assert_eq!(status["snapshot"], 1);
+    let text = status["problems"].to_string();
+    for expected in ["ingresses/broken.yaml", "consumers[0].credential", "spec.defaultConfig.typo", "key-auth.internal"] {
+        assert!(text.contains(expected), "{expected} missing in {text}");
+    }
+    assert_eq!(gateway.get("/").await.json(), "a");
+    let metrics = gateway.metrics().await;
+    assert!(metrics.contains("weirgate_config_reloads_total{result=\"refused\"}"), "{metrics}");
+}
+
+#[test]
+fn validate_lists_every_problem_and_exits_64() {
+    let folder = Folder::new();
+    folder.route("web", "/", "nowhere.static");
+    folder.write_text("ingresses/broken.yaml", "a: b: c\n");
+    let dir = folder.config();
+    let (code, out, _) = run_cli(&["validate", dir.to_str().unwrap()], &folder);
+    assert_eq!(code, 64, "{out}");
+    assert!(out.contains("error: ingresses/broken.yaml"), "{out}");
+    assert!(out.contains("warning: ingresses/web.yaml") && out.contains("nowhere.static"), "{out}");
+    std::fs::remove_file(dir.join("ingresses/broken.yaml")).unwrap();
+    let (code, out, _) = run_cli(&["validate", dir.to_str().unwrap(), "--json"], &folder);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &report["valid"], &report["routes"]), (0, &json!(true), &json!(1)));
+}
+
+#[test]
+fn a_broken_configuration_keeps_the_process_from_starting_with_64() {
+    let folder = Folder::new();
+    folder.write_text("ingresses/broken.yaml", "a: b: c\n");
+    let (code, _, err) = run_cli(&["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0"], &folder);
+    assert_eq!(code, 64, "{err}");
+    assert!(err.contains("ingresses/broken.yaml"), "{err}");
+}
+
+#[test]
+fn the_demo_folder_is_valid() {
+    let folder = Folder::new();
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");
+    let (code, out, err) = run_cli(&["validate", demo], &folder);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("0 errors, 0 warnings"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reloads_under_load_fail_no_request_and_mix_no_snapshots() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let (a, b) = (Upstream::start(|_, _| async { ok(&json!("a")) }).await, Upstream::start(|_, _| async { ok(&json!("b")) }).await);
+    let folder = Folder::new();
+    folder.services(&[("a", a.address), ("b", b.address)]).route("web", "/", "a.static");
+    let gateway = Arc::new(Gateway::start(folder));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (gateway, stop) = (gateway.clone(), stop.clone());
+        clients.spawn(async move {
+            let mut n_seen = [0; 2];
+            while !stop.load(Ordering::SeqCst) {
+                let answer = gateway.get("/").await;
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                n_seen[usize::from(answer.json() == "b")] += 1;
+            }
+            n_seen
+        });
+    }
+    for round in 0..20 {
+        let service = if round % 2 == 0 { "b.static" } else { "a.static" };
+        gateway.folder.route("web", "/", service);
+        let expected = if round % 2 == 0 { "b" } else { "a" };
+        eventually_async("the change", || async { (gateway.get("/").await.json() == expected).then_some(()) }).await;
+        gateway.folder.write_text("ingresses/broken.yaml", "a: b: c\n");
+        std::fs::remove_file(gateway.folder.config().join("ingresses/broken.yaml")).unwrap();
+    }
+    stop.store(true, Ordering::SeqCst);
+    while let Some(seen) = clients.join_next().await {
+        let seen = seen.unwrap();
+        assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
+    }
+}

@@ -1,0 +1,468 @@
+//! A gateway process, mock upstreams, and a small HTTP client.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Longest wait for anything in these tests; only ever reached by a failure.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A configuration folder being written.
+pub struct Folder {
+    pub dir: TempDir,
+}
+
+impl Folder {
+    pub fn new() -> Folder {
+        let folder = Folder { dir: tempfile::tempdir().unwrap() };
+        std::fs::create_dir_all(folder.config()).unwrap();
+        folder
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("config")
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn access_log(&self) -> PathBuf {
+        self.dir.path().join("access.log")
+    }
+
+    /// Writes an object as Higress does: temporary file, then rename.
+    pub fn write(&self, path: &str, object: &Value) -> &Folder {
+        self.write_text(path, &object.to_string())
+    }
+
+    pub fn write_text(&self, path: &str, text: &str) -> &Folder {
+        let file = self.config().join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let temporary = file.with_extension("yaml.tmp");
+        std::fs::write(&temporary, text).unwrap();
+        std::fs::rename(&temporary, &file).unwrap();
+        self
+    }
+
+    /// Registers static services `<name>.static` at the addresses.
+    pub fn services(&self, services: &[(&str, SocketAddr)]) -> &Folder {
+        let registries: Vec<Value> = services
+            .iter()
+            .map(|(name, address)| json!({"name": name, "type": "static", "domain": address.to_string(), "port": 80}))
+            .collect();
+        let object = json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge", "metadata": {"name": "default"},
+            "spec": {"registries": registries}});
+        self.write("mcpbridges/default.yaml", &object)
+    }
+
+    /// A route for a path prefix on every host.
+    pub fn route(&self, name: &str, prefix: &str, service: &str) -> &Folder {
+        self.route_with(name, prefix, service, &json!({}))
+    }
+
+    pub fn route_with(&self, name: &str, prefix: &str, service: &str, annotations: &Value) -> &Folder {
+        let mut all = json!({"higress.io/destination": service});
+        all.as_object_mut().unwrap().extend(annotations.as_object().unwrap().clone());
+        let backend = json!({"resource": {"apiGroup": "networking.higress.io", "kind": "McpBridge", "name": "default"}});
+        let object = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": {"name": name, "annotations": all},
+            "spec": {"rules": [{"http": {"paths": [{"path": prefix, "pathType": "Prefix", "backend": backend}]}}]}});
+        self.write(&format!("ingresses/{name}.yaml"), &object)
+    }
+
+    pub fn plugin(&self, name: &str, default_config: &Value, rules: &Value) -> &Folder {
+        let object = json!({"apiVersion": "extensions.higress.io/v1alpha1", "kind": "WasmPlugin",
+            "metadata": {"name": format!("{name}.internal")},
+            "spec": {"phase": phase(name), "priority": priority(name), "failStrategy": "FAIL_CLOSE",
+                "defaultConfig": default_config, "matchRules": rules}});
+        self.write(&format!("wasmplugins/{name}.internal.yaml"), &object)
+    }
+
+    /// One OpenAI-shaped provider behind a service.
+    pub fn provider(&self, service: &str, provider: &Value) -> &Folder {
+        let mut own = json!({"id": "p", "type": "openai", "apiTokens": ["sk-provider"], "openaiCustomUrl": "http://127.0.0.1/v1"});
+        own.as_object_mut().unwrap().extend(provider.as_object().unwrap().clone());
+        self.plugin("ai-proxy", &json!({"providers": [own]}), &json!([{"service": [service], "config": {"activeProviderId": "p"}}]))
+    }
+}
+
+fn spec(name: &str) -> &'static weirgate::plugins::registry::PluginSpec {
+    weirgate::plugins::registry::find(name).unwrap()
+}
+
+fn priority(name: &str) -> i32 {
+    spec(name).priority
+}
+
+fn phase(name: &str) -> Value {
+    match spec(name).phase {
+        weirgate::config::model::Phase::Unspecified => json!("UNSPECIFIED_PHASE"),
+        phase => serde_json::to_value(phase).unwrap(),
+    }
+}
+
+/// A running gateway; killed when dropped.
+pub struct Gateway {
+    pub child: Child,
+    pub http: SocketAddr,
+    pub https: SocketAddr,
+    pub admin: SocketAddr,
+    pub folder: Folder,
+}
+
+pub fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_weirgate")
+}
+
+impl Gateway {
+    pub fn start(folder: Folder) -> Gateway {
+        Gateway::start_with(folder, "")
+    }
+
+    /// `settings` is appended to a config.toml made for tests.
+    pub fn start_with(folder: Folder, settings: &str) -> Gateway {
+        let toml = folder.dir.path().join("config.toml");
+        let log = folder.access_log();
+        let text = format!("[telemetry]\naccess_log = {:?}\nlog_level = \"warn\"\n{settings}", log.display().to_string());
+        std::fs::write(&toml, text).unwrap();
+        let mut child = Command::new(binary())
+            .args(["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1"])
+            .arg("--config")
+            .arg(&toml)
+            .arg("--config-dir")
+            .arg(folder.config())
+            .arg("--data-dir")
+            .arg(folder.data())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.next().expect("the gateway says where it listens").unwrap();
+        let ports: Value = serde_json::from_str(line.strip_prefix("listening ").unwrap()).unwrap();
+        let address = |key: &str| ports[key].as_str().unwrap().parse().unwrap();
+        Gateway { http: address("http"), https: address("https"), admin: address("admin"), child, folder }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        send(self.http, "GET", path, &[], Bytes::new()).await
+    }
+
+    pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        let mut all = vec![("content-type", "application/json")];
+        all.extend_from_slice(headers);
+        send(self.http, "POST", path, &all, body.into()).await
+    }
+
+    pub async fn chat(&self, body: &Value) -> Answer {
+        self.post("/v1/chat/completions", &[], body.to_string()).await
+    }
+
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(self.folder.data().join("admin.token")).unwrap().trim().to_owned()
+    }
+
+    pub async fn admin(&self, method: &str, path: &str) -> Answer {
+        let bearer = format!("Bearer {}", self.token());
+        send(self.admin, method, path, &[("authorization", &bearer)], Bytes::new()).await
+    }
+
+    pub async fn metrics(&self) -> String {
+        send(self.admin, "GET", "/metrics", &[], Bytes::new()).await.text()
+    }
+
+    /// Access log entries so far, once at least `n` are there.
+    pub fn access_log(&self, n: usize) -> Vec<Value> {
+        let path = self.folder.access_log();
+        eventually("access log lines", || {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let entries: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            (entries.len() >= n).then_some(entries)
+        })
+    }
+
+    /// Runs the command line on this gateway's data and configuration; returns exit code, stdout and stderr.
+    pub fn cli(&self, args: &[&str]) -> (i32, String, String) {
+        run_cli(args, &self.folder)
+    }
+
+    /// Stops the process and keeps its folder, for the next one.
+    pub fn into_folder(mut self) -> Folder {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        std::mem::replace(&mut self.folder, Folder { dir: tempfile::tempdir().unwrap() })
+    }
+
+    pub fn terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a subcommand with the folder's places. `args[0]` is the subcommand.
+pub fn run_cli(args: &[&str], folder: &Folder) -> (i32, String, String) {
+    let output = Command::new(binary())
+        .arg(args[0])
+        .arg("--config-dir")
+        .arg(folder.config())
+        .arg("--data-dir")
+        .arg(folder.data())
+        .args(&args[1..])
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// Asks until there is an answer.
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Asks, with requests, until there is an answer.
+pub async fn eventually_async<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HashMap<String, String>,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.to_vec()).unwrap()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    pub fn error_code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// One request over HTTP/1.1 on a connection of its own.
+pub async fn send(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Answer {
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let task = tokio::task::spawn(connection);
+    let answer = collect(sender.send_request(request(to, method, path, headers, Full::new(body))).await.unwrap()).await;
+    task.abort();
+    answer
+}
+
+/// One request over HTTP/2 without TLS (prior knowledge).
+pub async fn send_h2c(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Answer {
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let task = tokio::task::spawn(connection);
+    let uri = format!("http://{to}{path}");
+    let mut builder = hyper::Request::builder().method(method).uri(uri);
+    for (name, value) in headers {
+        builder = builder.header(*name, *value);
+    }
+    let answer = collect(sender.send_request(builder.body(Full::new(body)).unwrap()).await.unwrap()).await;
+    task.abort();
+    answer
+}
+
+pub fn request<B>(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: B) -> hyper::Request<B> {
+    let mut builder = hyper::Request::builder().method(method).uri(path).header("host", to.to_string());
+    for (name, value) in headers {
+        builder = builder.header(*name, *value);
+    }
+    builder.body(body).unwrap()
+}
+
+async fn collect(response: hyper::Response<hyper::body::Incoming>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let headers = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect();
+    Answer { status: parts.status.as_u16(), headers, body: body.collect().await.unwrap().to_bytes() }
+}
+
+/// A mock upstream: counts calls and keeps the last request.
+#[derive(Clone)]
+pub struct Upstream {
+    pub address: SocketAddr,
+    n_calls: Arc<AtomicUsize>,
+    last: Arc<parking_lot::Mutex<Option<Seen>>>,
+}
+
+/// A request as the upstream saw it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    pub path: String,
+    pub headers: HashMap<String, String>,
+    pub body: Bytes,
+}
+
+impl Seen {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+impl Upstream {
+    /// Answers each call with what `answer` makes of it; it is given the number of the call, from 0.
+    pub async fn start<F, R>(answer: F) -> Upstream
+    where
+        F: Fn(usize, Seen) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Response> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let n_calls = Arc::new(AtomicUsize::new(0));
+        let last = Arc::new(parking_lot::Mutex::new(None));
+        let upstream = Upstream { address, n_calls, last };
+        let own = upstream.clone();
+        let handler = move |request: Request| {
+            let (own, answer) = (own.clone(), answer.clone());
+            async move {
+                let (parts, body) = request.into_parts();
+                let headers = parts
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+                    .collect();
+                let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+                let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                let seen = Seen { method: parts.method.to_string(), path, headers, body };
+                *own.last.lock() = Some(seen.clone());
+                let n = own.n_calls.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(answer(n, seen).await)
+            }
+        };
+        let app = axum::Router::new()
+            .fallback_service(tower_service(handler))
+            .layer(axum::extract::DefaultBodyLimit::disable());
+        tokio::task::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        upstream
+    }
+
+    /// An OpenAI-shaped provider that answers "hello" with the model it was asked for.
+    pub async fn chat() -> Upstream {
+        Upstream::start(|_, seen| async move {
+            let asked: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+            let model = asked["model"].as_str().unwrap_or("none").to_owned();
+            if asked["stream"] == true { sse(&events(&model, &["hel", "lo"])) } else { ok(&completion(&model, "hello")) }
+        })
+        .await
+    }
+
+    pub fn n_calls(&self) -> usize {
+        self.n_calls.load(Ordering::SeqCst)
+    }
+
+    pub fn last(&self) -> Seen {
+        self.last.lock().clone().expect("the upstream was called")
+    }
+}
+
+fn tower_service<H, R>(handler: H) -> axum::routing::MethodRouter
+where
+    H: Fn(Request) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Result<Response, Infallible>> + Send + 'static,
+{
+    axum::routing::any(move |request: Request| {
+        let handler = handler.clone();
+        async move {
+            match handler(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
+    })
+}
+
+/// A chat completion of `model`.
+pub fn completion(model: &str, text: &str) -> Value {
+    json!({"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": model,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}, "x_unknown": {"kept": true}})
+}
+
+/// The events of a streamed completion, `[DONE]` included.
+pub fn events(model: &str, pieces: &[&str]) -> Vec<String> {
+    let chunk = |delta: Value, finish: Value| {
+        json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model,
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+        .to_string()
+    };
+    let mut events = vec![chunk(json!({"role": "assistant", "content": ""}), Value::Null)];
+    events.extend(pieces.iter().map(|piece| chunk(json!({"content": piece}), Value::Null)));
+    events.push(chunk(json!({}), json!("stop")));
+    events.push("[DONE]".to_owned());
+    events.into_iter().map(|data| format!("data: {data}\n\n")).collect()
+}
+
+pub fn ok(body: &Value) -> Response {
+    answer(200, "application/json", body.to_string())
+}
+
+pub fn sse(events: &[String]) -> Response {
+    answer(200, "text/event-stream", events.concat())
+}
+
+pub fn answer(status: u16, content_type: &str, body: impl Into<Body>) -> Response {
+    Response::builder().status(status).header("content-type", content_type).body(body.into()).unwrap()
+}
+
+/// A question for the model.
+pub fn question(model: &str, text: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": text}]})
+}
+
+pub fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}

@@ -1,0 +1,141 @@
+//! The direction of dependencies, read from the source: the table of ARCHITECTURE.md as a test.
+//!
+//! A module may use those in its row; a new edge is a change of this table, which is rare and discussed.
+
+use std::path::{Path, PathBuf};
+
+/// Module and what it may use. `base` and the module itself are always allowed.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("base", &[]),
+    ("llm", &[]),
+    ("telemetry", &[]),
+    ("config", &[]),
+    ("flywheel", &[]),
+    ("routing", &[]),
+    ("learning", &["routing", "flywheel", "telemetry"]),
+    ("plugins", &["learning", "routing", "flywheel", "config", "telemetry", "llm"]),
+    ("proxy", &["plugins", "config", "telemetry", "llm"]),
+    ("admin", &["telemetry"]),
+    ("server", &["admin", "proxy", "plugins", "learning", "routing", "flywheel", "config", "telemetry", "llm"]),
+    ("cli", &["server", "proxy", "plugins", "learning", "routing", "flywheel", "config"]),
+];
+
+/// Crates that only the named places may use.
+const FENCES: &[(&str, &[&str])] = &[
+    ("pingora_core", &["proxy/", "server/"]),
+    ("pingora_proxy", &["proxy/", "server/"]),
+    ("pingora_error", &["proxy/", "server/"]),
+    ("axum", &["admin/"]),
+    ("rusqlite", &["flywheel/"]),
+    ("serde_saphyr", &["config/yaml.rs"]),
+    ("notify", &["config/source/"]),
+    ("clap", &["cli/"]),
+    ("indicatif", &["cli/"]),
+    ("prometheus_client", &["telemetry/"]),
+    ("rustls", &["proxy/tls.rs"]),
+];
+
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Path below `src/` and text without line comments, of everything but these tests.
+fn sources() -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    rust_files(&src(), &mut files);
+    let sources: Vec<(String, String)> = files
+        .iter()
+        .map(|path| {
+            let name = path.strip_prefix(src()).unwrap().to_string_lossy().into_owned();
+            let text = std::fs::read_to_string(path).unwrap();
+            let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+            (name, code.join("\n"))
+        })
+        .filter(|(name, _)| !name.starts_with("tests/"))
+        .collect();
+    assert!(sources.len() > 50, "the sources were found");
+    sources
+}
+
+/// Names that follow `prefix` in the text.
+fn names_after<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
+    text.match_indices(prefix)
+        .map(|(at, _)| {
+            let rest = &text[at + prefix.len()..];
+            rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default()
+        })
+        .collect()
+}
+
+#[test]
+fn modules_use_only_what_lies_below_them() {
+    let mut wrong = Vec::new();
+    for (name, text) in sources() {
+        let module = name.split('/').next().unwrap_or_default();
+        let Some((_, allowed)) = MAY_USE.iter().find(|(own, _)| *own == module) else {
+            assert!(["lib.rs", "main.rs"].contains(&module), "{module} is missing in the table");
+            continue;
+        };
+        for used in names_after(&text, "crate::") {
+            let is_module = MAY_USE.iter().any(|(own, _)| *own == used);
+            if is_module && used != module && used != "base" && !allowed.contains(&used) {
+                wrong.push(format!("{name} uses {used}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn crates_stay_behind_their_fences() {
+    let mut wrong = Vec::new();
+    for (name, text) in sources() {
+        for (fenced, places) in FENCES {
+            let uses = text.contains(&format!("use {fenced}::")) || text.contains(&format!(" {fenced}::"));
+            if uses && !places.iter().any(|place| name.starts_with(place)) {
+                wrong.push(format!("{name} uses {fenced}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn plugins_do_not_import_each_other() {
+    let mut wrong = Vec::new();
+    for (name, text) in sources() {
+        let Some(own) = ["key_auth", "model_mapper", "model_router", "proxy", "semantic_router", "statistics"]
+            .into_iter()
+            .find(|plugin| name.starts_with(&format!("plugins/ai/{plugin}")) || name.starts_with(&format!("plugins/auth/{plugin}")))
+        else {
+            continue;
+        };
+        for group in ["crate::plugins::ai::", "crate::plugins::auth::"] {
+            wrong.extend(names_after(&text, group).into_iter().filter(|used| *used != own).map(|used| format!("{name} uses {used}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn files_stay_readable() {
+    let long: Vec<String> = sources()
+        .into_iter()
+        .filter(|(name, _)| !name.ends_with("tests.rs"))
+        .map(|(name, _)| (std::fs::read_to_string(src().join(&name)).unwrap().lines().count(), name))
+        .filter(|(lines, _)| *lines > 600)
+        .map(|(lines, name)| format!("{name}: {lines} lines"))
+        .collect();
+    assert!(long.is_empty(), "find a seam in {long:#?}");
+}

@@ -1,0 +1,133 @@
+//! The process: ports, exit codes, health, TLS, drain.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::Notify;
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn health_readiness_and_metrics_are_open_and_the_api_is_not() {
+    let gateway = Gateway::start(Folder::new());
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(send(gateway.admin, "GET", path, &[], Bytes::new()).await.status, 200, "{path}");
+    }
+    let closed = send(gateway.admin, "GET", "/api/v1/config", &[], Bytes::new()).await;
+    assert_eq!((closed.status, closed.error_code().as_str()), (401, "unauthorized"));
+    assert_eq!(gateway.admin("GET", "/api/v1/config").await.status, 200);
+}
+
+#[test]
+fn a_taken_port_exits_69_and_bad_usage_64() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let folder = Folder::new();
+    let serve = ["serve", "--bind", "127.0.0.1", "--https-port", "0", "--admin-port", "0", "--http-port", &port];
+    let (code, _, err) = run_cli(&serve, &folder);
+    assert_eq!(code, 69, "{err}");
+    assert!(err.contains(&port) && err.contains("--http-port"), "{err}");
+    let (code, _, err) = run_cli(&["serve", "--no-such-flag"], &folder);
+    assert_eq!(code, 64, "{err}");
+}
+
+#[test]
+fn a_wrong_config_toml_names_file_and_key() {
+    let folder = Folder::new();
+    let toml = folder.dir.path().join("config.toml");
+    std::fs::write(&toml, "[limits]\nmax_body_byte = 5\n").unwrap();
+    let output = Command::new(binary()).args(["config", "effective", "--config"]).arg(&toml).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{err}");
+    assert!(err.contains("config.toml") && err.contains("max_body_byte") && err.contains("max_body_bytes"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_certificates_are_chosen_by_server_name_and_http2_is_offered() {
+    let upstream = Upstream::start(|_, seen| async move { ok(&json!({"proto": seen.headers["x-forwarded-proto"]})) }).await;
+    let folder = Folder::new();
+    folder.services(&[("web", upstream.address)]);
+    for (secret, host) in [("one", "one.example.com"), ("wild", "*.wild.example.com")] {
+        let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).unwrap();
+        folder.write(
+            &format!("secrets/{secret}.yaml"),
+            &json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": secret},
+                "stringData": {"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()}}),
+        );
+        let backend = json!({"resource": {"apiGroup": "networking.higress.io", "kind": "McpBridge", "name": "default"}});
+        folder.write(
+            &format!("ingresses/{secret}.yaml"),
+            &json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+                "metadata": {"name": secret, "annotations": {"higress.io/destination": "web.static"}},
+                "spec": {"tls": [{"hosts": [host], "secretName": secret}],
+                    "rules": [{"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}]}}),
+        );
+    }
+    let gateway = Gateway::start(folder);
+    for (name, version) in [("one.example.com", "--http1.1"), ("a.wild.example.com", "--http2")] {
+        let output = Command::new("curl")
+            .args(["-sk", version, "--resolve"])
+            .arg(format!("{name}:{}:127.0.0.1", gateway.https.port()))
+            .args(["-w", "%{http_version} %{http_code}"])
+            .arg(format!("https://{name}:{}/", gateway.https.port()))
+            .output()
+            .unwrap();
+        let expected = if version == "--http2" { "{\"proto\":\"https\"}2 200" } else { "{\"proto\":\"https\"}1.1 200" };
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let unknown = Command::new("curl")
+        .args(["-sk", "--resolve", &format!("other.example.com:{}:127.0.0.1", gateway.https.port())])
+        .arg(format!("https://other.example.com:{}/", gateway.https.port()))
+        .status()
+        .unwrap();
+    assert!(!unknown.success(), "no certificate, no handshake");
+}
+
+#[tokio::test]
+async fn sigterm_lets_requests_in_flight_finish() {
+    let (reached, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (arrived, waiting) = (reached.clone(), go_on.clone());
+    let upstream = Upstream::start(move |_, _| {
+        let (arrived, waiting) = (arrived.clone(), waiting.clone());
+        async move {
+            arrived.notify_one();
+            waiting.notified().await;
+            ok(&json!("finished"))
+        }
+    })
+    .await;
+    let folder = Folder::new();
+    folder.services(&[("web", upstream.address)]).route("web", "/", "web.static");
+    let mut gateway = Gateway::start(folder);
+    let (http, admin) = (gateway.http, gateway.admin);
+    let request = tokio::task::spawn(async move { send(http, "GET", "/", &[], Bytes::new()).await });
+    reached.notified().await;
+    gateway.terminate();
+    eventually_async("readiness to end", || async {
+        (send(admin, "GET", "/readyz", &[], Bytes::new()).await.status == 503).then_some(())
+    })
+    .await;
+    go_on.notify_one();
+    assert_eq!(request.await.unwrap().json(), "finished");
+    let status = gateway.child.wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn the_gateway_runs_without_any_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(binary())
+        .args(["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1", "--data-dir", "d"])
+        .current_dir(dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(line.starts_with("listening {"), "{line}");
+}
