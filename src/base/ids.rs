@@ -1,6 +1,7 @@
 //! Request ids: UUID version 7, so that they sort by time in logs and in the flywheel.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use uuid::Uuid;
 
@@ -18,11 +19,14 @@ impl RequestId {
         self.0.as_bytes()
     }
 
-    /// A number in `0..1` that is fixed for this request: sampling decisions made from it agree wherever they are made.
-    pub fn sample(&self) -> f64 {
-        let tail = self.0.as_bytes();
-        let bits = u32::from_be_bytes([tail[12], tail[13], tail[14], tail[15]]);
-        f64::from(bits) / (f64::from(u32::MAX) + 1.0)
+    /// A number in `0..1` that is fixed for this request and purpose: sampling decisions agree wherever they are made, and
+    /// two purposes with the same rate do not pick the same requests.
+    pub fn sample(&self, purpose: &str) -> f64 {
+        let mut hasher = DefaultHasher::new();
+        (self.0, purpose).hash(&mut hasher);
+        #[expect(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds")]
+        let share = (hasher.finish() >> 11) as f64 / (1_u64 << 53) as f64;
+        share
     }
 }
 
@@ -54,7 +58,7 @@ mod tests {
 
     #[test]
     fn samples_are_spread_over_the_unit_interval() {
-        let mean = (0..4000).map(|_| RequestId::new().sample()).sum::<f64>() / 4000.0;
+        let mean = (0..4000).map(|_| RequestId::new().sample("test")).sum::<f64>() / 4000.0;
         assert!((0.45..0.55).contains(&mean), "mean {mean}");
     }
 }

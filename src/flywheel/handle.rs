@@ -124,7 +124,8 @@ impl Flywheel {
                 let (store, shared) = (store.clone(), shared.clone());
                 move || {
                     let connection = Some(connection);
-                    Writer { store: &store, shared: &shared, retry_interval, max_bytes, connection }.run();
+                    let early = Vec::new();
+                    Writer { store: &store, shared: &shared, retry_interval, max_bytes, connection, early }.run();
                 }
             })
             .map_err(|source| FlywheelError::Io { doing: "starting the flywheel's writer thread", source })?;

@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::record::{AnswerRecord, ExchangeRecord, FeedbackRecord, ScoreRecord};
 
 /// One thing to write. Order is kept, so a score finds the exchange that was recorded before it.
+#[derive(Clone)]
 pub(super) enum Op {
     Exchange(Box<ExchangeRecord>),
     Answer { exchange_id: String, answer: Box<AnswerRecord> },

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, TransactionBehavior};
@@ -34,14 +34,26 @@ pub(super) struct Writer<'a> {
     pub retry_interval: Duration,
     pub max_bytes: Option<u64>,
     pub connection: Option<Connection>,
+    /// Answers, scores and feedback whose exchange has not come yet.
+    pub early: Vec<Early>,
 }
+
+/// A record that overtook its exchange: a client that sends feedback at once is faster than the end of its request.
+pub(super) struct Early {
+    op: Op,
+    until: Instant,
+}
+
+/// How long an early record waits for its exchange, and how many may wait.
+const EARLY_WAITS: Duration = Duration::from_secs(5);
+const MAX_EARLY: usize = 1000;
 
 /// What became of the records of a batch.
 #[derive(Default)]
 struct Tally {
     n_written: u64,
-    /// The exchange they belong to is not in the database: shed, pruned, another tenant's, or never there.
-    n_unmatched: u64,
+    /// Positions of those whose exchange is not in the database: shed, pruned, another tenant's, never or not yet there.
+    unmatched: Vec<usize>,
     n_refused: u64,
     first_refusal: Option<String>,
 }
@@ -55,7 +67,13 @@ impl Writer<'_> {
             let batch = self.shared.queue.take();
             let (is_closing, is_last) = (batch.is_closing, batch.is_last);
             match self.write(&batch.ops) {
-                Ok(tally) => self.settle(batch, tally),
+                Ok(tally) => {
+                    let was_early = std::mem::take(&mut self.early);
+                    let now = Instant::now();
+                    self.keep(&batch.ops, &tally.unmatched, |_| now + EARLY_WAITS);
+                    self.settle(batch, tally);
+                    self.write_early(was_early);
+                }
                 Err(error) => {
                     let reason = error.to_string();
                     self.suspend(&reason);
@@ -67,6 +85,8 @@ impl Writer<'_> {
                 }
             }
             if is_last {
+                let n_left = u64::try_from(self.early.len()).unwrap_or(u64::MAX);
+                self.shared.n_unmatched.fetch_add(n_left, Ordering::Relaxed);
                 return;
             }
             if !is_closing {
@@ -96,6 +116,32 @@ impl Writer<'_> {
         Ok(tally)
     }
 
+    /// Keeps the records at `positions` until their exchange comes, or counts them as unmatched.
+    fn keep(&mut self, ops: &[Op], positions: &[usize], until: impl Fn(usize) -> Instant) {
+        let now = Instant::now();
+        for &position in positions {
+            if until(position) > now && self.early.len() < MAX_EARLY {
+                self.early.push(Early { op: ops[position].clone(), until: until(position) });
+            } else {
+                self.shared.n_unmatched.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Tries again what came before its exchange; the batch just written may have brought it.
+    fn write_early(&mut self, early: Vec<Early>) {
+        let (ops, until): (Vec<Op>, Vec<Instant>) = early.into_iter().map(|early| (early.op, early.until)).unzip();
+        match self.write(&ops) {
+            Ok(tally) => {
+                self.shared.n_written.fetch_add(tally.n_written, Ordering::Relaxed);
+                self.shared.n_refused.fetch_add(tally.n_refused, Ordering::Relaxed);
+                self.keep(&ops, &tally.unmatched, |position| until[position]);
+            }
+            // The next batch meets the same storage and says so; these wait with it.
+            Err(_) => self.early.extend(ops.into_iter().zip(until).map(|(op, until)| Early { op, until })),
+        }
+    }
+
     fn settle(&self, batch: Batch, tally: Tally) {
         if let Some(reason) = tally.first_refusal {
             tracing::warn!(n_refused = tally.n_refused, %reason, "The flywheel dropped records that cannot be stored.");
@@ -104,7 +150,6 @@ impl Writer<'_> {
             self.resume();
         }
         self.shared.n_written.fetch_add(tally.n_written, Ordering::Relaxed);
-        self.shared.n_unmatched.fetch_add(tally.n_unmatched, Ordering::Relaxed);
         self.shared.n_refused.fetch_add(tally.n_refused, Ordering::Relaxed);
         self.shared.queue.settle(batch);
     }
@@ -182,7 +227,7 @@ fn attempt(
                     tally.n_refused += 1;
                     tally.first_refusal.get_or_insert_with(|| format!("exchange `{}` is already recorded", record.id));
                 }
-                Op::Answer { .. } | Op::Score(_) | Op::Feedback { .. } => tally.n_unmatched += 1,
+                Op::Answer { .. } | Op::Score(_) | Op::Feedback { .. } => tally.unmatched.push(index),
             },
             Err(error) if is_refusal(&error) => return Ok(Err((index, error.to_string()))),
             Err(error) => return Err(error),

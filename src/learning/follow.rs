@@ -27,26 +27,46 @@ pub struct Triggers {
 pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, triggers: Triggers, tasks: Tasks) {
     let mut last_training: HashMap<String, (i64, Instant)> = HashMap::new();
     let mut last_count = Instant::now();
+    let trains = triggers.rows > 0 || !triggers.interval.is_zero();
     loop {
-        let due = last_count.elapsed() >= COUNT_EVERY;
+        let is_due = trains && last_count.elapsed() >= COUNT_EVERY;
         for router in routers.all() {
             refresh(&router, &flywheel).await;
-            if due && (triggers.rows > 0 || !triggers.interval.is_zero()) {
-                let (since, at) = *last_training.entry(router.name.clone()).or_insert((0, Instant::now()));
-                let n_new = flywheel.store().scored_rows_since(since).unwrap_or(0);
-                let by_rows = triggers.rows > 0 && n_new >= triggers.rows;
-                let by_time = !triggers.interval.is_zero() && n_new > 0 && at.elapsed() >= triggers.interval;
-                if by_rows || by_time {
-                    last_training.insert(router.name.clone(), (now_ms(), Instant::now()));
-                    start_training(&router, &flywheel, &tasks);
-                }
+            if !is_due {
+                continue;
+            }
+            let (since, at) = match last_training.get(&router.name) {
+                Some(last) => *last,
+                // What an earlier process trained on is not new.
+                None => (newest_version_ms(&router.name, &flywheel).await, Instant::now()),
+            };
+            last_training.insert(router.name.clone(), (since, at));
+            let n_new = n_scored_since(since, &flywheel).await;
+            let by_rows = triggers.rows > 0 && n_new >= triggers.rows;
+            let by_time = !triggers.interval.is_zero() && n_new > 0 && at.elapsed() >= triggers.interval;
+            if by_rows || by_time {
+                last_training.insert(router.name.clone(), (now_ms(), Instant::now()));
+                start_training(&router, &flywheel, &tasks);
             }
         }
-        if due {
+        if is_due {
             last_count = Instant::now();
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+async fn newest_version_ms(router: &str, flywheel: &Flywheel) -> i64 {
+    let (store, name) = (flywheel.store().clone(), router.to_owned());
+    let versions = tokio::task::spawn_blocking(move || store.list_versions(Some(&name))).await;
+    let newest = versions.ok().and_then(Result::ok).and_then(|versions| versions.into_iter().map(|v| v.created_at_ms).max());
+    newest.unwrap_or(0)
+}
+
+async fn n_scored_since(since: i64, flywheel: &Flywheel) -> u64 {
+    let store = flywheel.store().clone();
+    let counted = tokio::task::spawn_blocking(move || store.scored_rows_since(since)).await;
+    counted.ok().and_then(Result::ok).unwrap_or(0)
 }
 
 /// Takes over the version the database says is serving, if it is another one.

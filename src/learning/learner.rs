@@ -65,9 +65,10 @@ pub fn learn(store: &Store, name: &str, setup: &Setup, force: bool, progress: &m
         ..TrainOptions::default()
     };
     let Trained { router, report } = train(&training, seed.as_deref(), &options, progress)?;
-    let serving = serving_router(store, name)?;
-    let predictor = predictor(serving, seed, setup);
-    let verdict = gate(&predictor, &router, &held_out, &setup.policy, &setup.baseline, setup.seed);
+    let serving = serving_router(store, name)?.map(|(_, router)| router);
+    let now = predictor(serving, seed.clone(), setup);
+    let then = predictor(Some(router.clone()), seed, setup);
+    let verdict = gate(&now, &then, &held_out, &setup.policy, &setup.baseline, setup.seed);
     let is_promoted = verdict.promote || force;
     let version = store.insert_version(&NewVersion {
         router: name.to_owned(),
@@ -100,16 +101,12 @@ pub fn serving_router(store: &Store, name: &str) -> Result<Option<(i64, Router)>
     }
 }
 
-/// What decides today: the serving version, or the shipped seed.
-fn predictor(
-    serving: Option<(i64, Router)>,
-    seed: Option<Arc<Seed>>,
-    setup: &Setup,
-) -> impl Fn(&FeatureVector) -> Vec<Prediction> {
+/// How a router decides when it serves: its own predictions, the seed's for candidates it has never seen.
+fn predictor(router: Option<Router>, seed: Option<Arc<Seed>>, setup: &Setup) -> impl Fn(&FeatureVector) -> Vec<Prediction> {
     let (candidates, baseline) = (setup.candidates.clone(), setup.baseline.clone());
-    move |features| match (&serving, &seed) {
-        (Some((_, router)), Some(seed)) => with_unseen(router.predict(features), seed, features, &candidates, &baseline),
-        (Some((_, router)), None) => router.predict(features),
+    move |features| match (&router, &seed) {
+        (Some(router), Some(seed)) => with_unseen(router.predict(features), seed, features, &candidates, &baseline),
+        (Some(router), None) => router.predict(features),
         (None, Some(seed)) => cold_start(seed, features, &candidates, &baseline),
         (None, None) => Vec::new(),
     }

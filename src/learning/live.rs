@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -48,6 +50,28 @@ pub struct LiveRouter {
     serving: ArcSwapOption<Serving>,
     setup: ArcSwapOption<Setup>,
     scores: Mutex<BTreeMap<String, Mean>>,
+    shadow_spent: Mutex<Spent>,
+    n_shadow_calls: AtomicUsize,
+    n_scorings: AtomicUsize,
+}
+
+/// Money spent on one day (days since the epoch, UTC).
+#[derive(Default, Clone, Copy)]
+struct Spent {
+    day: u64,
+    usd: f64,
+}
+
+/// A place among calls that run beside requests; given back when dropped.
+pub struct Slot {
+    router: Arc<LiveRouter>,
+    taken: fn(&LiveRouter) -> &AtomicUsize,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        (self.taken)(&self.router).fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 #[derive(Default, Clone, Copy)]
@@ -63,7 +87,37 @@ impl LiveRouter {
             serving: ArcSwapOption::empty(),
             setup: ArcSwapOption::empty(),
             scores: Mutex::new(BTreeMap::new()),
+            shadow_spent: Mutex::new(Spent::default()),
+            n_shadow_calls: AtomicUsize::new(0),
+            n_scorings: AtomicUsize::new(0),
         }
+    }
+
+    /// A place for a shadow call, if fewer than `max` run. Survives reloads, because it belongs to the router's name.
+    pub fn shadow_slot(self: &Arc<Self>, max: usize) -> Option<Slot> {
+        self.slot(max, |router| &router.n_shadow_calls)
+    }
+
+    /// A place for scoring a served answer.
+    pub fn scoring_slot(self: &Arc<Self>, max: usize) -> Option<Slot> {
+        self.slot(max, |router| &router.n_scorings)
+    }
+
+    fn slot(self: &Arc<Self>, max: usize, taken: fn(&LiveRouter) -> &AtomicUsize) -> Option<Slot> {
+        let take = |n: usize| (n < max).then_some(n + 1);
+        taken(self).fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
+        Some(Slot { router: self.clone(), taken })
+    }
+
+    /// US dollars spent on shadow calls today (UTC), after adding `usd`.
+    pub fn spend_on_shadow(&self, usd: f64) -> f64 {
+        let day = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+        let mut spent = self.shadow_spent.lock();
+        if spent.day != day {
+            *spent = Spent { day, usd: 0.0 };
+        }
+        spent.usd += usd;
+        spent.usd
     }
 
     /// Expected score, latency and cost of each candidate, and the version that says so (`None`: the shipped seed).

@@ -64,6 +64,8 @@ error_kinds! {
     UnsupportedApi = 404, "invalid_request_error", "unsupported_api";
     /// The client took too long to send its request.
     RequestTimeout = 408, "invalid_request_error", "request_timeout";
+    /// Request line and headers are over the configured limit.
+    HeadersTooLarge = 431, "invalid_request_error", "headers_too_large";
     /// The body is over the configured limit.
     BodyTooLarge = 413, "invalid_request_error", "body_too_large";
     /// Too many requests or tokens in a window.

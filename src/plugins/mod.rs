@@ -29,7 +29,7 @@ use crate::llm::provider::Provider;
 use crate::learning::live::LiveRouter;
 use crate::telemetry::metrics::Metrics;
 
-pub use state::{Answered, End, LlmState, RequestState, Target};
+pub use state::{Answered, CredentialPlace, End, LlmState, RequestState, Target, without_query};
 
 /// One plugin with one configuration: the global one, or that of a rule. Shared by all requests it applies to.
 #[async_trait]
@@ -168,11 +168,14 @@ pub trait Host: Send + Sync {
 pub struct LlmCall {
     /// The client's head (path, content type); credentials are replaced by the provider's.
     pub head: RequestHeader,
+    pub credential: Option<CredentialPlace>,
     pub body: Bytes,
     pub is_stream: bool,
     pub route: Arc<str>,
     pub host: String,
     pub target: Target,
+    /// Port of the target's service; `None` is its first.
+    pub port: Option<u16>,
     pub timeout: Duration,
 }
 

@@ -28,6 +28,8 @@ pub struct RequestState {
     pub body: Option<Bytes>,
     /// The authenticated consumer.
     pub consumer: Option<String>,
+    /// Where the client's credential for the gateway stands; it goes neither to model providers nor into the access log.
+    pub credential: Option<CredentialPlace>,
     /// Set by a plugin whose header write may select another route; the chain matches again and clears it.
     pub reroute: bool,
     /// Added to the answer's head.
@@ -38,16 +40,6 @@ pub struct RequestState {
     pub llm: Option<Box<LlmState>>,
     /// Private notes of plugins from request to log, keyed by type.
     pub notes: Extensions,
-}
-
-impl LlmState {
-    /// How many targets were given up on before the current one.
-    pub fn n_targets_left_behind(&self) -> usize {
-        let is_tried = |target: &Target| {
-            target.model.as_ref().is_some_and(|model| self.attempts.iter().any(|attempt| attempt.model == *model))
-        };
-        self.targets.iter().take_while(|target| is_tried(target)).count()
-    }
 }
 
 impl RequestState {
@@ -63,6 +55,7 @@ impl RequestState {
             service_port: None,
             body: None,
             consumer: None,
+            credential: None,
             reroute: false,
             reply_headers: Vec::new(),
             details: String::new(),
@@ -83,6 +76,21 @@ impl Default for RequestState {
     }
 }
 
+/// A header or query parameter that holds a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialPlace {
+    Header(String),
+    Query(String),
+}
+
+/// Path and query without the parameter `name`.
+pub fn without_query(path_and_query: &str, name: &str) -> String {
+    let Some((path, query)) = path_and_query.split_once('?') else { return path_and_query.to_owned() };
+    let is_other = |pair: &&str| pair.split('=').next() != Some(name);
+    let kept: Vec<&str> = query.split('&').filter(is_other).collect();
+    if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
+}
+
 /// A model call: what was asked, where it may go, what happened.
 #[derive(Default)]
 pub struct LlmState {
@@ -92,6 +100,8 @@ pub struct LlmState {
     pub stream: bool,
     /// Where to try, in order, until one answers; empty means the route's own destination with the client's model.
     pub targets: Vec<Target>,
+    /// Position in `targets` of the one being tried, or that answered.
+    pub current: usize,
     /// What is read from the answer as it passes; `None` reads nothing.
     pub want: Option<Want>,
     /// Every attempt made; the last one is what the client got.

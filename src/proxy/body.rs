@@ -1,8 +1,10 @@
 //! Reading a request body whole, within its limit.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::Version;
-use pingora_error::Result;
+use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::context::Context;
@@ -25,13 +27,14 @@ pub async fn read(session: &mut Session, ctx: &Context) -> Result<Result<Bytes, 
     if announced.is_some_and(|length| length > limit) {
         return Ok(Err(too_large(session, limit)));
     }
-    continue_if_asked(session).await?;
-    let Some(first) = session.read_request_body().await? else { return Ok(Ok(Bytes::new())) };
+    continue_if_asked(session).await.map_err(|error| error.into_down())?;
+    let patience = ctx.snapshot.limits.client_read_timeout;
+    let Some(first) = next_piece(session, patience).await? else { return Ok(Ok(Bytes::new())) };
     if first.len() > limit {
         return Ok(Err(too_large(session, limit)));
     }
     // Most bodies come in one read: keep that buffer instead of copying it.
-    let Some(second) = session.read_request_body().await? else { return Ok(Ok(first)) };
+    let Some(second) = next_piece(session, patience).await? else { return Ok(Ok(first)) };
     let mut whole = BytesMut::with_capacity(announced.unwrap_or(first.len() * 4).min(TRUSTED_LENGTH).max(first.len()));
     whole.extend_from_slice(&first);
     let mut next = Some(second);
@@ -40,9 +43,17 @@ pub async fn read(session: &mut Session, ctx: &Context) -> Result<Result<Bytes, 
             return Ok(Err(too_large(session, limit)));
         }
         whole.extend_from_slice(&chunk);
-        next = session.read_request_body().await?;
+        next = next_piece(session, patience).await?;
     }
     Ok(Ok(whole.freeze()))
+}
+
+/// Every client error here is the client's: pingora does not mark it so outside its own proxy loop.
+async fn next_piece(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
+    match tokio::time::timeout(patience, session.read_request_body()).await {
+        Ok(read) => read.map_err(|error| error.into_down()),
+        Err(_) => Err(Error::explain(ErrorType::ReadTimedout, "the request body stopped coming").into_down()),
+    }
 }
 
 /// Clients that send `Expect: 100-continue` (curl above 1 MiB) wait for this line before they send the body.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
 use super::respond;
@@ -12,6 +11,7 @@ use super::upstream::Upstream;
 use crate::llm::error::ErrorKind;
 use crate::plugins::rules::Place;
 use crate::plugins::{Plugin, Reply, RequestState};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::TraceContext;
 
 /// Made when a request arrives; ends with its access log line. The snapshot is taken once, so a request never sees two
@@ -28,14 +28,22 @@ pub struct Context {
     pub path: String,
     pub status: Option<u16>,
     pub upstream_address: String,
-    /// Set on the plain path once a peer was chosen, for retries.
-    pub peer: Option<Box<HttpPeer>>,
     pub tries: u32,
+    metrics: Arc<Metrics>,
+}
+
+/// Counted here and not where the request is logged, so that a panic on the way does not leave it counted for ever.
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.metrics.requests_in_flight.dec();
+    }
 }
 
 impl Context {
-    pub fn new(snapshot: Arc<Snapshot>) -> Context {
+    pub fn new(snapshot: Arc<Snapshot>, metrics: Arc<Metrics>) -> Context {
+        metrics.requests_in_flight.inc();
         Context {
+            metrics,
             snapshot,
             state: RequestState::new(),
             route: None,
@@ -46,7 +54,6 @@ impl Context {
             path: String::new(),
             status: None,
             upstream_address: String::new(),
-            peer: None,
             tries: 0,
         }
     }
@@ -77,7 +84,7 @@ impl Context {
             );
             return Err(respond::error(ErrorKind::NoRoute, message, "route_not_found"));
         };
-        let Some(destination) = entry.destination(self.state.id.sample()) else {
+        let Some(destination) = entry.destination(self.state.id.sample("destination")) else {
             let message = format!("Route \"{}\" has no destination with a weight above zero.", entry.name);
             return Err(respond::error(ErrorKind::NoUpstream, message, "no_destination"));
         };

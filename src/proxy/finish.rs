@@ -6,7 +6,7 @@ use http::Version;
 use pingora_proxy::Session;
 
 use super::context::Context;
-use crate::plugins::Request;
+use crate::plugins::{CredentialPlace, Request, without_query};
 use crate::telemetry::access_log::{AccessLog, Entry};
 use crate::telemetry::metrics::{Metrics, RouteStatus};
 
@@ -17,10 +17,14 @@ pub fn finish(session: &mut Session, ctx: &mut Context, metrics: &Metrics, log: 
     }
     let elapsed = ctx.state.started.elapsed();
     // Zero: the client left before there was a status, as Envoy logs it.
-    let status = session.response_written().map(|head| head.status.as_u16()).or(ctx.status).unwrap_or(0);
+    let status = session
+        .response_written()
+        .map(|head| head.status)
+        .filter(|status| !status.is_informational())
+        .map(|status| status.as_u16())
+        .or(ctx.status).unwrap_or(0);
     metrics.requests.get_or_create(&RouteStatus { route: ctx.state.route.to_string(), status }).inc();
     metrics.request_seconds.observe(elapsed.as_secs_f64());
-    metrics.requests_in_flight.dec();
     if log.is_on() {
         write_line(session, ctx, status, u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), metrics, log);
     }
@@ -36,7 +40,7 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
         trace_id: &ctx.trace.map(|trace| trace.trace_id_hex()).unwrap_or_default(),
         method: ctx.method.as_str(),
         authority: &ctx.state.host,
-        path: &ctx.path,
+        path: &logged_path(ctx),
         protocol: protocol(head.version),
         response_code: status,
         response_code_details: match ctx.state.details.as_str() {
@@ -60,6 +64,14 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
     };
     if !log.write(&entry) {
         metrics.access_log_shed.inc();
+    }
+}
+
+/// The path without a credential that may stand in its query.
+fn logged_path(ctx: &Context) -> String {
+    match &ctx.state.credential {
+        Some(CredentialPlace::Query(name)) => without_query(&ctx.path, name),
+        _ => ctx.path.clone(),
     }
 }
 

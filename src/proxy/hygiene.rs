@@ -10,7 +10,9 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::context::Context;
+use super::respond;
 use super::upstream::host_only;
+use crate::llm::error::ErrorKind;
 use crate::plugins::Reply;
 use crate::telemetry::trace::TraceContext;
 
@@ -31,15 +33,23 @@ const INTERNAL_HEADERS: &[&str] = &[
 /// Prepares head and context.
 ///
 /// # Errors
-/// The 400 for a request that names no host or names it wrongly.
+/// The 431 for a head over the limit.
 #[expect(clippy::result_large_err, reason = "built once per failed request")]
 pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     ctx.state.client_ip = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
     let head = session.req_header_mut();
+    if let Some(authority) = head.uri.authority().map(|authority| authority.to_string()) {
+        set(head, "host", &authority);
+    }
     ctx.method = head.method.clone();
     ctx.path = head.uri.path_and_query().map_or_else(|| "/".to_owned(), |path| path.as_str().to_owned());
     ctx.state.host = authority(head).map(|authority| host_only(authority).to_ascii_lowercase()).unwrap_or_default();
+    let limit = ctx.snapshot.limits.max_header_bytes;
+    if size(head) > limit {
+        let message = format!("Request line and headers are longer than {limit} bytes, the limit of this gateway. Send fewer or shorter headers.");
+        return Err(respond::error(ErrorKind::HeadersTooLarge, message, "request_headers_too_large"));
+    }
     for name in INTERNAL_HEADERS {
         head.remove_header(*name);
     }
@@ -53,10 +63,22 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     Ok(())
 }
 
-/// Host header, or `:authority` in HTTP/2 and absolute-form requests.
+/// The host a request is for. `admit` made `:authority` and absolute-form targets into a Host header.
 pub fn authority(head: &RequestHeader) -> Option<&str> {
-    let from_uri = head.uri.authority().map(|authority| authority.as_str());
-    from_uri.or_else(|| head.headers.get(http::header::HOST).and_then(|value| value.to_str().ok()))
+    head.headers.get(http::header::HOST).and_then(|value| value.to_str().ok())
+}
+
+/// Names every header that `Connection` fields nominate as belonging to the connection.
+pub fn remove_nominated(connection: &[HeaderValue], mut remove: impl FnMut(&str)) {
+    for value in connection.iter().filter_map(|value| value.to_str().ok()) {
+        value.split(',').map(str::trim).filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case("close")).for_each(&mut remove);
+    }
+}
+
+/// Bytes of request line and headers as they stood on the wire, roughly: names, values and separators.
+fn size(head: &RequestHeader) -> usize {
+    let line = head.uri.path_and_query().map_or(0, |path| path.as_str().len()) + 16;
+    line + head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>()
 }
 
 fn forward(head: &mut RequestHeader, ip: IpAddr, is_tls: bool, real_ip: bool) {

@@ -1,5 +1,7 @@
 //! Answers made by the gateway itself.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Method;
 use pingora_error::Result;
@@ -9,6 +11,9 @@ use pingora_proxy::Session;
 use super::context::Context;
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::plugins::{Reply, Request};
+
+/// How long the rest of a refused request is read away.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// An OpenAI-shaped error as a reply. `details` goes to the access log.
 pub fn error(kind: ErrorKind, message: impl Into<String>, details: &str) -> Reply {
@@ -36,9 +41,14 @@ pub async fn write(session: &mut Session, ctx: &mut Context, reply: Reply) -> Re
     ctx.status = Some(reply.status);
     // A HEAD request and the statuses without body get the head alone.
     let body = if session.req_header().method == Method::HEAD { Bytes::new() } else { reply.body };
-    session.write_response_header(Box::new(head), body.is_empty()).await?;
-    if !body.is_empty() {
-        session.write_response_body(Some(body), true).await?;
+    let is_empty = body.is_empty();
+    session.write_response_header(Box::new(head), is_empty).await.map_err(|error| error.into_down())?;
+    if !is_empty {
+        session.write_response_body(Some(body), true).await.map_err(|error| error.into_down())?;
+    }
+    if !session.is_body_done() {
+        // Closing on unread input makes the kernel reset the connection, and the client may lose the answer it was sent.
+        let _ = tokio::time::timeout(DRAIN_LIMIT, session.drain_request_body()).await;
     }
     Ok(())
 }

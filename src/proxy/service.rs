@@ -51,12 +51,15 @@ impl ProxyHttp for Gateway {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        self.metrics.requests_in_flight.inc();
-        Context::new(self.snapshot.load_full())
+        Context::new(self.snapshot.load_full(), self.metrics.clone())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        session.set_read_timeout(Some(ctx.snapshot.limits.client_read_timeout));
+        let limits = &ctx.snapshot.limits;
+        session.set_write_timeout(Some(limits.timeouts.between_reads));
+        if session.get_keepalive().is_some() {
+            session.set_keepalive(Some(limits.client_idle.as_secs().max(1)));
+        }
         if let Some(reply) = self.before_upstream(session, ctx).await? {
             respond::write(session, ctx, reply).await?;
             return Ok(true);
@@ -71,7 +74,8 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         ctx.tries += 1;
-        let authority = hygiene::authority(session.req_header()).unwrap_or_default();
+        let rewritten = ctx.route.as_ref().and_then(|route| route.route.rewrite.host.as_deref());
+        let authority = rewritten.or_else(|| hygiene::authority(session.req_header())).unwrap_or_default();
         let Some(upstream) = &ctx.upstream else {
             return Error::e_explain(ErrorType::HTTPStatus(503), format!("service {} is not configured", ctx.state.service));
         };
@@ -95,6 +99,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
         respond::finish_head(session, ctx, response);
         Ok(())
     }
@@ -117,7 +124,8 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         let (kind, details) = classify(error);
-        if session.response_written().is_some() || kind.is_none() {
+        let is_head_out = session.response_written().is_some_and(|head| !head.status.is_informational());
+        if is_head_out || kind.is_none() {
             // The head is out, or nobody is left to answer: ending the connection is the only honest sign.
             session.shutdown().await;
             return FailToProxy { error_code: 0, can_reuse_downstream: false };

@@ -22,8 +22,10 @@ pub struct Limits {
     pub max_body_bytes: usize,
     pub max_header_bytes: usize,
     pub timeouts: UpstreamTimeouts,
-    /// Between two reads of a request.
+    /// Between two reads of a request's body.
     pub client_read_timeout: Duration,
+    /// Client connection without a request.
+    pub client_idle: Duration,
     pub verify_tls: bool,
 }
 
@@ -41,7 +43,8 @@ impl Limits {
                 between_reads: Duration::from_secs(own.stream_idle_secs),
                 idle: gateway.upstream_idle_timeout.unwrap_or_else(idle),
             },
-            client_read_timeout: Duration::from_secs(own.header_read_secs),
+            client_read_timeout: Duration::from_secs(own.request_read_secs),
+            client_idle: gateway.downstream_idle_timeout.unwrap_or_else(|| Duration::from_secs(own.client_idle_secs)),
             verify_tls: settings.limits.verify_upstream_tls,
         }
     }

@@ -104,7 +104,7 @@ impl Upstream {
             EndpointSet::Dns(names) => {
                 let name = names.get(turn % names.len().max(1)).ok_or_else(|| format!("service {} names no host", self.service))?;
                 let addresses = resolver.addresses(name).await?;
-                *addresses.get(turn % addresses.len().max(1)).ok_or_else(|| format!("{} has no address", name.host))?
+                *addresses.get(turn / names.len().max(1) % addresses.len().max(1)).ok_or_else(|| format!("{} has no address", name.host))?
             }
         };
         let sni = match &self.tls {
@@ -121,12 +121,14 @@ impl Upstream {
         options.verify_cert = self.verify_tls;
         options.verify_hostname = self.verify_tls;
         options.max_h2_streams = 100;
+        // A connection that died silently would swallow every new stream; a ping finds out.
+        options.h2_ping_interval = Some(Duration::from_secs(20));
         options.tcp_keepalive = Some(TcpKeepalive {
             idle: Duration::from_secs(60),
             interval: Duration::from_secs(10),
             count: 6,
             #[cfg(target_os = "linux")]
-            user_timeout: Duration::ZERO,
+            user_timeout: Duration::from_secs(30),
         });
         options.alpn = match (self.protocol, self.tls.is_some()) {
             (Protocol::Http2, _) => ALPN::H2,

@@ -1,12 +1,14 @@
 //! The promotion gate: a newly trained router serves only if its decisions are better than the serving ones on
 //! held-out questions, by more than chance explains.
 
+use std::collections::BTreeMap;
+
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
 use super::features::FeatureVector;
-use super::{Example, Policy, Prediction, Router, decide};
+use super::{Example, Policy, Prediction, decide};
 
 /// How sure the gate wants to be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -46,13 +48,13 @@ pub struct Verdict {
 /// Judges `candidate` against `serving` with the default [`Gate`]; see [`Gate::judge`].
 pub fn gate(
     serving: &dyn Fn(&FeatureVector) -> Vec<Prediction>,
-    candidate: &Router,
+    candidate: &dyn Fn(&FeatureVector) -> Vec<Prediction>,
     held_out: &[Example],
     policy: &Policy,
     baseline: &str,
     seed: u64,
 ) -> Verdict {
-    Gate::default().judge(serving, &|features| candidate.predict(features), held_out, policy, baseline, seed)
+    Gate::default().judge(serving, candidate, held_out, policy, baseline, seed)
 }
 
 impl Gate {
@@ -67,23 +69,30 @@ impl Gate {
         baseline: &str,
         seed: u64,
     ) -> Verdict {
-        let mut differences: Vec<f64> = Vec::with_capacity(held_out.len());
+        // One entry per question: a prompt asked a hundred times is one piece of evidence, not a hundred.
+        let mut by_question: BTreeMap<u64, (f64, u32)> = BTreeMap::new();
+        let mut compared = |hash: u64, difference: f64| {
+            let (sum, n) = by_question.entry(hash).or_default();
+            *sum += difference;
+            *n += 1;
+        };
         let (mut n_unrecorded, mut n_changed) = (0, 0);
         for example in held_out {
             let now = decide(&serving(&example.features), policy, baseline).model;
             let then = decide(&candidate(&example.features), policy, baseline).model;
             if now == then {
-                differences.push(0.0);
+                compared(example.hash, 0.0);
                 continue;
             }
             match (utility(example, &now, policy), utility(example, &then, policy)) {
                 (Some(now), Some(then)) => {
                     n_changed += 1;
-                    differences.push(then - now);
+                    compared(example.hash, then - now);
                 }
                 _ => n_unrecorded += 1,
             }
         }
+        let differences: Vec<f64> = by_question.into_values().map(|(sum, n)| sum / f64::from(n)).collect();
         let n = differences.len();
         let gain = mean(&differences);
         let (ci_low, ci_high) = self.interval(&differences, seed);

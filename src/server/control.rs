@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::StartError;
 use super::reload::{Reloaded, Reloader};
@@ -33,15 +33,29 @@ pub fn notify_stopping() {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
 }
 
-/// Name of the signal that asks to stop.
-pub async fn stop_signal() -> &'static str {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        tracing::error!("Signals cannot be received; only SIGKILL ends this process");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
+/// The signals that ask to stop. Made before the process says that it is ready, so that none is missed.
+pub struct StopSignals {
+    term: Signal,
+    int: Signal,
+}
+
+impl StopSignals {
+    /// # Errors
+    /// The process cannot receive signals.
+    pub fn listen() -> Result<StopSignals, StartError> {
+        let failed = |error| StartError::Io { what: "signals cannot be received".into(), error };
+        Ok(StopSignals {
+            term: signal(SignalKind::terminate()).map_err(failed)?,
+            int: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    /// Name of the next signal.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
     }
 }
 
@@ -77,6 +91,7 @@ pub async fn tend_flywheel(flywheel: Flywheel, settings: Arc<Settings>, metrics:
         metrics.flywheel_rows.inc_by(now.written - before.written);
         metrics.flywheel_shed.inc_by(now.shed - before.shed);
         metrics.flywheel_failed.inc_by(now.failed - before.failed);
+        metrics.flywheel_unmatched.inc_by(now.unmatched - before.unmatched);
         metrics.flywheel_suspended.set(i64::from(matches!(now.state, WriterState::Suspended { .. })));
         before = now;
         if round % PRUNE_EVERY == 0 {

@@ -123,6 +123,9 @@ struct Process {
     flywheel: Option<Flywheel>,
     stop: watch::Sender<bool>,
     health: admin::Health,
+    /// Ends when the accept loops have.
+    serving: tokio::task::JoinHandle<()>,
+    signals: control::StopSignals,
     /// Watching ends when this is dropped.
     _watcher: Option<Watcher>,
 }
@@ -186,7 +189,8 @@ impl Process {
         };
         tasks.spawn_until_stopped(admin::serve(admin_listener, admin_state));
         let listeners = Listeners { http: vec![sockets.http], https: vec![sockets.https] };
-        proxy_runtime.handle().spawn(listener::serve(gateway, listeners, stopped, threads));
+        let serving = proxy_runtime.handle().spawn(listener::serve(gateway, listeners, stopped, threads));
+        let signals = background.block_on(async { control::StopSignals::listen() })?;
         if let Some(flywheel) = &flywheel {
             let triggers = Triggers {
                 rows: settings.routing.retrain_rows,
@@ -197,12 +201,12 @@ impl Process {
         }
         health.set_ready(true);
         control::announce(http, https, admin, started.elapsed());
-        Ok(Process { settings, metrics, tasks, flywheel, stop, health, _watcher: watcher })
+        Ok(Process { settings, metrics, tasks, flywheel, stop, health, serving, signals, _watcher: watcher })
     }
 
     /// Waits for SIGTERM or SIGINT, then lets requests in flight finish.
-    async fn serve_until_told(self) {
-        let signal = control::stop_signal().await;
+    async fn serve_until_told(mut self) {
+        let signal = self.signals.next().await;
         let drain = Duration::from_secs(self.settings.timeouts.drain_secs);
         tracing::info!(signal, drain_secs = drain.as_secs(), "Draining: no new connections, requests in flight finish");
         control::notify_stopping();
@@ -210,9 +214,14 @@ impl Process {
         // The proxy may be gone already; then there is nothing to tell.
         let _ = self.stop.send(true);
         let deadline = Instant::now() + drain;
-        while self.metrics.requests_in_flight.get() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        // A second signal means now.
+        let metrics = self.metrics.clone();
+        tokio::select! {
+            () = requests_end(&metrics, deadline) => {}
+            signal = self.signals.next() => tracing::warn!(signal, "Told again: not waiting any longer"),
         }
+        // Accept loops have ended and idle connections are told to close; answers just written may still be in flight.
+        let _ = tokio::time::timeout(LAST_BYTES, &mut self.serving).await;
         let left = self.metrics.requests_in_flight.get();
         if left > 0 {
             tracing::warn!(requests = left, "The drain time is over; these requests are cut off");
@@ -228,6 +237,15 @@ impl Process {
         tracing::info!("Stopped");
     }
 }
+
+async fn requests_end(metrics: &Metrics, deadline: Instant) {
+    while metrics.requests_in_flight.get() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Time for the last bytes of finished requests to leave.
+const LAST_BYTES: Duration = Duration::from_millis(250);
 
 /// A store that cannot be opened costs learning and records, never traffic.
 fn open_flywheel(settings: &Settings) -> Option<Flywheel> {

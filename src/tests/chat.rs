@@ -206,6 +206,29 @@ async fn keys_are_checked_and_identity_headers_cannot_be_claimed() {
 }
 
 #[tokio::test]
+async fn a_key_in_the_query_reaches_neither_the_provider_nor_the_access_log() {
+    let upstream = Upstream::start(|_, seen| async move { ok(&json!({"path": seen.path})) }).await;
+    let folder = Folder::new();
+    folder.services(&[("llm", upstream.address)]).route("chat", "/", "llm.static").provider("llm.static", &json!({}));
+    let config = json!({"global_auth": true, "keys": ["apikey"], "consumers": [{"name": "alice", "credential": "k1"}]});
+    folder.plugin("key-auth", &config, &json!([]));
+    let gateway = Gateway::start(folder);
+    let answer = gateway.get("/v1/files?a=b&apikey=k1").await;
+    assert_eq!(answer.json()["path"], "/v1/files?a=b");
+    assert_eq!(gateway.access_log(1)[0]["path"], "/v1/files?a=b");
+}
+
+#[tokio::test]
+async fn heads_over_the_limit_are_refused() {
+    let folder = Folder::new();
+    folder.route("web", "/", "nowhere.static");
+    let gateway = Gateway::start_with(folder, "[limits]\nmax_header_bytes = 2000\n");
+    let long = "x".repeat(3000);
+    let answer = send(gateway.http, "GET", "/", &[("x-long", &long)], Bytes::new()).await;
+    assert_eq!((answer.status, answer.error_code().as_str()), (431, "headers_too_large"));
+}
+
+#[tokio::test]
 async fn plain_routes_stream_through_with_their_trace() {
     let upstream = Upstream::start(|_, seen| async move {
         ok(&json!({"n": seen.body.len(), "traceparent": seen.headers["traceparent"], "path": seen.path}))

@@ -39,8 +39,14 @@ async fn start(world: &Upstream, training: &Value) -> Gateway {
     Gateway::start(folder)
 }
 
+/// Question number `n`; no two are alike.
 fn about(n: usize) -> String {
-    if n % 2 == 0 { format!("what is {n} times {} plus {}", n * 7 + 3, n + 11) } else { format!("tell me about {}", WORDS[n % WORDS.len()].repeat(1 + n % 3)) }
+    let word = |n: usize| WORDS[n % WORDS.len()];
+    if n % 2 == 0 {
+        format!("what is {n} times {} plus {}", n * 7 + 3, n + 11)
+    } else {
+        format!("tell me about {}and {}and {}", word(n), word(n / WORDS.len()), word(n / WORDS.len() / WORDS.len() + 5))
+    }
 }
 
 const WORDS: [&str; 11] =
@@ -67,7 +73,7 @@ async fn collect(gateway: &Gateway, n: usize) {
 async fn the_router_learns_who_is_right_and_swaps_without_losing_a_request() {
     let world = world().await;
     let gateway = Arc::new(start(&world, &json!({"consumers": ["lab"]})).await);
-    collect(&gateway, 240).await;
+    collect(&gateway, 300).await;
 
     let stop = Arc::new(AtomicBool::new(false));
     let load = {

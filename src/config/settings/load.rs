@@ -59,8 +59,8 @@ impl Settings {
         let Limits { max_body_bytes, max_header_bytes, .. } = self.limits;
         positive("limits.max_body_bytes", max_body_bytes as u64);
         positive("limits.max_header_bytes", max_header_bytes as u64);
-        let Timeouts { header_read_secs, connect_ms, first_byte_secs, stream_idle_secs, .. } = self.timeouts;
-        positive("timeouts.header_read_secs", header_read_secs);
+        let Timeouts { request_read_secs, connect_ms, first_byte_secs, stream_idle_secs, .. } = self.timeouts;
+        positive("timeouts.request_read_secs", request_read_secs);
         positive("timeouts.connect_ms", connect_ms);
         positive("timeouts.first_byte_secs", first_byte_secs);
         positive("timeouts.stream_idle_secs", stream_idle_secs);

@@ -62,8 +62,8 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Timeouts {
-    /// The client sends its request line and headers.
-    pub header_read_secs: u64,
+    /// Between two pieces of a request's body.
+    pub request_read_secs: u64,
     /// TCP and TLS towards the upstream.
     pub connect_ms: u64,
     /// From the request being sent to the first byte of the answer; a model that does not stream thinks all that time.
@@ -196,7 +196,7 @@ impl Default for Limits {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            header_read_secs: 10,
+            request_read_secs: 10,
             connect_ms: 5_000,
             first_byte_secs: 300,
             stream_idle_secs: 120,

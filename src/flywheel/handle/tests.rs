@@ -64,6 +64,19 @@ fn without_a_flush_the_interval_commits() {
 }
 
 #[test]
+fn feedback_that_overtakes_its_exchange_is_kept_for_it() {
+    let (_folder, flywheel) = open(Options::default());
+    flywheel.record_feedback("r1", "acme", feedback(1, Some(1.0), "good"));
+    flywheel.flush().unwrap();
+    flywheel.record(exchange("r1", 1));
+    flywheel.flush().unwrap();
+    flywheel.record(exchange("r2", 2));
+    flywheel.close();
+    let stored = flywheel.store().exchange("r1").unwrap().unwrap();
+    assert_eq!((stored.feedback.len(), flywheel.counters().unmatched), (1, 0));
+}
+
+#[test]
 fn strangers_and_unknown_exchanges_are_counted_not_stored() {
     let (_folder, flywheel) = open(Options::default());
     flywheel.record(exchange("r1", 1));
@@ -71,7 +84,7 @@ fn strangers_and_unknown_exchanges_are_counted_not_stored() {
     flywheel.record_feedback("r2", "acme", feedback(1, Some(0.0), "bad"));
     flywheel.record_answer("r2", answer("small", None));
     flywheel.record_score(score(ScoreTarget::Model("nobody".into()), 1.0, 1));
-    flywheel.flush().unwrap();
+    flywheel.close();
     assert_eq!((flywheel.counters().written, flywheel.counters().unmatched), (1, 4));
     let stored = flywheel.store().exchange("r1").unwrap().unwrap();
     assert_eq!((stored.feedback.len(), stored.exchange.answers[0].score), (0, None));

@@ -346,5 +346,5 @@ fn what_higress_has_and_we_have_not_is_a_warning() {
     );
     let fields: Vec<_> =
         provider.config().unsupported.iter().map(|warning| warning.split(':').next().unwrap_or_default()).collect();
-    assert_eq!(fields, ["reasoningContentMode", "azureServiceUrl", "contextCleanupCommands", "qwenDomain"]);
+    assert_eq!(fields, ["reasoningContentMode", "contextCleanupCommands", "azureServiceUrl", "qwenDomain"]);
 }

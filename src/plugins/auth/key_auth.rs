@@ -17,7 +17,7 @@ use crate::llm::error::{ApiError, ErrorKind};
 use crate::plugins::config::{FieldProblem, Fields};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::{Flow, Host, Plugin, Reply, Request};
+use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Reply, Request};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "key-auth",
@@ -66,6 +66,7 @@ impl Config {
         let own = scope.rule.is_some_and(|rule| rule.get("consumers").is_some() || rule.get("credentials").is_some());
         let value = if own { scope.alone() } else { scope.overlaid() };
         let mut fields = Fields::of(&value, "");
+        let is_disabled = scope.rule.is_some() && fields.boolean("_disable_").unwrap_or(false);
         let global_auth = scope.global.and_then(|global| global.get("global_auth")).and_then(Value::as_bool);
         fields.boolean("global_auth");
         let in_header = fields.boolean("in_header").unwrap_or(true);
@@ -87,7 +88,8 @@ impl Config {
             consumers.push(Consumer { name: None, credentials, keys: vec![], in_header: None, in_query: None });
         }
         let allow = match scope.rule {
-            Some(rule) if !own || rule.get("allow").is_some() => fields.strings("allow"),
+            // A rule with consumers of its own is used without an allow list, as in Higress.
+            Some(_) if !own => fields.strings("allow"),
             _ => {
                 fields.get("allow");
                 None
@@ -95,11 +97,14 @@ impl Config {
         };
         let is_rule_check = scope.rule.is_some() && allow.is_some();
         let is_active = match global_auth {
+            _ if is_disabled => false,
             Some(true) => true,
             Some(false) => is_rule_check,
             None => scope.rule.is_some() || scope.n_rules == 0,
         };
-        if consumers.is_empty() && is_active && fields.problems.is_empty() {
+        // A global part without consumers is fine where rules bring their own.
+        let is_needed = is_active && (scope.rule.is_some() || scope.n_rules == 0 || global_auth == Some(true));
+        if consumers.is_empty() && is_needed && fields.problems.is_empty() {
             fields.problem("consumers", "must name at least one consumer");
         }
         let config = Config { consumers, keys, in_header, in_query, realm, allow, is_active };
@@ -147,7 +152,7 @@ fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
 #[async_trait]
 impl Plugin for KeyAuth {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
-        let Some(consumer) = self.config.authenticate(request) else {
+        let Some((consumer, place)) = self.config.authenticate(request) else {
             return Flow::respond(self.deny(
                 ErrorKind::Unauthorized,
                 "Request denied by Key Auth check. Invalid API key",
@@ -163,6 +168,7 @@ impl Plugin for KeyAuth {
                 "key-auth.unauthorized",
             ));
         }
+        request.state.credential = Some(place);
         if let Some(name) = &consumer.name {
             request.state.consumer = Some(name.clone());
             if let Ok(value) = HeaderValue::from_str(name) {
@@ -184,21 +190,22 @@ impl KeyAuth {
 }
 
 impl Config {
-    /// The consumer whose credential the request carries. Common keys are tried first, header before query; unknown
-    /// values are skipped.
-    fn authenticate(&self, request: &Request<'_>) -> Option<&Consumer> {
+    /// The consumer whose credential the request carries, and where. Common keys are tried first, header before query;
+    /// unknown values are skipped.
+    fn authenticate(&self, request: &Request<'_>) -> Option<(&Consumer, CredentialPlace)> {
         let common = self.keys.iter().flat_map(|key| found(request, key, self.in_header, self.in_query));
-        for value in common {
+        for (value, place) in common {
             if let Some(consumer) = self.consumers.iter().find(|c| c.keys.is_empty() && c.has(&value)) {
-                return Some(consumer);
+                return Some((consumer, place));
             }
         }
-        self.consumers.iter().filter(|consumer| !consumer.keys.is_empty()).find(|consumer| {
+        self.consumers.iter().filter(|consumer| !consumer.keys.is_empty()).find_map(|consumer| {
             let in_header = consumer.in_header.unwrap_or(self.in_header);
             let in_query = consumer.in_query.unwrap_or(self.in_query);
             let original = found(request, ORIGINAL_AUTH_HEADER, true, false);
             let own = consumer.keys.iter().flat_map(|key| found(request, key, in_header, in_query));
-            original.into_iter().chain(own).any(|value| consumer.has(&value))
+            let (_, place) = original.into_iter().chain(own).find(|(value, _)| consumer.has(value))?;
+            Some((consumer, place))
         })
     }
 }
@@ -210,16 +217,16 @@ impl Consumer {
     }
 }
 
-fn found(request: &Request<'_>, key: &str, in_header: bool, in_query: bool) -> Vec<String> {
+fn found(request: &Request<'_>, key: &str, in_header: bool, in_query: bool) -> Vec<(String, CredentialPlace)> {
     let mut values = Vec::new();
     if in_header {
-        values.extend(request.header(key).map(str::to_owned));
+        values.extend(request.header(key).map(|value| (value.to_owned(), CredentialPlace::Header(key.to_owned()))));
     }
     if in_query {
         let query = request.head.uri.query().unwrap_or_default();
         values.extend(query.split('&').filter_map(|pair| {
             let (name, value) = pair.split_once('=')?;
-            (name == key).then(|| percent_decoded(value))
+            (name == key).then(|| (percent_decoded(value), CredentialPlace::Query(key.to_owned())))
         }));
     }
     values

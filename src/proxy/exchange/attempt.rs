@@ -72,9 +72,13 @@ impl Opened {
     }
 
     pub fn is_event_stream(&self) -> bool {
-        let kind = self.head.headers.get(http::header::CONTENT_TYPE);
-        kind.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+        is_event_stream(&self.head)
     }
+}
+
+pub fn is_event_stream(head: &ResponseHeader) -> bool {
+    let kind = head.headers.get(http::header::CONTENT_TYPE);
+    kind.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
 /// Why there is no answer.
@@ -132,7 +136,8 @@ impl Failure {
     fn from_error(error: &Error, is_reused: bool) -> Failure {
         match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::TimedOut(error.to_string()),
-            _ if is_reused => Failure::Stale,
+            // Closed before it took the request; a stream reset after work began is no such case.
+            _ if is_reused && !matches!(error.etype(), ErrorType::H2Error | ErrorType::InvalidHTTPHeader) => Failure::Stale,
             _ => Failure::Reset(error.to_string()),
         }
     }
@@ -146,14 +151,18 @@ impl Exchange {
         let patience = first_byte.unwrap_or(call.timeouts.first_byte).min(limit.unwrap_or(Duration::MAX));
         let (head, body) = call.prepare(token).map_err(Failure::Invalid)?;
         let host = authority(&head).unwrap_or_default().to_owned();
-        let peer = call.upstream.peer(&host, &call.timeouts, &self.resolver).await.map_err(Failure::Unreachable)?;
+        let resolved = tokio::time::timeout(patience, call.upstream.peer(&host, &call.timeouts, &self.resolver)).await;
+        let peer = resolved.unwrap_or_else(|_| Err("the name does not resolve in time".into())).map_err(Failure::Unreachable)?;
         let (mut upstream, is_reused) = connect(&self.connector, &peer).await?;
+        upstream.set_write_timeout(Some(call.timeouts.between_reads));
         let waited = tokio::time::timeout(patience, send_and_await(&mut upstream, head, body, is_reused));
         let Ok(begun) = waited.await else {
             upstream.shutdown().await;
             return Err(Failure::TimedOut(format!("no answer within {} ms", patience.as_millis())));
         };
         let begun = begun?;
+        // `patience` covered the start; from here on silence between two reads is what counts.
+        upstream.set_read_timeout(Some(call.timeouts.between_reads));
         Ok(Opened {
             upstream,
             peer,
@@ -214,21 +223,37 @@ struct Begun {
     first_byte_at: Option<Instant>,
 }
 
+/// How long an answer is waited for after the request could not be sent completely.
+const EARLY_ANSWER: Duration = Duration::from_millis(500);
+
+async fn send_body(upstream: &mut HttpSession, body: Bytes) -> Result<(), Box<Error>> {
+    let is_empty = body.is_empty();
+    if !is_empty {
+        upstream.write_request_body(body, true).await?;
+    }
+    if is_empty || upstream.as_http1().is_some() {
+        upstream.finish_request_body().await?;
+    }
+    Ok(())
+}
+
 /// Bytes of an unfinished first event after which it counts as meaningful whatever it is.
 const FIRST_EVENT_LIMIT: usize = 64 * 1024;
 
 async fn send_and_await(upstream: &mut HttpSession, head: pingora_http::RequestHeader, body: Bytes, is_reused: bool) -> Result<Begun, Failure> {
     let broken = |error: Box<Error>| Failure::from_error(&error, is_reused);
     upstream.write_request_header(Box::new(head)).await.map_err(broken)?;
-    let is_empty = body.is_empty();
-    if !is_empty {
-        upstream.write_request_body(body, true).await.map_err(broken)?;
-    }
-    if is_empty || upstream.as_http1().is_some() {
-        upstream.finish_request_body().await.map_err(broken)?;
+    if let Err(error) = send_body(upstream, body).await {
+        // A provider may refuse (401, 413) before it has read everything; its answer tells more than our broken pipe.
+        let early = tokio::time::timeout(EARLY_ANSWER, upstream.read_response_header()).await;
+        if !matches!(early, Ok(Ok(()))) {
+            return Err(broken(error));
+        }
     }
     let head = loop {
-        upstream.read_response_header().await.map_err(broken)?;
+        if upstream.response_header().is_none_or(|head| head.status.is_informational()) {
+            upstream.read_response_header().await.map_err(broken)?;
+        }
         match upstream.response_header() {
             // 100 and 103 say nothing about the answer.
             Some(head) if head.status.is_informational() => {}
@@ -236,7 +261,7 @@ async fn send_and_await(upstream: &mut HttpSession, head: pingora_http::RequestH
             None => return Err(Failure::Reset("no response head".into())),
         }
     };
-    let is_stream = head.headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+    let is_stream = is_event_stream(&head);
     let mut begun = Begun { head, first: Bytes::new(), is_done: false, is_error_event: false, first_byte_at: None };
     // From here the provider has answered: a failure is no longer a stale connection.
     let cut = |error: Box<Error>| Failure::from_error(&error, false);

@@ -14,9 +14,9 @@ use crate::llm::observe::{Observation, Want};
 use crate::llm::provider::{Api, ClientRequest, Provider, recognise};
 use crate::llm::splice::{Edit, splice};
 use crate::plugins::rules::Place;
-use crate::plugins::{Answered, End, LlmCall, Reply, Target};
+use crate::plugins::{Answered, CredentialPlace, End, LlmCall, Reply, Target, without_query};
 use crate::proxy::context::Context;
-use crate::proxy::hygiene::authority;
+use crate::proxy::hygiene::{authority, remove_nominated};
 use crate::proxy::respond;
 use crate::proxy::service::rewrite;
 use crate::proxy::snapshot::Snapshot;
@@ -82,6 +82,9 @@ impl Call {
         {
             return Err(respond::error(ErrorKind::Internal, format!("The route's rewrite failed: {error}"), "rewrite_failed"));
         }
+        if let Some(place) = &ctx.state.credential {
+            withhold(&mut head, place);
+        }
         let asked = llm.map(|llm| llm.requested_model.as_str()).unwrap_or_default();
         Ok(Call {
             api: llm.and_then(|llm| llm.api),
@@ -103,14 +106,18 @@ impl Call {
     /// # Errors
     /// A failed outcome and its reason when the target does not exist.
     #[expect(clippy::result_large_err, reason = "built once per failed call")]
-    pub fn beside(snapshot: &Snapshot, call: LlmCall) -> std::result::Result<Call, (Answered, String)> {
+    pub fn beside(snapshot: &Snapshot, mut call: LlmCall) -> std::result::Result<Call, (Answered, String)> {
         let service = call.target.service.clone().unwrap_or_else(|| Arc::from(""));
         let model = call.target.model.clone().unwrap_or_else(|| Arc::from(""));
-        let Some(upstream) = snapshot.provider_service(&service).cloned() else {
+        let upstream = call.port.and_then(|port| snapshot.upstream(&service, Some(port))).or_else(|| snapshot.provider_service(&service));
+        let Some(upstream) = upstream.cloned() else {
             let reason = format!("service \"{service}\" is not configured");
             return Err((blank(model, service), reason));
         };
         let service = upstream.service.clone();
+        if let Some(place) = &call.credential {
+            withhold(&mut call.head, place);
+        }
         let place = Place { route: &call.route, host: &call.host, service: &service, port: Some(upstream.port) };
         Ok(Call {
             provider: snapshot.chain.provider_at(place).cloned(),
@@ -135,6 +142,7 @@ impl Call {
         let mut head = self.head.clone();
         let host = authority(&head).map(str::to_owned).unwrap_or_default();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        remove_nominated(&head.headers.get_all(header::CONNECTION).iter().cloned().collect::<Vec<_>>(), |name| drop(head.remove_header(name)));
         for name in NOT_FORWARDED {
             head.remove_header(*name);
         }
@@ -173,6 +181,18 @@ impl Call {
     /// The record of an attempt that ended without an observed answer.
     pub fn answered(&self, end: End, status: Option<u16>, started: Instant) -> Answered {
         Answered { end, status, latency: started.elapsed(), ..blank(self.model.clone(), self.service.clone()) }
+    }
+}
+
+/// Takes the client's credential for the gateway out of a head that goes to a model provider.
+fn withhold(head: &mut RequestHeader, place: &CredentialPlace) {
+    match place {
+        CredentialPlace::Header(name) => drop(head.remove_header(name.as_str())),
+        CredentialPlace::Query(name) => {
+            let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+            // A path without one of its query parameters is still a path.
+            let _ = head.set_raw_path(without_query(path, name).as_bytes());
+        }
     }
 }
 

@@ -14,13 +14,14 @@ mod outbound;
 mod relay;
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
-use pingora_error::Result;
+use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use self::attempt::{Failure, Opened};
@@ -41,8 +42,8 @@ pub struct Exchange {
     connector: Connector,
     resolver: Arc<Resolver>,
     metrics: Arc<Metrics>,
-    /// By provider id; outlives snapshots, so that a reload does not forget which token is exhausted.
-    tokens: Mutex<HashMap<String, Arc<Mutex<TokenPool>>>>,
+    /// By provider id and tokens; outlives snapshots, so that a reload does not forget which token is exhausted.
+    tokens: Mutex<HashMap<u64, Arc<Mutex<TokenPool>>>>,
 }
 
 impl Exchange {
@@ -56,12 +57,14 @@ impl Exchange {
     /// # Errors
     /// The client went away; there is nobody to answer.
     pub async fn serve(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        let deadline = ctx.route.as_ref().and_then(|route| route.timeout).map(|limit| Instant::now() + limit);
         let mut refusal = None;
-        for target in plan(ctx) {
+        for (position, target) in plan(ctx).into_iter().enumerate() {
             if let Some(Ok(opened)) = refusal.take() {
                 self.give_up(ctx, opened).await;
             }
-            match self.try_target(session, ctx, &target).await? {
+            ctx.state.llm_mut().current = position;
+            match self.try_target(session, ctx, &target, deadline).await? {
                 Tried::Usable(opened) => return relay::relay(self, session, ctx, opened).await,
                 // An error answer of the provider is the better thing to pass on than our own words, but only if it is last.
                 Tried::Refused(opened) => refusal = Some(Ok(opened)),
@@ -78,14 +81,13 @@ impl Exchange {
         }
     }
 
-    /// One target with its retries.
-    async fn try_target(&self, session: &mut Session, ctx: &mut Context, target: &Target) -> Result<Tried> {
+    /// One target with its retries. `deadline` is that of the whole exchange.
+    async fn try_target(&self, session: &mut Session, ctx: &mut Context, target: &Target, deadline: Option<Instant>) -> Result<Tried> {
         let call = match Call::for_request(session, ctx, target) {
             Ok(call) => call,
             Err(reply) => return Ok(Tried::Failed(reply)),
         };
         let retry = ctx.route.as_ref().map(|route| route.retry().clone()).unwrap_or_default();
-        let limit = ctx.route.as_ref().and_then(|route| route.timeout);
         let mut spent = Spent::default();
         loop {
             let token = match self.token(&call, &ctx.state.consumer, &spent) {
@@ -93,15 +95,14 @@ impl Exchange {
                 Err(reply) => return Ok(Tried::Failed(reply)),
             };
             let started = Instant::now();
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(started));
+            let limit = [left, retry.per_try_timeout].into_iter().flatten().min();
             let outcome = tokio::select! {
                 outcome = self.open(&call, token, limit) => outcome,
                 gone = session.as_downstream_mut().read_body_or_idle(true) => {
                     self.count(&call, AttemptOutcome::Cancelled);
                     ctx.state.llm_mut().attempts.push(call.answered(End::Cancelled, None, started));
-                    return Err(match gone {
-                        Err(error) => error,
-                        Ok(_) => pingora_error::Error::new_down(pingora_error::ErrorType::ConnectionClosed),
-                    });
+                    return Err(gone.err().unwrap_or_else(|| Error::new(ErrorType::ConnectionClosed)).into_down());
                 }
             };
             if let Some(token) = token {
@@ -115,13 +116,12 @@ impl Exchange {
                 }
                 Ok(opened) => {
                     self.report(&call, token, opened.status());
-                    self.count(&call, AttemptOutcome::ErrorStatus);
                     let again = spent.may_repeat_status(opened.status(), &call, &retry);
                     (Tried::Refused(opened), again)
                 }
                 Err(failure) => {
                     self.count(&call, failure.outcome());
-                    let again = spent.may_repeat_failure(&failure, &retry);
+                    let again = spent.may_repeat_failure(&failure, &call, &retry);
                     ctx.state.llm_mut().attempts.push(call.answered(End::Failed(failure.to_string()), None, started));
                     (Tried::Failed(failure.into_reply(&call)), again)
                 }
@@ -139,6 +139,8 @@ impl Exchange {
 
     /// Records an error answer that is not passed on, and gives its connection back.
     async fn give_up(&self, ctx: &mut Context, opened: Opened) {
+        let labels = ServiceOutcome { service: opened.call.service.to_string(), outcome: AttemptOutcome::ErrorStatus };
+        self.metrics.attempts.get_or_create(&labels).inc();
         ctx.state.llm_mut().attempts.push(opened.answered_with_error());
         self.discard(opened).await;
     }
@@ -183,6 +185,18 @@ impl Exchange {
         }
     }
 
+    /// Counts an answer that was read or passed on.
+    fn count_answered(&self, answered: &Answered) {
+        let outcome = match &answered.end {
+            End::Complete if answered.is_ok() => AttemptOutcome::Answered,
+            End::Complete | End::Failed(_) => AttemptOutcome::ErrorStatus,
+            End::Cut(_) => AttemptOutcome::Cut,
+            End::Cancelled => AttemptOutcome::Cancelled,
+        };
+        let labels = ServiceOutcome { service: answered.service.to_string(), outcome };
+        self.metrics.attempts.get_or_create(&labels).inc();
+    }
+
     fn count(&self, call: &Call, outcome: AttemptOutcome) {
         let labels = ServiceOutcome { service: call.service.to_string(), outcome };
         self.metrics.attempts.get_or_create(&labels).inc();
@@ -212,13 +226,12 @@ impl Exchange {
 
     fn pool(&self, provider: &Provider) -> Arc<Mutex<TokenPool>> {
         let config = provider.config();
-        let mut pools = self.tokens.lock();
-        if let Some(pool) = pools.get(&config.id).filter(|pool| pool.lock().available(Instant::now()).1 == config.tokens.len()) {
-            return pool.clone();
-        }
-        let pool = Arc::new(Mutex::new(TokenPool::new(config.tokens.len(), config.failover.clone())));
-        pools.insert(config.id.clone(), pool.clone());
-        pool
+        let mut hasher = DefaultHasher::new();
+        config.id.hash(&mut hasher);
+        config.tokens.iter().for_each(|token| token.expose().hash(&mut hasher));
+        format!("{:?}", config.failover).hash(&mut hasher);
+        let fresh = || Arc::new(Mutex::new(TokenPool::new(config.tokens.len(), config.failover.clone())));
+        self.tokens.lock().entry(hasher.finish()).or_insert_with(fresh).clone()
     }
 }
 
@@ -245,18 +258,26 @@ impl Spent {
             .and_then(|provider| provider.config().retry.as_ref())
             .is_some_and(|policy| self.attempts < policy.max_retries && policy.retry_on.matches(status));
         let listed = |on: &RetryOn| *on == RetryOn::Status(status) || (*on == RetryOn::ServerError && status >= 500);
-        by_provider || (self.attempts < retry.attempts && retry.non_idempotent && retry.on.iter().any(listed))
+        by_provider || (self.attempts < retry.attempts && is_safe(call, retry) && retry.on.iter().any(listed))
     }
 
-    fn may_repeat_failure(&self, failure: &Failure, retry: &RetryPolicy) -> bool {
+    fn may_repeat_failure(&self, failure: &Failure, call: &Call, retry: &RetryPolicy) -> bool {
+        let is_listed = |on: RetryOn| retry.on.contains(&on);
         let allowed = match failure {
-            Failure::Unreachable(_) => retry.on.contains(&RetryOn::ConnectFailure) || retry.on.contains(&RetryOn::ServerError),
-            Failure::Reset(_) | Failure::TimedOut(_) => retry.on.contains(&RetryOn::ServerError),
-            Failure::Stale => true,
+            // Nothing was sent, so nothing can be done twice.
+            Failure::Unreachable(_) => is_listed(RetryOn::ConnectFailure) || is_listed(RetryOn::ServerError),
+            Failure::Reset(_) | Failure::TimedOut(_) => is_listed(RetryOn::ServerError) && is_safe(call, retry),
+            // Our own pool was at fault, whatever the route says about retries.
+            Failure::Stale => return self.attempts < retry.attempts.max(1),
             Failure::Invalid(_) => false,
         };
-        self.attempts < retry.attempts.max(u32::from(matches!(failure, Failure::Stale))) && allowed
+        allowed && self.attempts < retry.attempts
     }
+}
+
+/// Whether asking twice is allowed for this request.
+fn is_safe(call: &Call, retry: &RetryPolicy) -> bool {
+    retry.non_idempotent || call.head.method.is_idempotent()
 }
 
 /// Where to go: what a plugin chose, or the route's destination.

@@ -17,8 +17,8 @@ use crate::llm::provider::Api;
 use crate::llm::sse::error_event;
 use crate::plugins::{Answered, CompletedCall, End};
 use crate::proxy::context::Context;
+use crate::proxy::hygiene::remove_nominated;
 use crate::proxy::respond;
-use crate::telemetry::metrics::{AttemptOutcome, ServiceOutcome};
 
 /// Headers of an answer that belong to the upstream connection.
 const NOT_RELAYED: &[&str] = &["connection", "proxy-connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"];
@@ -29,71 +29,63 @@ const NOT_RELAYED: &[&str] = &["connection", "proxy-connection", "keep-alive", "
 /// The client went away.
 pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context, opened: Opened) -> Result<()> {
     let is_event_stream = opened.is_event_stream();
-    let status = opened.head.status.as_u16();
-    let mut watch = Watch::new(&opened, status);
+    let mut watch = Watch::new(&opened);
     let Opened { mut upstream, peer, mut head, first, is_done, call, .. } = opened;
 
     prepare_head(session, &mut head);
     respond::finish_head(session, ctx, &mut head);
-    ctx.status = Some(status);
-    let mut end = stream(session, ctx, &mut upstream, &mut watch, Box::new(head), first, is_done).await;
-    if let Ok(End::Cut(reason)) = &end {
+    ctx.status = Some(head.status.as_u16());
+    let streamed = stream(session, ctx, &mut upstream, &mut watch, Box::new(head), first, is_done).await;
+    if let Ok(End::Cut(reason)) = &streamed {
         show_cut(session, is_event_stream, watch.is_mid_event(), reason).await;
     }
-    let (ended, outcome) = match &end {
-        Ok(End::Complete) => (End::Complete, if status < 400 { AttemptOutcome::Answered } else { AttemptOutcome::ErrorStatus }),
-        Ok(End::Cut(reason)) => (End::Cut(reason.clone()), AttemptOutcome::Cut),
-        _ => (End::Cancelled, AttemptOutcome::Cancelled),
-    };
-    if ended != End::Complete && ctx.state.details.is_empty() {
-        ctx.state.details = match ended {
-            End::Cut(_) => "upstream_reset_after_response_started".into(),
-            _ => "downstream_remote_disconnect".into(),
-        };
+    let end = streamed.as_ref().map_or(End::Cancelled, Clone::clone);
+    match &end {
+        End::Cut(_) => ctx.state.details = "upstream_reset_after_response_started".into(),
+        End::Cancelled => ctx.state.details = "downstream_remote_disconnect".into(),
+        _ => {}
     }
-    let is_reusable = ended == End::Complete;
-    exchange.metrics.attempts.get_or_create(&ServiceOutcome { service: call.service.to_string(), outcome }).inc();
-    ctx.state.llm_mut().attempts.push(watch.answered(&call, status, ended));
+    let is_reusable = end == End::Complete;
+    let answered = watch.answered(&call, end);
+    exchange.count_answered(&answered);
+    ctx.state.llm_mut().attempts.push(answered);
     exchange.finish(upstream, &peer, is_reusable, call.idle).await;
-    match std::mem::replace(&mut end, Ok(End::Complete)) {
-        Err(error) => Err(error),
-        Ok(_) => Ok(()),
-    }
+    streamed.map(|_| ()).map_err(|error| error.into_down())
 }
+
+/// Largest answer of a call beside the client's exchange; a longer one counts as cut.
+const COLLECT_LIMIT: usize = 32 << 20;
 
 /// Reads a begun answer whole, for calls beside the client's exchange.
 pub async fn collect(exchange: &Exchange, opened: Opened) -> CompletedCall {
-    let status = opened.head.status.as_u16();
-    let mut watch = Watch::new(&opened, status);
+    let mut watch = Watch::new(&opened);
     let Opened { mut upstream, peer, head, first, mut is_done, call, .. } = opened;
     let mut body = BytesMut::new();
-    let mut end = End::Complete;
-    watch.see(&first);
-    body.extend_from_slice(&first);
-    while !is_done {
-        match upstream.read_response_body().await {
-            Ok(Some(chunk)) => {
-                watch.see(&chunk);
-                body.extend_from_slice(&chunk);
-            }
-            Ok(None) => is_done = true,
-            Err(error) => {
-                end = End::Cut(error.to_string());
-                break;
-            }
+    let mut chunk = first;
+    let end = loop {
+        watch.see(&chunk);
+        body.extend_from_slice(&chunk);
+        if is_done {
+            break if watch.is_cut_short() { End::Cut(NO_FINISH_REASON.into()) } else { End::Complete };
         }
-    }
-    let outcome = match (&end, status) {
-        (End::Complete, status) if status < 400 => AttemptOutcome::Answered,
-        (End::Complete, _) => AttemptOutcome::ErrorStatus,
-        _ => AttemptOutcome::Cut,
+        if body.len() > COLLECT_LIMIT {
+            break End::Cut(format!("the answer is longer than {COLLECT_LIMIT} bytes"));
+        }
+        chunk = Bytes::new();
+        match upstream.read_response_body().await {
+            Ok(Some(next)) => chunk = next,
+            Ok(None) => is_done = true,
+            Err(error) => break End::Cut(error.to_string()),
+        }
     };
-    exchange.metrics.attempts.get_or_create(&ServiceOutcome { service: call.service.to_string(), outcome }).inc();
-    let answered = watch.answered(&call, status, end);
+    let answered = watch.answered(&call, end);
+    exchange.count_answered(&answered);
     exchange.finish(upstream, &peer, is_done, call.idle).await;
     let content_type = head.headers.get(header::CONTENT_TYPE).cloned();
-    CompletedCall { answered, response: Some((status, content_type, body.freeze())) }
+    CompletedCall { answered, response: Some((head.status.as_u16(), content_type, body.freeze())) }
 }
+
+const NO_FINISH_REASON: &str = "it ended without a finish reason";
 
 /// Sends head and body. `Ok` says how the upstream ended; `Err` that the client is gone.
 async fn stream(
@@ -113,7 +105,7 @@ async fn stream(
         watch.see(&chunk);
         if is_done && watch.is_cut_short() {
             let _ = session.write_response_body(Some(chunk), false).await;
-            return Ok(End::Cut("it ended without a finish reason".into()));
+            return Ok(End::Cut(NO_FINISH_REASON.into()));
         }
         if !chunk.is_empty() || is_done {
             let mut out = Some(chunk);
@@ -142,12 +134,14 @@ async fn stream(
 }
 
 fn prepare_head(session: &Session, head: &mut ResponseHeader) {
+    remove_nominated(&head.headers.get_all(header::CONNECTION).iter().cloned().collect::<Vec<_>>(), |name| drop(head.remove_header(name)));
     for name in NOT_RELAYED {
         head.remove_header(*name);
     }
     let has_length = head.headers.contains_key(header::CONTENT_LENGTH);
+    let has_body = !matches!(head.status.as_u16(), 204 | 304);
     let version = session.req_header().version;
-    if !has_length && version == http::Version::HTTP_11 {
+    if !has_length && has_body && version == http::Version::HTTP_11 {
         // Insertion of a static name and value does not fail.
         let _ = head.insert_header(header::TRANSFER_ENCODING, "chunked");
     }
@@ -170,6 +164,8 @@ async fn show_cut(session: &mut Session, is_event_stream: bool, is_mid_event: bo
 
 /// Looks at an answer as it passes.
 struct Watch {
+    /// 502 for a success status whose stream began with an error event.
+    status: u16,
     observer: Option<Observer>,
     /// Chat streams name a finish reason or send `[DONE]`; one that ends without was cut, however politely.
     says_when_it_ends: bool,
@@ -179,10 +175,12 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(opened: &Opened, status: u16) -> Watch {
+    fn new(opened: &Opened) -> Watch {
+        let status = opened.status();
         let is_event_stream = opened.is_event_stream();
         let kind = if is_event_stream { BodyKind::Sse } else { BodyKind::Json };
         Watch {
+            status,
             observer: opened.call.want.filter(|_| status < 400).map(|want| Observer::new(kind, want)),
             says_when_it_ends: is_event_stream && opened.call.api == Some(Api::ChatCompletions),
             started: opened.started,
@@ -212,11 +210,11 @@ impl Watch {
         self.last_bytes != *b"\n\n"
     }
 
-    fn answered(self, call: &CallFacts, status: u16, end: End) -> Answered {
+    fn answered(self, call: &CallFacts, end: End) -> Answered {
         Answered {
             model: call.model.clone(),
             service: call.service.clone(),
-            status: Some(status),
+            status: Some(self.status),
             end,
             observation: self.observer.map(Observer::finish).unwrap_or_default(),
             latency: self.started.elapsed(),

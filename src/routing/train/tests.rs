@@ -154,10 +154,10 @@ fn the_gate_promotes_what_was_learned_and_refuses_what_was_learned_from_another_
     let examples = world(320, 0);
     let (training, held_out) = examples.split_at(240);
     let good = trained(training, Some(&seed), &options()).router;
-    let verdict = gate(&always_max, &good, held_out, &Policy::default(), "max", 1);
+    let verdict = gate(&always_max, &|features| good.predict(features), held_out, &Policy::default(), "max", 1);
     assert!(verdict.promote && verdict.gain > 0.1, "{verdict:?}");
     let bad = trained(&world(240, 1), Some(&seed), &options()).router;
-    let verdict = gate(&|features| good.predict(features), &bad, held_out, &Policy::default(), "max", 1);
+    let verdict = gate(&|features| good.predict(features), &|features| bad.predict(features), held_out, &Policy::default(), "max", 1);
     assert!(!verdict.promote && verdict.ci_high < 0.0, "{verdict:?}");
 }
 

@@ -9,6 +9,9 @@ use tokio::sync::{oneshot, watch};
 
 use super::*;
 
+/// In the clock of a paused runtime, which jumps when nothing else can run: a test that would hang fails at once.
+const LIMIT: Duration = Duration::from_secs(3600);
+
 fn span(number: u8) -> Span {
     let start = UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789);
     Span {
@@ -91,7 +94,8 @@ fn spans_are_encoded_as_otlp_json() {
             ("weirgate.shadow", AttributeValue::Bool(true)),
             ("weirgate.cost", AttributeValue::Double(0.25)),
             ("weirgate.score", AttributeValue::Double(f64::NAN)),
-            ("weirgate.limit", AttributeValue::Double(f64::NEG_INFINITY)),
+            ("weirgate.least", AttributeValue::Double(f64::NEG_INFINITY)),
+            ("weirgate.most", AttributeValue::Double(f64::INFINITY)),
         ],
         is_error: true,
         ..server
@@ -203,9 +207,15 @@ fn spans_are_encoded_as_otlp_json() {
                           }
                         },
                         {
-                          "key": "weirgate.limit",
+                          "key": "weirgate.least",
                           "value": {
                             "doubleValue": "-Infinity"
+                          }
+                        },
+                        {
+                          "key": "weirgate.most",
+                          "value": {
+                            "doubleValue": "Infinity"
                           }
                         }
                       ],
@@ -256,6 +266,15 @@ fn what_the_queue_cannot_hold_is_counted_for_every_clone() {
 }
 
 #[test]
+fn the_smallest_queue_holds_one_span() {
+    let (sink, _receiver) = channel(0);
+    sink.send(span(1));
+    assert_eq!(sink.dropped(), 0);
+    sink.send(span(2));
+    assert_eq!(sink.dropped(), 1);
+}
+
+#[test]
 fn a_sink_that_is_off_takes_nothing_and_loses_nothing() {
     let sink = SpanSink::off();
     sink.send(span(1));
@@ -278,6 +297,7 @@ async fn a_batch_leaves_when_it_is_full_and_a_smaller_one_when_its_time_is_over(
     }
     tokio::select! {
         () = export(receiver, pending(), post) => panic!("the sink is still there"),
+        () = sleep(LIMIT) => panic!("two batches were due"),
         seen = seen.wait_for(|batches| batches.len() == 2) => {
             // The clock is paused: it moves only when everything waits for it.
             assert_eq!(*seen.unwrap(), [(began, BATCH_SPANS), (began + FLUSH_INTERVAL, 3)]);
@@ -343,7 +363,8 @@ async fn the_export_goes_on_after_a_lost_batch() {
         }
         answer
     };
-    export(receiver, async { seen.await.unwrap() }, post).await;
+    let exported = export(receiver, async { seen.await.unwrap() }, post);
+    timeout(LIMIT, exported).await.expect("three posts and then the stop");
     assert_eq!(collector.batches.take(), [BATCH_SPANS, BATCH_SPANS, 1]);
     assert_eq!(sink.dropped(), BATCH_SPANS as u64);
 }
@@ -359,7 +380,9 @@ async fn a_dead_collector_costs_one_batch_at_shutdown_and_the_rest_is_counted() 
 async fn a_collector_that_never_answers_is_given_up() {
     let (sink, receiver) = channel(1);
     sink.send(span(1));
+    let began = Instant::now();
     export(receiver, ready(()), |_| pending()).await;
+    assert_eq!(began.elapsed(), POST_TIMEOUT + RETRY_AFTER + POST_TIMEOUT);
     assert_eq!(sink.dropped(), 1);
 }
 

@@ -56,15 +56,13 @@ fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     if !problems.is_empty() {
         return Err(problems);
     }
-    let shadow = shadow::ShadowCalls::new(&config.shadow);
     let live = host.router(&config.router);
-    Ok(Some(Arc::new(SemanticRouter { config: Arc::new(config), live, shadow, host: host.clone() })))
+    Ok(Some(Arc::new(SemanticRouter { config: Arc::new(config), live, host: host.clone() })))
 }
 
 struct SemanticRouter {
     config: Arc<Config>,
     live: Arc<LiveRouter>,
-    shadow: shadow::ShadowCalls,
     host: Arc<dyn Host>,
 }
 
@@ -111,7 +109,7 @@ impl Plugin for SemanticRouter {
         }
         self.announce(request, &features);
         if let Some((decision, _)) = &decision {
-            self.shadow.consider(&self.config, &self.host, request, &chat, decision);
+            shadow::consider(&self.config, &self.live, &self.host, request, &chat, decision);
         }
         request.state.notes.insert(Arc::new(Routed { features, decision, chat }));
         Flow::Continue
@@ -121,8 +119,7 @@ impl Plugin for SemanticRouter {
         // After a fallback another candidate answers than the one announced.
         let is_routed = request.state.notes.get::<Arc<Routed>>().is_some_and(|routed| routed.decision.is_some());
         let Some(llm) = request.state.llm.as_deref().filter(|_| is_routed) else { return };
-        let n_failed = llm.n_targets_left_behind();
-        if let Some(model) = llm.targets.get(n_failed).and_then(|target| target.model.as_ref())
+        if let Some(model) = llm.targets.get(llm.current).and_then(|target| target.model.as_ref())
             && let Ok(value) = HeaderValue::from_str(model)
         {
             let _ = response.insert_header(MODEL_HEADER, value);

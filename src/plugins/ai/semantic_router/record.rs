@@ -15,6 +15,9 @@ use crate::learning::live::LiveRouter;
 use crate::routing::{Decision, FEATURES_VERSION, FeatureVector};
 use crate::telemetry::metrics::ByModel;
 
+/// Served answers being scored at a time; beyond it answers stay without a score rather than pile up in memory.
+const MAX_SCORINGS: usize = 64;
+
 /// What the request half notes for the log half.
 pub struct Routed {
     pub features: FeatureVector,
@@ -39,7 +42,7 @@ pub fn served(config: &Arc<Config>, live: &Arc<LiveRouter>, host: &Arc<dyn Host>
     record.answers = attempts
         .iter()
         .enumerate()
-        .map(|(index, attempt)| answer_record(config, attempt, if index == n_last { Role::Served } else { Role::Candidate }))
+        .map(|(index, attempt)| answer_record(config, &routed.chat, attempt, if index == n_last { Role::Served } else { Role::Candidate }))
         .collect();
     flywheel.record(record);
     score_in_background(config, live, host, request, &routed, &last);
@@ -54,13 +57,14 @@ fn score_in_background(
     last: &Answered,
 ) {
     let Some(evaluate) = config.evaluate.clone() else { return };
-    // Sampled apart from the shadow: `sample` in reverse, so that small rates of both do not pick the same requests.
-    if !last.is_ok() || 1.0 - request.state.id.sample() > evaluate.rate {
+    if !last.is_ok() || request.state.id.sample("evaluate") >= evaluate.rate {
         return;
     }
+    let Some(slot) = live.scoring_slot(MAX_SCORINGS) else { return };
     let (routed, last, id) = (routed.clone(), last.clone(), request.state.id.to_string());
     let (live, own_host) = (live.clone(), host.clone());
     host.spawn(Box::pin(async move {
+        let _slot = slot;
         let question = routed.chat.last_user_text();
         let Some(score) = evaluate::score(&own_host, &evaluate, &question, text_of(&last)).await else { return };
         live.observe_score(own_host.metrics(), &last.model, score);
@@ -97,11 +101,12 @@ pub fn exchange_record(config: &Config, request: &Request<'_>, routed: &Routed, 
 }
 
 /// One attempt as the flywheel stores it. Tokens the provider did not report are estimated for the cost, not stored.
-pub fn answer_record(config: &Config, answered: &Answered, role: Role) -> AnswerRecord {
+pub fn answer_record(config: &Config, chat: &ChatRequest, answered: &Answered, role: Role) -> AnswerRecord {
+    let n_prompt_tokens = chat.estimate_prompt_tokens();
     let usage = answered.observation.usage.as_ref();
     let cost = config.price(&answered.model).filter(|_| answered.is_ok()).map(|price| {
         let completion = usage.map_or_else(|| estimate_tokens(text_of(answered)), |usage| usage.completion_tokens);
-        price.usd(usage.map_or(0, |usage| usage.prompt_tokens), completion)
+        price.usd(usage.map_or(n_prompt_tokens, |usage| usage.prompt_tokens), completion)
     });
     let (outcome, error) = match &answered.end {
         End::Complete if answered.is_ok() => (AnswerOutcome::Ok, None),

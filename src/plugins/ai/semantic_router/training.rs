@@ -29,14 +29,17 @@ pub async fn run(config: &Arc<Config>, live: &LiveRouter, host: &Arc<dyn Host>, 
     }
     let calls = config.candidates.iter().map(|candidate| {
         let mut target = target(config, &candidate.model);
+        let port = if target.service.is_none() { request.state.service_port } else { None };
         target.service.get_or_insert_with(|| request.state.service.clone());
         host.complete(LlmCall {
             head: request.head.clone(),
+            credential: request.state.credential.clone(),
             body: request.state.body.clone().unwrap_or_default(),
             is_stream: chat.stream(),
             route: request.state.route.clone(),
             host: request.state.host.clone(),
             target,
+            port,
             timeout: config.training.timeout,
         })
     });
@@ -49,7 +52,9 @@ pub async fn run(config: &Arc<Config>, live: &LiveRouter, host: &Arc<dyn Host>, 
         }
     }))
     .await;
-    let Some(best) = best(config, &completed, &scores) else {
+    let best = best(config, &completed, &scores);
+    store(config, host, request, chat, &completed, &scores, best);
+    let Some(best) = best else {
         let message = "No candidate model answered; the flywheel has each failure. Check the providers of the route.";
         return Flow::respond(refuse(ErrorKind::UpstreamUnreachable, message, "semantic-router.training_failed"));
     };
@@ -58,7 +63,6 @@ pub async fn run(config: &Arc<Config>, live: &LiveRouter, host: &Arc<dyn Host>, 
             live.observe_score(host.metrics(), &call.answered.model, *score);
         }
     }
-    store(config, host, request, chat, &completed, &scores, best);
     Flow::respond(answer(request, &completed[best]))
 }
 
@@ -93,7 +97,7 @@ fn store(
     chat: &ChatRequest,
     completed: &[CompletedCall],
     scores: &[Option<f64>],
-    best: usize,
+    best: Option<usize>,
 ) {
     let Some(flywheel) = host.flywheel() else { return };
     let routed = Routed { features: features_of(chat), decision: None, chat: chat.clone() };
@@ -104,8 +108,8 @@ fn store(
         .zip(scores)
         .enumerate()
         .map(|(index, (call, score))| {
-            let role = if index == best { Role::Served } else { Role::Candidate };
-            let mut answer = answer_record(config, &call.answered, role);
+            let role = if best == Some(index) { Role::Served } else { Role::Candidate };
+            let mut answer = answer_record(config, chat, &call.answered, role);
             answer.score = *score;
             answer.score_source = score.map(|_| ScoreSource::Evaluate);
             answer

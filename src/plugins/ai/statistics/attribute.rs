@@ -146,7 +146,8 @@ impl Capture {
                     && let Some(found) = lookup(data, path)
                 {
                     match (attribute.rule, value.as_mut()) {
-                        (Rule::Append, Some(value)) => value.push_str(&found),
+                        (Rule::Append, Some(value)) if value.len() + found.len() <= BODY_LIMIT => value.push_str(&found),
+                        (Rule::Append, Some(_)) => {}
                         (Rule::First, Some(_)) => {}
                         _ => *value = Some(found),
                     }

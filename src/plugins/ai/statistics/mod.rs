@@ -173,7 +173,10 @@ impl Plugin for Statistics {
         if let Some(api) = api {
             log.insert("api".into(), format!("{api:?}").into());
         }
-        let labels = AiLabels { ai_route: route, ai_cluster: service, ai_model: model, ai_consumer: consumer };
+        // A client may name any model; only what a provider answered to becomes a label, so that nobody can grow the metrics.
+        let is_known = last.is_some_and(|answered| answered.observation.model.is_some());
+        let ai_model = if is_known { model } else { "UNKNOWN".to_owned() };
+        let labels = AiLabels { ai_route: route, ai_cluster: service, ai_model, ai_consumer: consumer };
         if let Some(answered) = last {
             self.note_answer(&mut log, answered);
             count(self.host.metrics(), &labels, answered, elapsed_ms);
