@@ -6,11 +6,13 @@ use http::Version;
 use pingora_proxy::Session;
 
 use super::context::Context;
+use super::span;
 use crate::plugins::{CredentialPlace, Request, without_query};
 use crate::telemetry::access_log::{AccessLog, Entry};
 use crate::telemetry::metrics::{Metrics, RouteStatus};
+use crate::telemetry::otlp::SpanSink;
 
-pub fn finish(session: &mut Session, ctx: &mut Context, metrics: &Metrics, log: &AccessLog) {
+pub fn finish(session: &mut Session, ctx: &mut Context, metrics: &Metrics, log: &AccessLog, spans: &SpanSink) {
     for plugin in ctx.ran.iter().rev() {
         let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
         plugin.on_log(&mut request);
@@ -25,6 +27,7 @@ pub fn finish(session: &mut Session, ctx: &mut Context, metrics: &Metrics, log: 
         .or(ctx.status).unwrap_or(0);
     metrics.requests.get_or_create(&RouteStatus { route: ctx.state.route.to_string(), status }).inc();
     metrics.request_seconds.observe(elapsed.as_secs_f64());
+    span::send(spans, session, ctx, status);
     if log.is_on() {
         write_line(session, ctx, status, u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), metrics, log);
     }

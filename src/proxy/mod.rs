@@ -22,5 +22,6 @@ pub mod respond;
 pub mod route;
 pub mod service;
 pub mod snapshot;
+pub mod span;
 pub mod tls;
 pub mod upstream;

@@ -20,6 +20,7 @@ use crate::config::model::{PathRewrite, RetryOn};
 use crate::llm::error::ErrorKind;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::otlp::SpanSink;
 
 /// What all requests share.
 pub struct Gateway {
@@ -28,6 +29,7 @@ pub struct Gateway {
     pub exchange: Arc<Exchange>,
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
+    pub spans: SpanSink,
 }
 
 /// The stages of a request in the order [`Gateway`] runs them; the list in the module documentation is checked against it.
@@ -140,7 +142,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
-        finish::finish(session, ctx, &self.metrics, &self.access_log);
+        finish::finish(session, ctx, &self.metrics, &self.access_log, &self.spans);
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {

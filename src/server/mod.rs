@@ -33,6 +33,7 @@ use crate::proxy::snapshot::Snapshot;
 use crate::proxy::upstream::Resolver;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::otlp::{self, SpanSink};
 
 /// Why the process did not start, or how it ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +172,8 @@ impl Process {
             }
         }
         let access_log = access_log(&settings)?;
-        let gateway = Gateway { snapshot: snapshot.clone(), resolver, exchange, metrics: metrics.clone(), access_log };
+        let spans = trace_export(&settings, &exchange, &tasks);
+        let gateway = Gateway { snapshot: snapshot.clone(), resolver, exchange, metrics: metrics.clone(), access_log, spans };
         let (stop, stopped) = watch::channel(false);
         let token = control::admin_token(&settings.data_dir)?;
         let health = admin::Health::default();
@@ -263,6 +265,24 @@ fn open_flywheel(settings: &Settings) -> Option<Flywheel> {
             None
         }
     }
+}
+
+/// Spans that may wait for the collector before further ones are dropped.
+const SPAN_QUEUE: usize = 4096;
+
+/// Starts the export of traces, if a collector is configured. It posts through the pool of model calls.
+fn trace_export(settings: &Settings, exchange: &Arc<Exchange>, tasks: &Tasks) -> SpanSink {
+    let Some(endpoint) = &settings.telemetry.otlp_endpoint else { return SpanSink::off() };
+    let (sink, spans) = otlp::channel(SPAN_QUEUE);
+    let (url, exchange, own) = (otlp::traces_url(endpoint), exchange.clone(), tasks.clone());
+    tasks.spawn(async move {
+        let post = |body| {
+            let (url, exchange) = (url.clone(), exchange.clone());
+            async move { exchange.post_json(&url, body).await.map(|(status, _)| status) }
+        };
+        otlp::export(spans, own.stopped(), post).await;
+    });
+    sink
 }
 
 fn access_log(settings: &Settings) -> Result<AccessLog, StartError> {

@@ -131,3 +131,24 @@ fn the_gateway_runs_without_any_configuration() {
     let _ = child.wait();
     assert!(line.starts_with("listening {"), "{line}");
 }
+
+#[tokio::test]
+async fn spans_go_to_the_collector() {
+    let collector = Upstream::start(|_, _| async { ok(&json!({})) }).await;
+    let upstream = Upstream::chat().await;
+    let folder = Folder::new();
+    folder.services(&[("llm", upstream.address)]).route("chat", "/", "llm.static").provider("llm.static", &json!({}));
+    folder.plugin("ai-statistics", &json!({}), &json!([]));
+    let settings = format!("otlp_endpoint = \"http://{}\"\n", collector.address);
+    let gateway = Gateway::start_with(folder, &settings);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let body = question("m", "hi").to_string();
+    assert_eq!(gateway.post("/v1/chat/completions", &[("traceparent", trace)], body).await.status, 200);
+    eventually_async("the export", || async { (collector.n_calls() > 0).then_some(()) }).await;
+    let seen = collector.last();
+    assert_eq!(seen.path, "/v1/traces");
+    let span = &seen.json()["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+    assert_eq!((&span["traceId"], &span["parentSpanId"]), (&json!("4bf92f3577b34da6a3ce929d0e0e4736"), &json!("00f067aa0ba902b7")));
+    let text = span["attributes"].to_string();
+    assert!(text.contains("gen_ai.usage.output_tokens") && text.contains("weirgate.service"), "{text}");
+}
