@@ -47,7 +47,10 @@ impl IntoResponse for ControlError {
 type Answer = Result<Json<Value>, ControlError>;
 
 /// Controls read files and train models: they run where blocking is allowed.
-async fn blocking(admin: Admin, work: impl FnOnce(&dyn Controls) -> Result<Value, ControlError> + Send + 'static) -> Answer {
+async fn blocking(
+    admin: Admin,
+    work: impl FnOnce(&dyn Controls) -> Result<Value, ControlError> + Send + 'static,
+) -> Answer {
     let done = tokio::task::spawn_blocking(move || work(admin.control.as_ref())).await;
     match done {
         Ok(result) => result.map(Json),

@@ -71,8 +71,15 @@ pub fn run(args: &FlywheelArgs) -> Result<(), CliError> {
             for bad in &report.bad {
                 complain(&format!("line {}: {}", bad.line, bad.reason));
             }
-            say(&format!("{} inserted, {} already there, {} bad lines", report.n_inserted, report.n_skipped, report.n_bad));
-            if report.n_bad == 0 { Ok(()) } else { Err(CliError::Failed("some lines could not be read; the others are imported".into())) }
+            say(&format!(
+                "{} inserted, {} already there, {} bad lines",
+                report.n_inserted, report.n_skipped, report.n_bad
+            ));
+            if report.n_bad == 0 {
+                Ok(())
+            } else {
+                Err(CliError::Failed("some lines could not be read; the others are imported".into()))
+            }
         }
         Action::Prune { max_age_days, max_mb } => {
             if max_age_days.is_none() && max_mb.is_none() {
@@ -121,8 +128,10 @@ fn stats(store: &Store, json: bool) -> Result<(), CliError> {
 }
 
 fn groups(title: &str, groups: &[GroupStats]) {
-    let number = |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
-    let head = [title, "n", "ok %", "scored", "score", "ms mean", "ms p50", "ms p95", "USD"].map(str::to_owned).to_vec();
+    let number =
+        |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
+    let head =
+        [title, "n", "ok %", "scored", "score", "ms mean", "ms p50", "ms p95", "USD"].map(str::to_owned).to_vec();
     let rows = groups.iter().map(|group| {
         vec![
             group.name.clone(),

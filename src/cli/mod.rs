@@ -41,7 +41,7 @@ enum Command {
 /// Where settings, configuration and data are; the same flags on every command.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Places {
-    /// Process settings; used if the file exists.
+    /// Process settings; without this flag config.toml of the working folder is used if it exists.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder of YAML objects (overrides config.toml).
@@ -59,7 +59,11 @@ impl Places {
             Some(path) => Settings::load(path).map_err(CliError::Problems)?,
             None => {
                 let default = PathBuf::from("config.toml");
-                if default.exists() { Settings::load(&default).map_err(CliError::Problems)? } else { Settings::default() }
+                if default.exists() {
+                    Settings::load(&default).map_err(CliError::Problems)?
+                } else {
+                    Settings::default()
+                }
             }
         };
         if let Some(dir) = &self.config_dir {
@@ -86,6 +90,7 @@ pub enum CliError {
 }
 
 impl CliError {
+    #[expect(clippy::needless_pass_by_value, reason = "used as map_err(CliError::failed)")]
     fn failed(error: impl ToString) -> CliError {
         CliError::Failed(error.to_string())
     }

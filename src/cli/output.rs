@@ -25,7 +25,9 @@ pub fn say_json(value: &impl Serialize) {
 /// Rows as aligned columns; the first row is the head.
 pub fn table(rows: &[Vec<String>]) {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..n_columns).map(width).collect();
     for row in rows {
         let cells: Vec<String> = row

@@ -93,7 +93,8 @@ pub fn run(args: &RouterArgs) -> Result<(), CliError> {
         }
         Action::Eval { questions, train, seed, json } => eval(questions, train.as_deref(), *seed, *json),
         Action::Seed { questions, out, seed } => {
-            let rows: Vec<(FeatureVector, Domain)> = read(questions)?.into_iter().map(|row| (row.features(), row.domain)).collect();
+            let rows: Vec<(FeatureVector, Domain)> =
+                read(questions)?.into_iter().map(|row| (row.features(), row.domain)).collect();
             let bytes = Seed::train(&rows, *seed).to_bytes();
             std::fs::write(out, &bytes).map_err(|error| CliError::Failed(format!("{}: {error}", out.display())))?;
             say(&format!("{} questions, {} bytes in {}", rows.len(), bytes.len(), out.display()));
@@ -147,7 +148,9 @@ fn setup(places: &Places, router: &str) -> Result<Setup, CliError> {
     let found = configs.find(|(config, problems)| problems.is_empty() && config.router == router);
     let Some((config, _)) = found else {
         let dir = settings.config_dir.display();
-        return Err(CliError::Usage(format!("no semantic-router plugin in {dir} names the router \"{router}\"; check --config-dir and --router")));
+        return Err(CliError::Usage(format!(
+            "no semantic-router plugin in {dir} names the router \"{router}\"; check --config-dir and --router"
+        )));
     };
     Ok(config.setup())
 }
@@ -186,12 +189,18 @@ fn list(places: &Places, router: Option<&str>, json: bool) -> Result<(), CliErro
         say_json(&versions);
         return Ok(());
     }
-    let mut rows = vec![["version", "router", "state", "family", "rows", "utility", "score", "gain", "created"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["version", "router", "state", "family", "rows", "utility", "score", "gain", "created"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for version in &versions {
         let chosen = version.metrics["families"].as_array().and_then(|families| {
             families.iter().find(|family| family[0] == version.metrics["chosen"]).map(|family| family[1].clone())
         });
-        let measured = |key: &str| chosen.as_ref().and_then(|chosen| chosen[key].as_f64()).map_or("-".into(), |value| format!("{value:.4}"));
+        let measured = |key: &str| {
+            chosen.as_ref().and_then(|chosen| chosen[key].as_f64()).map_or("-".into(), |value| format!("{value:.4}"))
+        };
         let gain = version.verdict.as_ref().and_then(|verdict| verdict["gain"].as_f64());
         rows.push(vec![
             version.id.to_string(),
@@ -229,8 +238,9 @@ fn read(path: &Path) -> Result<Vec<Labelled>, CliError> {
     let mut rows = Vec::new();
     for (index, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
-        let row = serde_json::from_str(&line)
-            .map_err(|error| CliError::Usage(format!("{}:{}: not a labelled question: {error}", path.display(), index + 1)))?;
+        let row = serde_json::from_str(&line).map_err(|error| {
+            CliError::Usage(format!("{}:{}: not a labelled question: {error}", path.display(), index + 1))
+        })?;
         rows.push(row);
     }
     Ok(rows)
@@ -248,7 +258,8 @@ fn eval(questions: &Path, train: Option<&Path>, seed: u64, json: bool) -> Result
     let rows = read(questions)?;
     let judged: Vec<(&Labelled, Domain)> = rows.iter().map(|row| (row, classifier.top(&row.features()).0)).collect();
     let accuracy = |keep: &dyn Fn(&Labelled) -> bool| {
-        let kept: Vec<bool> = judged.iter().filter(|(row, _)| keep(row)).map(|(row, found)| row.domain == *found).collect();
+        let kept: Vec<bool> =
+            judged.iter().filter(|(row, _)| keep(row)).map(|(row, found)| row.domain == *found).collect();
         #[expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^52")]
         let share = kept.iter().filter(|right| **right).count() as f64 / kept.len().max(1) as f64;
         (kept.len(), share)
@@ -265,8 +276,13 @@ fn eval(questions: &Path, train: Option<&Path>, seed: u64, json: bool) -> Result
             measured.into_iter().map(|(name, (n, share))| (name, json!({"n": n, "accuracy": share}))).collect();
         say_json(&object);
     } else {
-        let rows = measured.into_iter().map(|(name, (n, share))| vec![name, n.to_string(), format!("{:.1} %", share * 100.0)]);
-        table(&std::iter::once(["questions", "n", "accuracy"].map(str::to_owned).to_vec()).chain(rows).collect::<Vec<_>>());
+        let rows =
+            measured.into_iter().map(|(name, (n, share))| vec![name, n.to_string(), format!("{:.1} %", share * 100.0)]);
+        table(
+            &std::iter::once(["questions", "n", "accuracy"].map(str::to_owned).to_vec())
+                .chain(rows)
+                .collect::<Vec<_>>(),
+        );
     }
     Ok(())
 }

@@ -54,5 +54,9 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
             listing.objects.len()
         ));
     }
-    if n_errors == 0 { Ok(()) } else { Err(CliError::Usage(format!("{n_errors} errors; this configuration would not go live"))) }
+    if n_errors == 0 {
+        Ok(())
+    } else {
+        Err(CliError::Usage(format!("{n_errors} errors; this configuration would not go live")))
+    }
 }

@@ -1,6 +1,6 @@
 //! The checked model: what the configuration folder means, as plain data that is valid by construction.
 //!
-//! [`compile`](crate::config::compile) makes it, `server` turns it into the running snapshot, plugins and the proxy read
+//! [`compile`](crate::config::compile()) makes it, `server` turns it into the running snapshot, plugins and the proxy read
 //! parts of it. It holds no live objects (no sockets, no caches) and does no IO. Regular expressions are already compiled
 //! and addresses already parsed, so nobody downstream meets a malformed value.
 

@@ -132,6 +132,11 @@ impl Flywheel {
         Ok(Self { inner: Arc::new(Inner { store, shared, redact, thread: Mutex::new(Some(thread)) }) })
     }
 
+    /// Whether texts are dropped before they are stored.
+    pub fn is_redacting(&self) -> bool {
+        self.inner.redact
+    }
+
     /// The database, for reading and for everything that may take its time.
     pub fn store(&self) -> &Store {
         &self.inner.store

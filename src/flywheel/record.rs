@@ -20,9 +20,10 @@ pub struct ExchangeRecord {
     pub consumer: Option<String>,
     pub mode: Mode,
     pub prompt_hash: String,
-    /// The request's `messages` as sent. `None` when redacted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub messages: Option<Value>,
+    /// The request's `messages` as sent: JSON text, because parsing it is nothing the request path should pay for. `None`
+    /// when redacted.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "json_text")]
+    pub messages: Option<String>,
     /// The router's features of the prompt, opaque here; base64 in JSON. Kept when the text is redacted, so that
     /// training stays possible without it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "base64_bytes")]
@@ -192,7 +193,7 @@ impl ExchangeRecord {
         self.answers.iter_mut().for_each(AnswerRecord::redact);
     }
 
-    /// Roughly the memory this record holds, bytes. Walks the nodes of `messages`, not their text.
+    /// Roughly the memory this record holds, bytes.
     pub(super) fn weight(&self) -> usize {
         let text = self.id.len() + self.tenant.len() + self.route.len() + self.prompt_hash.len();
         let reasons = self.decision.as_ref().map_or(0, |decision| json_weight(&decision.reasons));
@@ -202,7 +203,7 @@ impl ExchangeRecord {
             + reasons
             + answers
             + self.features.as_ref().map_or(0, Vec::len)
-            + self.messages.as_ref().map_or(0, json_weight)
+            + self.messages.as_ref().map_or(0, String::len)
     }
 }
 
@@ -265,6 +266,24 @@ fn json_weight(value: &Value) -> usize {
             Value::Array(items) => items.iter().map(json_weight).sum(),
             Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + json_weight(value)).sum(),
         }
+}
+
+/// JSON text in memory, the value itself in JSON lines.
+mod json_text {
+    use serde::de::Error as _;
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::Value;
+
+    pub fn serialize<S: Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+        let value: Option<Value> = text.as_deref().map(serde_json::from_str).transpose().map_err(S::Error::custom)?;
+        value.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+        let value = Option::<Value>::deserialize(deserializer)?;
+        value.map(|value| serde_json::to_string(&value)).transpose().map_err(D::Error::custom)
+    }
 }
 
 /// Bytes as base64 in JSON: an array of numbers would be four times as long.

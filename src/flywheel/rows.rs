@@ -38,7 +38,7 @@ pub(super) fn insert_exchange(connection: &Connection, record: &ExchangeRecord, 
             ":features_version": record.features_version,
             ":features": record.features,
             // JSON null means "no messages" when an export is read back, so it means that here too.
-            ":messages": record.messages.as_ref().filter(|messages| !messages.is_null()).map(Value::to_string),
+            ":messages": record.messages.as_deref().filter(|messages| *messages != "null"),
         })?;
     if n_inserted == 0 {
         return Ok(false);
@@ -153,7 +153,7 @@ pub(super) fn exchange_from_row(row: &Row<'_>) -> rusqlite::Result<ExchangeRecor
         consumer: row.get("consumer")?,
         mode: row.get("mode")?,
         prompt_hash: row.get("prompt_hash")?,
-        messages: json(row, "messages")?,
+        messages: row.get("messages")?,
         features: row.get("features")?,
         features_version: row.get("features_version")?,
         stream: row.get("stream")?,

@@ -22,7 +22,7 @@ pub fn exchange(id: &str, at_ms: i64) -> ExchangeRecord {
         consumer: Some("alice".into()),
         mode: Mode::Serve,
         prompt_hash: format!("hash-{id}"),
-        messages: Some(json!([{"role": "user", "content": format!("问题 {id}: 1.10 + 1e300?")}])),
+        messages: Some(json!([{"role": "user", "content": format!("问题 {id}: 1.10 + 1e300?")}]).to_string()),
         features: Some(vec![1, 2, 3]),
         features_version: Some(1),
         stream: false,

@@ -59,7 +59,8 @@ pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, triggers: Trigger
 async fn newest_version_ms(router: &str, flywheel: &Flywheel) -> i64 {
     let (store, name) = (flywheel.store().clone(), router.to_owned());
     let versions = tokio::task::spawn_blocking(move || store.list_versions(Some(&name))).await;
-    let newest = versions.ok().and_then(Result::ok).and_then(|versions| versions.into_iter().map(|v| v.created_at_ms).max());
+    let newest =
+        versions.ok().and_then(Result::ok).and_then(|versions| versions.into_iter().map(|v| v.created_at_ms).max());
     newest.unwrap_or(0)
 }
 
@@ -86,7 +87,11 @@ pub async fn refresh(router: &Arc<LiveRouter>, flywheel: &Flywheel) {
             router.swap(serving.map(|(id, router)| Serving { id, router }));
             tracing::info!(router = router.name, version = id, "Router version swapped");
         }
-        Ok(Err(error)) => tracing::error!(router = router.name, error, "The serving router version cannot be read; the one before stays"),
+        Ok(Err(error)) => tracing::error!(
+            router = router.name,
+            error,
+            "The serving router version cannot be read; the one before stays"
+        ),
         Err(error) => tracing::error!(router = router.name, %error, "Reading the serving router version failed"),
     }
 }

@@ -22,7 +22,9 @@ const HOLD_OUT: u64 = 5;
 /// Why there is no new version.
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
-    #[error("only {found} scored exchanges are recorded and learn.minRows asks for {needed}: collect more in training mode, with a higher shadow rate, or lower minRows")]
+    #[error(
+        "only {found} scored exchanges are recorded and learn.minRows asks for {needed}: collect more in training mode, with a higher shadow rate, or lower minRows"
+    )]
     TooFewRows { found: u64, needed: u64 },
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -47,7 +49,13 @@ pub struct Learned {
 ///
 /// # Errors
 /// Too few rows, rows that cannot be trained on, or a database that cannot be read or written.
-pub fn learn(store: &Store, name: &str, setup: &Setup, force: bool, progress: &mut dyn FnMut(Progress)) -> Result<Learned, LearnError> {
+pub fn learn(
+    store: &Store,
+    name: &str,
+    setup: &Setup,
+    force: bool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Learned, LearnError> {
     let rows = store.examples(&Filter::default(), MAX_ROWS)?;
     let examples: Vec<Example> = rows.iter().filter_map(|row| example(row, setup)).collect();
     let found = u64::try_from(examples.len()).unwrap_or(u64::MAX);
@@ -65,7 +73,12 @@ pub fn learn(store: &Store, name: &str, setup: &Setup, force: bool, progress: &m
         ..TrainOptions::default()
     };
     let Trained { router, report } = train(&training, seed.as_deref(), &options, progress)?;
-    let serving = serving_router(store, name)?.map(|(_, router)| router);
+    // A version that cannot be read does not serve either; a new one must still be possible.
+    let serving = serving_router(store, name).unwrap_or_else(|error| {
+        tracing::warn!(router = name, %error, "The new version is compared with the shipped seed instead of the serving one");
+        None
+    });
+    let serving = serving.map(|(_, router)| router);
     let now = predictor(serving, seed.clone(), setup);
     let then = predictor(Some(router.clone()), seed, setup);
     let verdict = gate(&now, &then, &held_out, &setup.policy, &setup.baseline, setup.seed);
@@ -102,7 +115,11 @@ pub fn serving_router(store: &Store, name: &str) -> Result<Option<(i64, Router)>
 }
 
 /// How a router decides when it serves: its own predictions, the seed's for candidates it has never seen.
-fn predictor(router: Option<Router>, seed: Option<Arc<Seed>>, setup: &Setup) -> impl Fn(&FeatureVector) -> Vec<Prediction> {
+fn predictor(
+    router: Option<Router>,
+    seed: Option<Arc<Seed>>,
+    setup: &Setup,
+) -> impl Fn(&FeatureVector) -> Vec<Prediction> {
     let (candidates, baseline) = (setup.candidates.clone(), setup.baseline.clone());
     move |features| match (&router, &seed) {
         (Some(router), Some(seed)) => with_unseen(router.predict(features), seed, features, &candidates, &baseline),

@@ -121,7 +121,12 @@ impl LiveRouter {
     }
 
     /// Expected score, latency and cost of each candidate, and the version that says so (`None`: the shipped seed).
-    pub fn predict(&self, features: &FeatureVector, candidates: &[Candidate], baseline: &str) -> (Vec<Prediction>, Option<i64>) {
+    pub fn predict(
+        &self,
+        features: &FeatureVector,
+        candidates: &[Candidate],
+        baseline: &str,
+    ) -> (Vec<Prediction>, Option<i64>) {
         let seed = SEED.as_deref();
         match (self.serving.load_full(), seed) {
             (Some(serving), Some(seed)) => {

@@ -25,8 +25,8 @@ use http::{HeaderName, HeaderValue};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::flywheel::Flywheel;
-use crate::llm::provider::Provider;
 use crate::learning::live::LiveRouter;
+use crate::llm::provider::Provider;
 use crate::telemetry::metrics::Metrics;
 
 pub use state::{Answered, CredentialPlace, End, LlmState, RequestState, Target, without_query};

@@ -80,7 +80,8 @@ mod tests {
         }
     }
 
-    const PLACE: Place<'_> = Place { route: "team/chat", host: "api.a.com", service: "llm-x.internal.dns", port: Some(443) };
+    const PLACE: Place<'_> =
+        Place { route: "team/chat", host: "api.a.com", service: "llm-x.internal.dns", port: Some(443) };
 
     #[test]
     fn one_category_counts_and_families_rank_them_differently() {

@@ -19,7 +19,6 @@ const TRUSTED_LENGTH: usize = 1 << 20;
 ///
 /// # Errors
 /// The client broke off.
-#[expect(clippy::result_large_err, reason = "built once per failed request")]
 pub async fn read(session: &mut Session, ctx: &Context) -> Result<Result<Bytes, Reply>> {
     let limit = ctx.snapshot.limits.max_body_bytes;
     let announced = session.req_header().headers.get(http::header::CONTENT_LENGTH);
@@ -59,7 +58,10 @@ async fn next_piece(session: &mut Session, patience: Duration) -> Result<Option<
 /// Clients that send `Expect: 100-continue` (curl above 1 MiB) wait for this line before they send the body.
 async fn continue_if_asked(session: &mut Session) -> Result<()> {
     let head = session.req_header();
-    let asked = head.headers.get(http::header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let asked = head
+        .headers
+        .get(http::header::EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if asked && head.version == Version::HTTP_11 {
         session.write_continue_response().await?;
         session.req_header_mut().remove_header(&http::header::EXPECT);

@@ -72,7 +72,6 @@ impl Context {
     ///
     /// # Errors
     /// The 404 or 503 to answer with.
-    #[expect(clippy::result_large_err, reason = "built once per failed request, never moved around")]
     pub fn match_route(&mut self, head: &RequestHeader) -> Result<(), Reply> {
         let snapshot = self.snapshot.clone();
         let Some(entry) = snapshot.routes.find(&self.state.host, head) else {

@@ -24,7 +24,8 @@ pub fn finish(session: &mut Session, ctx: &mut Context, metrics: &Metrics, log: 
         .map(|head| head.status)
         .filter(|status| !status.is_informational())
         .map(|status| status.as_u16())
-        .or(ctx.status).unwrap_or(0);
+        .or(ctx.status)
+        .unwrap_or(0);
     metrics.requests.get_or_create(&RouteStatus { route: ctx.state.route.to_string(), status }).inc();
     metrics.request_seconds.observe(elapsed.as_secs_f64());
     span::send(spans, session, ctx, status);

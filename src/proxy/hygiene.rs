@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -34,7 +34,6 @@ const INTERNAL_HEADERS: &[&str] = &[
 ///
 /// # Errors
 /// The 431 for a head over the limit.
-#[expect(clippy::result_large_err, reason = "built once per failed request")]
 pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     ctx.state.client_ip = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
@@ -47,13 +46,16 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     ctx.state.host = authority(head).map(|authority| host_only(authority).to_ascii_lowercase()).unwrap_or_default();
     let limit = ctx.snapshot.limits.max_header_bytes;
     if size(head) > limit {
-        let message = format!("Request line and headers are longer than {limit} bytes, the limit of this gateway. Send fewer or shorter headers.");
+        let message = format!(
+            "Request line and headers are longer than {limit} bytes, the limit of this gateway. Send fewer or shorter headers."
+        );
         return Err(respond::error(ErrorKind::HeadersTooLarge, message, "request_headers_too_large"));
     }
     for name in INTERNAL_HEADERS {
         head.remove_header(*name);
     }
-    let trace = TraceContext::continue_or_start(head.headers.get("traceparent").map(HeaderValue::as_bytes), &ctx.state.id);
+    let trace =
+        TraceContext::continue_or_start(head.headers.get("traceparent").map(HeaderValue::as_bytes), &ctx.state.id);
     set(head, "traceparent", &trace.to_string());
     ctx.trace = Some(trace);
     set(head, "x-request-id", &ctx.state.id.to_string());
@@ -68,11 +70,11 @@ pub fn authority(head: &RequestHeader) -> Option<&str> {
     head.headers.get(http::header::HOST).and_then(|value| value.to_str().ok())
 }
 
-/// Names every header that `Connection` fields nominate as belonging to the connection.
-pub fn remove_nominated(connection: &[HeaderValue], mut remove: impl FnMut(&str)) {
-    for value in connection.iter().filter_map(|value| value.to_str().ok()) {
-        value.split(',').map(str::trim).filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case("close")).for_each(&mut remove);
-    }
+/// Headers that `Connection` fields nominate as belonging to the connection.
+pub fn nominated(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.get_all(http::header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let names = values.flat_map(|value| value.split(',')).map(str::trim);
+    names.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case("close")).map(str::to_owned).collect()
 }
 
 /// Bytes of request line and headers as they stood on the wire, roughly: names, values and separators.

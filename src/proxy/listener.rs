@@ -62,7 +62,8 @@ pub struct Listeners {
 /// Serves `gateway` until `shutdown` turns true, then returns once all accept loops have ended and idle connections are
 /// told to close.
 pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWatch, threads: usize) {
-    let conf = Arc::new(ServerConf { threads, max_retries: 16, upstream_keepalive_pool_size: 512, ..ServerConf::default() });
+    let conf =
+        Arc::new(ServerConf { threads, max_retries: 16, upstream_keepalive_pool_size: 512, ..ServerConf::default() });
     let snapshot = gateway.snapshot.clone();
     let h2 = h2_options(&snapshot.load());
     let mut options = HttpServerOptions::default();

@@ -130,7 +130,9 @@ impl RouteTable {
         let routes = self
             .exact
             .get(host)
-            .or_else(|| self.suffixes.iter().find(|(suffix, _)| host.ends_with(suffix.as_str())).map(|(_, routes)| routes))
+            .or_else(|| {
+                self.suffixes.iter().find(|(suffix, _)| host.ends_with(suffix.as_str())).map(|(_, routes)| routes)
+            })
             .unwrap_or(&self.any);
         routes.find(host, head)
     }
@@ -185,12 +187,7 @@ impl HostRoutes {
         }
         let by_regex =
             |entry: &&Arc<RouteEntry>| matches!(&entry.route.path, PathMatch::Regex(pattern) if pattern.is_match(path));
-        self.regexes
-            .iter()
-            .filter(by_regex)
-            .chain(&self.plain_roots)
-            .chain(&self.default_backends)
-            .find(accepts)
+        self.regexes.iter().filter(by_regex).chain(&self.plain_roots).chain(&self.default_backends).find(accepts)
     }
 }
 
@@ -329,8 +326,7 @@ mod tests {
     #[test]
     fn more_conditions_come_first_for_one_path() {
         let mut with_header = route("with-header", HostMatch::Any, prefix("/v1"));
-        with_header.headers =
-            vec![HeaderMatch { name: "x-model".into(), value: StringMatch::Prefix("qwen".into()) }];
+        with_header.headers = vec![HeaderMatch { name: "x-model".into(), value: StringMatch::Prefix("qwen".into()) }];
         let routes = || vec![route("plain", HostMatch::Any, prefix("/v1")), with_header.clone()];
         check(routes(), "h", "/v1/x", &[("x-model", "qwen-max")], Some("with-header"));
         check(routes(), "h", "/v1/x", &[("x-model", "gpt")], Some("plain"));
@@ -341,7 +337,7 @@ mod tests {
     fn case_is_ignored_only_where_asked() {
         let mut folded = route("folded", HostMatch::Any, prefix("/Api"));
         folded.ignore_path_case = true;
-        check(vec![folded.clone()], "h", "/aPI/x", &[], Some("folded"));
+        check(vec![folded], "h", "/aPI/x", &[], Some("folded"));
         check(vec![route("strict", HostMatch::Any, prefix("/Api"))], "h", "/api/x", &[], None);
     }
 

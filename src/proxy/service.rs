@@ -79,7 +79,10 @@ impl ProxyHttp for Gateway {
         let rewritten = ctx.route.as_ref().and_then(|route| route.route.rewrite.host.as_deref());
         let authority = rewritten.or_else(|| hygiene::authority(session.req_header())).unwrap_or_default();
         let Some(upstream) = &ctx.upstream else {
-            return Error::e_explain(ErrorType::HTTPStatus(503), format!("service {} is not configured", ctx.state.service));
+            return Error::e_explain(
+                ErrorType::HTTPStatus(503),
+                format!("service {} is not configured", ctx.state.service),
+            );
         };
         match upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver).await {
             Ok(mut peer) => {
@@ -93,14 +96,24 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_request_filter(&self, _session: &mut Session, request: &mut RequestHeader, ctx: &mut Context) -> Result<()> {
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
         if let Some(route) = &ctx.route {
             rewrite(request, route)?;
         }
         Ok(())
     }
 
-    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
         if response.status.is_informational() {
             return Ok(());
         }
@@ -119,7 +132,13 @@ impl ProxyHttp for Gateway {
         Ok(None)
     }
 
-    fn fail_to_connect(&self, session: &mut Session, _peer: &HttpPeer, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
         error.set_retry(may_retry(session, ctx, RetryOn::ConnectFailure));
         error
     }
@@ -178,7 +197,9 @@ fn explain(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NoUpstream => "no endpoint is available. Check that the service exists and has ready endpoints.",
         ErrorKind::UpstreamTimeout => "the upstream did not answer in time. Retry, or raise the route's timeout.",
-        ErrorKind::UpstreamUnreachable => "the upstream could not be reached or closed the connection. Check its address and health.",
+        ErrorKind::UpstreamUnreachable => {
+            "the upstream could not be reached or closed the connection. Check its address and health."
+        }
         ErrorKind::RequestTimeout => "the request was not sent completely in time.",
         ErrorKind::BodyTooLarge => "the request body is over the limit.",
         _ => "the gateway failed to proxy the request; its log has the cause.",
@@ -199,12 +220,14 @@ pub fn rewrite(request: &mut RequestHeader, route: &super::route::RouteEntry) ->
             let rest = path.get(from.trim_end_matches('/').len()..).unwrap_or_default();
             let rest = rest.trim_start_matches('/');
             match (to.trim_end_matches('/'), rest) {
-                (base, "") if base.is_empty() => "/".to_owned(),
+                ("", "") => "/".to_owned(),
                 (_, "") => to.clone(),
                 (base, rest) => format!("{base}/{rest}"),
             }
         }
-        PathRewrite::Regex { pattern, substitution } => pattern.regex().replace_all(path, substitution.as_str()).into_owned(),
+        PathRewrite::Regex { pattern, substitution } => {
+            pattern.regex().replace_all(path, substitution.as_str()).into_owned()
+        }
     };
     let full = match request.uri.query() {
         Some(query) => format!("{path}?{query}"),

@@ -155,15 +155,16 @@ fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>) -> Result<Option<ChainE
     let open = plugin.fail_strategy == FailStrategy::FailOpen;
     let Some(spec) = registry::find(&plugin.plugin) else { return Ok(None) };
     let global = plugin.global.as_ref();
-    let build = |rule: Option<&serde_json::Value>| {
-        (spec.build)(&Scope { global, rule, n_rules: plugin.rules.len() }, host)
-    };
+    let build =
+        |rule: Option<&serde_json::Value>| (spec.build)(&Scope { global, rule, n_rules: plugin.rules.len() }, host);
     let mut problems = Vec::new();
     let mut keep = |result: registry::BuildResult, at: &str| match result {
         Ok(built) => built,
         Err(found) => {
             problems.extend(
-                found.into_iter().map(|(field, message)| Problem::error(&plugin.object, &format!("{at}.{field}"), message)),
+                found
+                    .into_iter()
+                    .map(|(field, message)| Problem::error(&plugin.object, &format!("{at}.{field}"), message)),
             );
             None
         }

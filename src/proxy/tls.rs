@@ -11,8 +11,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::snapshot::Snapshot;
-use crate::config::model::Certificate;
 use crate::config::Problem;
+use crate::config::model::Certificate;
 
 /// Parsed certificates by host name.
 #[derive(Default)]

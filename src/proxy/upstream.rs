@@ -94,7 +94,12 @@ impl Upstream {
     ///
     /// # Errors
     /// No endpoint, or no address for the name.
-    pub async fn peer(&self, authority: &str, timeouts: &UpstreamTimeouts, resolver: &Resolver) -> Result<HttpPeer, String> {
+    pub async fn peer(
+        &self,
+        authority: &str,
+        timeouts: &UpstreamTimeouts,
+        resolver: &Resolver,
+    ) -> Result<HttpPeer, String> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let address = match &self.endpoints {
             EndpointSet::Static(addresses) if addresses.is_empty() => {
@@ -102,13 +107,19 @@ impl Upstream {
             }
             EndpointSet::Static(addresses) => addresses[turn % addresses.len()],
             EndpointSet::Dns(names) => {
-                let name = names.get(turn % names.len().max(1)).ok_or_else(|| format!("service {} names no host", self.service))?;
+                let name = names
+                    .get(turn % names.len().max(1))
+                    .ok_or_else(|| format!("service {} names no host", self.service))?;
                 let addresses = resolver.addresses(name).await?;
-                *addresses.get(turn / names.len().max(1) % addresses.len().max(1)).ok_or_else(|| format!("{} has no address", name.host))?
+                *addresses
+                    .get(turn / names.len().max(1) % addresses.len().max(1))
+                    .ok_or_else(|| format!("{} has no address", name.host))?
             }
         };
         let sni = match &self.tls {
-            Some(tls) => tls.sni.clone().or_else(|| self.dns_authority()).unwrap_or_else(|| host_only(authority).to_owned()),
+            Some(tls) => {
+                tls.sni.clone().or_else(|| self.dns_authority()).unwrap_or_else(|| host_only(authority).to_owned())
+            }
             None => String::new(),
         };
         let mut peer = HttpPeer::new(address, self.tls.is_some(), sni);
@@ -179,7 +190,8 @@ impl Resolver {
         if let Some(resolved) = name.resolved.load_full() {
             if resolved.at.elapsed() > DNS_REFRESH {
                 // Mark first, so that one request of many starts the refresh.
-                name.resolved.store(Some(Arc::new(Resolved { addresses: resolved.addresses.clone(), at: Instant::now() })));
+                name.resolved
+                    .store(Some(Arc::new(Resolved { addresses: resolved.addresses.clone(), at: Instant::now() })));
                 let name = name.clone();
                 self.tasks.spawn(async move {
                     if let Err(error) = lookup(&name).await {
@@ -195,7 +207,8 @@ impl Resolver {
 
 async fn lookup(name: &DnsName) -> Result<Vec<SocketAddr>, String> {
     let found = tokio::net::lookup_host((name.host.as_str(), name.port)).await;
-    let addresses: Vec<SocketAddr> = found.map_err(|error| format!("{} does not resolve: {error}", name.host))?.collect();
+    let addresses: Vec<SocketAddr> =
+        found.map_err(|error| format!("{} does not resolve: {error}", name.host))?.collect();
     if addresses.is_empty() {
         return Err(format!("{} has no address", name.host));
     }
@@ -209,9 +222,13 @@ mod tests {
 
     #[test]
     fn ports_are_cut_from_authorities_of_every_form() {
-        for (authority, host) in
-            [("a.com", "a.com"), ("a.com:80", "a.com"), ("[::1]:8080", "[::1]"), ("[::1]", "[::1]"), ("10.0.0.1:1", "10.0.0.1")]
-        {
+        for (authority, host) in [
+            ("a.com", "a.com"),
+            ("a.com:80", "a.com"),
+            ("[::1]:8080", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("10.0.0.1:1", "10.0.0.1"),
+        ] {
             assert_eq!(host_only(authority), host);
         }
     }

@@ -67,7 +67,8 @@ impl StopSignals {
 pub fn admin_token(data_dir: &Path) -> Result<Secret, StartError> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = data_dir.join("admin.token");
-    let failed = |error| StartError::Io { what: format!("the admin token {} cannot be read or made", path.display()), error };
+    let failed =
+        |error| StartError::Io { what: format!("the admin token {} cannot be read or made", path.display()), error };
     match std::fs::read_to_string(&path) {
         Ok(token) if !token.trim().is_empty() => return Ok(Secret::new(token.trim())),
         Ok(_) => {}
@@ -75,7 +76,8 @@ pub fn admin_token(data_dir: &Path) -> Result<Secret, StartError> {
         Err(error) => return Err(failed(error)),
     }
     let token: String = std::iter::repeat_with(|| format!("{:016x}", rand::random::<u64>())).take(2).collect();
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).map_err(failed)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).map_err(failed)?;
     writeln!(file, "{token}").map_err(failed)?;
     Ok(Secret::new(token))
 }
@@ -115,17 +117,22 @@ pub struct Control {
 
 impl Control {
     fn flywheel(&self) -> Result<&Flywheel, ControlError> {
-        self.flywheel.as_ref().ok_or_else(|| ControlError::Unavailable("the flywheel is not open; the start log says why".into()))
+        self.flywheel
+            .as_ref()
+            .ok_or_else(|| ControlError::Unavailable("the flywheel is not open; the start log says why".into()))
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "used as map_err(failed)")]
 fn failed(error: impl ToString) -> ControlError {
     ControlError::Failed(error.to_string())
 }
 
 fn store_error(error: FlywheelError) -> ControlError {
     match error {
-        FlywheelError::NoSuchVersion(_) | FlywheelError::NothingToRollBackTo(_) => ControlError::NotFound(error.to_string()),
+        FlywheelError::NoSuchVersion(_) | FlywheelError::NothingToRollBackTo(_) => {
+            ControlError::NotFound(error.to_string())
+        }
         other => failed(other),
     }
 }
@@ -148,9 +155,9 @@ impl Controls for Control {
         let flywheel = self.flywheel()?;
         flywheel.flush().map_err(failed)?;
         let live = self.routers.get(router);
-        let setup = live
-            .setup()
-            .ok_or_else(|| ControlError::NotFound(format!("no semantic-router plugin names the router \"{router}\"")))?;
+        let setup = live.setup().ok_or_else(|| {
+            ControlError::NotFound(format!("no semantic-router plugin names the router \"{router}\""))
+        })?;
         let learned = learn(flywheel.store(), router, &setup, force, &mut |_| {}).map_err(failed)?;
         if learned.is_promoted {
             self.swap(router)?;

@@ -42,7 +42,9 @@ pub enum StartError {
     Config(Vec<Problem>),
     #[error("{0}")]
     Usage(String),
-    #[error("cannot listen on {address}: {error}. Another process may have the port; stop it, or choose another with --{flag} (0 takes a free one)")]
+    #[error(
+        "cannot listen on {address}: {error}. Another process may have the port; stop it, or choose another with --{flag} (0 takes a free one)"
+    )]
     Listen { address: SocketAddr, flag: &'static str, error: std::io::Error },
     #[error("{what}: {error}")]
     Io { what: String, error: std::io::Error },
@@ -112,7 +114,12 @@ impl Sockets {
         let admin = std::net::TcpListener::bind(address).map_err(refused)?;
         admin.set_nonblocking(true).map_err(refused)?;
         let admin_address = admin.local_addr().map_err(refused)?;
-        Ok(Sockets { http: bind(listen.http_port, "http-port")?, https: bind(listen.https_port, "https-port")?, admin, admin_address })
+        Ok(Sockets {
+            http: bind(listen.http_port, "http-port")?,
+            https: bind(listen.https_port, "https-port")?,
+            admin,
+            admin_address,
+        })
     }
 }
 
@@ -145,7 +152,10 @@ impl Process {
         let metrics = Arc::new(Metrics::new());
         let tasks = Tasks::new(background.handle().clone());
         std::fs::create_dir_all(&settings.data_dir).map_err(|error| StartError::Io {
-            what: format!("the data folder {} cannot be made; create it or name another with --data-dir", settings.data_dir.display()),
+            what: format!(
+                "the data folder {} cannot be made; create it or name another with --data-dir",
+                settings.data_dir.display()
+            ),
             error,
         })?;
         let flywheel = open_flywheel(&settings);
@@ -161,7 +171,8 @@ impl Process {
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         });
-        let reloader = Arc::new(Reloader::new(settings.clone(), snapshot.clone(), host, resolver.clone(), metrics.clone()));
+        let reloader =
+            Arc::new(Reloader::new(settings.clone(), snapshot.clone(), host, resolver.clone(), metrics.clone()));
         // Watching begins before the first reading, so that no change falls between them.
         let watcher = reloader.clone().watch();
         reloader.first_load(config_dir_is_given)?;
@@ -173,7 +184,7 @@ impl Process {
         }
         let access_log = access_log(&settings)?;
         let spans = trace_export(&settings, &exchange, &tasks);
-        let gateway = Gateway { snapshot: snapshot.clone(), resolver, exchange, metrics: metrics.clone(), access_log, spans };
+        let gateway = Gateway { snapshot, resolver, exchange, metrics: metrics.clone(), access_log, spans };
         let (stop, stopped) = watch::channel(false);
         let token = control::admin_token(&settings.data_dir)?;
         let health = admin::Health::default();
@@ -190,6 +201,8 @@ impl Process {
                 .map_err(|error| StartError::Io { what: "the admin socket cannot be used".into(), error })?
         };
         tasks.spawn_until_stopped(admin::serve(admin_listener, admin_state));
+        let probing = gateway.exchange.clone();
+        tasks.spawn_until_stopped(async move { probing.probe_tokens().await });
         let listeners = Listeners { http: vec![sockets.http], https: vec![sockets.https] };
         let serving = proxy_runtime.handle().spawn(listener::serve(gateway, listeners, stopped, threads));
         let signals = background.block_on(async { control::StopSignals::listen() })?;

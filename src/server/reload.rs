@@ -33,7 +33,7 @@ struct State {
 
 /// What a reload did.
 pub enum Reloaded {
-    Applied(Changes),
+    Applied(Box<Changes>),
     Unchanged,
     /// The snapshot before keeps serving.
     Refused(Vec<Problem>),
@@ -76,10 +76,16 @@ impl Reloader {
         let root = self.settings.config_dir.clone();
         let on_change = move || match self.reload() {
             Ok(Reloaded::Refused(problems)) => {
-                tracing::error!(problems = problems.len(), "The changed configuration is refused; the one before keeps serving");
+                tracing::error!(
+                    problems = problems.len(),
+                    "The changed configuration is refused; the one before keeps serving"
+                );
             }
             Ok(_) => {}
-            Err(error) => tracing::error!(error, "The configuration folder cannot be read; the configuration before keeps serving"),
+            Err(error) => tracing::error!(
+                error,
+                "The configuration folder cannot be read; the configuration before keeps serving"
+            ),
         };
         match Watcher::start(&root, on_change) {
             Ok(watcher) => Some(watcher),
@@ -130,7 +136,7 @@ impl Reloader {
                 self.count("applied");
                 self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
                 tracing::info!(number, n_routes, ms = started.elapsed().as_millis(), %changes, "Configuration applied");
-                Ok(Reloaded::Applied(changes))
+                Ok(Reloaded::Applied(Box::new(changes)))
             }
             Err(found) => {
                 for problem in &found {

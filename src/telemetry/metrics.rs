@@ -114,25 +114,82 @@ impl Metrics {
             input_token: ai_counter(r, "input_token", "Prompt tokens"),
             output_token: ai_counter(r, "output_token", "Completion tokens"),
             total_token: ai_counter(r, "total_token", "Prompt and completion tokens"),
-            llm_service_duration: ai_counter(r, "llm_service_duration", "Milliseconds from request to last byte, summed"),
+            llm_service_duration: ai_counter(
+                r,
+                "llm_service_duration",
+                "Milliseconds from request to last byte, summed",
+            ),
             llm_duration_count: ai_counter(r, "llm_duration_count", "Answers that llm_service_duration sums over"),
-            llm_first_token_duration: ai_counter(r, "llm_first_token_duration", "Milliseconds to the first token, summed"),
-            llm_stream_duration_count: ai_counter(r, "llm_stream_duration_count", "Streams that llm_first_token_duration sums over"),
+            llm_first_token_duration: ai_counter(
+                r,
+                "llm_first_token_duration",
+                "Milliseconds to the first token, summed",
+            ),
+            llm_stream_duration_count: ai_counter(
+                r,
+                "llm_stream_duration_count",
+                "Streams that llm_first_token_duration sums over",
+            ),
             llm_failure_count: ai_counter(r, "llm_failure_count", "Model calls that failed"),
         };
         Metrics {
             requests: register(r, "weirgate_requests", "Requests answered, by route and status", Family::default()),
-            request_seconds: register(r, "weirgate_request_seconds", "Time from request head to last byte", seconds_histogram()),
+            request_seconds: register(
+                r,
+                "weirgate_request_seconds",
+                "Time from request head to last byte",
+                seconds_histogram(),
+            ),
             requests_in_flight: register(r, "weirgate_requests_in_flight", "Requests being served", Gauge::default()),
-            attempts: register(r, "weirgate_upstream_attempts", "Attempts on the exchange path, by service and outcome", Family::default()),
-            access_log_shed: register(r, "weirgate_access_log_shed", "Access log lines dropped because the sink was too slow", Counter::default()),
-            config_reloads: register(r, "weirgate_config_reloads", "Configuration reloads, by result", Family::default()),
-            config_snapshot: register(r, "weirgate_config_snapshot", "Number of the serving configuration snapshot", Gauge::default()),
+            attempts: register(
+                r,
+                "weirgate_upstream_attempts",
+                "Attempts on the exchange path, by service and outcome",
+                Family::default(),
+            ),
+            access_log_shed: register(
+                r,
+                "weirgate_access_log_shed",
+                "Access log lines dropped because the sink was too slow",
+                Counter::default(),
+            ),
+            config_reloads: register(
+                r,
+                "weirgate_config_reloads",
+                "Configuration reloads, by result",
+                Family::default(),
+            ),
+            config_snapshot: register(
+                r,
+                "weirgate_config_snapshot",
+                "Number of the serving configuration snapshot",
+                Gauge::default(),
+            ),
             flywheel_rows: register(r, "weirgate_flywheel_rows", "Rows written to the flywheel", Counter::default()),
-            flywheel_shed: register(r, "weirgate_flywheel_shed", "Flywheel rows dropped because the queue was full", Counter::default()),
-            flywheel_failed: register(r, "weirgate_flywheel_failed", "Flywheel rows lost to write errors", Counter::default()),
-            flywheel_unmatched: register(r, "weirgate_flywheel_unmatched", "Answers, scores and feedback whose exchange was never recorded", Counter::default()),
-            flywheel_suspended: register(r, "weirgate_flywheel_suspended", "1 while the flywheel cannot write", Gauge::default()),
+            flywheel_shed: register(
+                r,
+                "weirgate_flywheel_shed",
+                "Flywheel rows dropped because the queue was full",
+                Counter::default(),
+            ),
+            flywheel_failed: register(
+                r,
+                "weirgate_flywheel_failed",
+                "Flywheel rows lost to write errors",
+                Counter::default(),
+            ),
+            flywheel_unmatched: register(
+                r,
+                "weirgate_flywheel_unmatched",
+                "Answers, scores and feedback whose exchange was never recorded",
+                Counter::default(),
+            ),
+            flywheel_suspended: register(
+                r,
+                "weirgate_flywheel_suspended",
+                "1 while the flywheel cannot write",
+                Gauge::default(),
+            ),
             shadow_calls: register(r, "weirgate_shadow_calls", "Shadow calls, by result", Family::default()),
             decision_seconds: register(
                 r,
@@ -147,8 +204,18 @@ impl Metrics {
                 "Seconds from request to last byte, by model",
                 Family::new_with_constructor(seconds_histogram as fn() -> Histogram),
             ),
-            accuracy: register(r, "semantic_router_accuracy_score", "Running mean score of answers, by model; `all` over every model", Family::default()),
-            large_model_share: register(r, "semantic_router_large_model_share", "Share of routed requests answered by a model tagged large", Gauge::default()),
+            accuracy: register(
+                r,
+                "semantic_router_accuracy_score",
+                "Running mean score of answers, by model; `all` over every model",
+                Family::default(),
+            ),
+            large_model_share: register(
+                r,
+                "semantic_router_large_model_share",
+                "Share of routed requests answered by a model tagged large",
+                Gauge::default(),
+            ),
             ai,
             large_share: LargeShare::default(),
             registry,
@@ -181,7 +248,12 @@ impl Default for Metrics {
     }
 }
 
-fn register<M: Clone + prometheus_client::registry::Metric>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+fn register<M: Clone + prometheus_client::registry::Metric>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    metric: M,
+) -> M {
     registry.register(name, help, metric.clone());
     metric
 }

@@ -38,7 +38,8 @@ async fn model_names_are_mapped_and_nothing_else_changes() {
 
 #[tokio::test]
 async fn unknown_v1_paths_reach_the_provider_of_the_route() {
-    let upstream = Upstream::start(|_, seen| async move { ok(&json!({"path": seen.path, "method": seen.method})) }).await;
+    let upstream =
+        Upstream::start(|_, seen| async move { ok(&json!({"path": seen.path, "method": seen.method})) }).await;
     let gateway = one_provider(&upstream, &json!({})).await;
     assert_eq!(gateway.get("/v1/models").await.json()["path"], "/v1/models");
     assert_eq!(gateway.get("/v1/files/abc/content?x=1").await.json()["path"], "/v1/files/abc/content?x=1");
@@ -47,7 +48,11 @@ async fn unknown_v1_paths_reach_the_provider_of_the_route() {
 
 #[tokio::test]
 async fn large_prompts_arrive_whole_over_every_protocol() {
-    let upstream = Upstream::start(|_, seen| async move { ok(&json!({"n": seen.body.len(), "tail": seen.body[seen.body.len() - 1]})) }).await;
+    let upstream =
+        Upstream::start(
+            |_, seen| async move { ok(&json!({"n": seen.body.len(), "tail": seen.body[seen.body.len() - 1]})) },
+        )
+        .await;
     let gateway = one_provider(&upstream, &json!({})).await;
     // Around pingora's replay limit of 64 KiB, and a long prompt.
     for size in [65_535, 65_536, 65_537, 1 << 20] {
@@ -135,6 +140,34 @@ async fn retries_follow_the_provider_and_use_another_token() {
 }
 
 #[tokio::test]
+async fn a_token_that_fails_leaves_the_pool_and_a_probe_brings_it_back() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let is_revoked = Arc::new(AtomicBool::new(true));
+    let revoked = is_revoked.clone();
+    let upstream = Upstream::start(move |_, seen| {
+        let revoked = revoked.clone();
+        async move {
+            if seen.headers["authorization"] == "Bearer bad" && revoked.load(Ordering::SeqCst) {
+                return answer(401, "application/json", "{}");
+            }
+            ok(&completion("m", &seen.headers["authorization"]))
+        }
+    })
+    .await;
+    let failover = json!({"enabled": true, "failureThreshold": 1, "healthCheckModel": "m", "healthCheckInterval": 100});
+    let gateway = one_provider(&upstream, &json!({"apiTokens": ["good", "bad"], "failover": failover})).await;
+    let used = || async { gateway.chat(&question("m", "hi")).await };
+    eventually_async("the bad token to be used once", || async { (used().await.status == 401).then_some(()) }).await;
+    for _ in 0..20 {
+        assert_eq!(used().await.status, 200, "the failed token is out of the pool");
+    }
+    is_revoked.store(false, Ordering::SeqCst);
+    eventually_async("the token to come back", || async { used().await.text().contains("Bearer bad").then_some(()) })
+        .await;
+}
+
+#[tokio::test]
 async fn the_last_error_of_the_provider_is_passed_on_as_it_came() {
     let body = r#"{"error":{"message":"no such model","type":"invalid_request_error","param":"model","code":"model_not_found"}}"#;
     let upstream = Upstream::start(move |_, _| async move { answer(404, "application/json", body) }).await;
@@ -175,7 +208,10 @@ async fn bad_requests_get_openai_errors_from_the_router() {
         (b"{\"model\":\"auto\",\"messages\":[]}", "empty_messages"),
         (b"{\"model\":\"auto\",\"messages\":\"hi\"}", "invalid_type"),
         (b"{\"model\":7,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "invalid_type"),
-        (b"{\"model\":\"auto\",\"stream\":\"yes\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "invalid_type"),
+        (
+            b"{\"model\":\"auto\",\"stream\":\"yes\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
+            "invalid_type",
+        ),
         (b"{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}", "invalid_utf8"),
     ] {
         let answer = gateway.post("/v1/chat/completions", &[], Bytes::from_static(body)).await;
@@ -193,7 +229,8 @@ async fn keys_are_checked_and_identity_headers_cannot_be_claimed() {
     .await;
     let folder = Folder::new();
     folder.services(&[("web", upstream.address)]).route("web", "/", "web.static");
-    let config = json!({"global_auth": true, "keys": ["x-api-key"], "consumers": [{"name": "alice", "credential": "k"}]});
+    let config =
+        json!({"global_auth": true, "keys": ["x-api-key"], "consumers": [{"name": "alice", "credential": "k"}]});
     folder.plugin("key-auth", &config, &json!([]));
     let gateway = Gateway::start(folder);
     let claimed = send(gateway.http, "GET", "/", &[("x-mse-consumer", "root")], Bytes::new()).await;
@@ -235,7 +272,12 @@ async fn plain_routes_stream_through_with_their_trace() {
     })
     .await;
     let folder = Folder::new();
-    folder.services(&[("web", upstream.address)]).route_with("web", "/old", "web.static", &json!({"higress.io/rewrite-path": "/new"}));
+    folder.services(&[("web", upstream.address)]).route_with(
+        "web",
+        "/old",
+        "web.static",
+        &json!({"higress.io/rewrite-path": "/new"}),
+    );
     let gateway = Gateway::start(folder);
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let body = vec![b'x'; 3 << 20];
@@ -274,7 +316,10 @@ async fn ai_statistics_fill_the_access_log_and_the_metrics() {
     assert_eq!(log["question"], "how are you?");
     assert_eq!(log["answer"], "hello");
     assert_eq!((&log["input_token"], &log["output_token"], &log["total_token"]), (&json!(10), &json!(2), &json!(12)));
-    assert_eq!((&log["model"], &log["response_type"], &log["chat_id"]), (&json!("m"), &json!("normal"), &json!("chatcmpl-1")));
+    assert_eq!(
+        (&log["model"], &log["response_type"], &log["chat_id"]),
+        (&json!("m"), &json!("normal"), &json!("chatcmpl-1"))
+    );
     let metrics = gateway.metrics().await;
     let line = "route_upstream_model_consumer_metric_total_token_total{ai_route=\"chat\",ai_cluster=\"llm.static\",ai_model=\"m\",ai_consumer=\"none\"} 12";
     assert!(metrics.lines().any(|l| l == line), "{metrics}");

@@ -6,7 +6,10 @@ use crate::harness::*;
 
 #[tokio::test]
 async fn a_changed_route_goes_live_without_restart() {
-    let (a, b) = (Upstream::start(|_, _| async { ok(&json!("a")) }).await, Upstream::start(|_, _| async { ok(&json!("b")) }).await);
+    let (a, b) = (
+        Upstream::start(|_, _| async { ok(&json!("a")) }).await,
+        Upstream::start(|_, _| async { ok(&json!("b")) }).await,
+    );
     let folder = Folder::new();
     folder.services(&[("a", a.address), ("b", b.address)]).route("web", "/", "a.static");
     let gateway = Gateway::start(folder);
@@ -24,7 +27,11 @@ async fn a_broken_change_is_refused_with_every_problem_and_the_old_snapshot_serv
     folder.services(&[("a", upstream.address)]).route("web", "/", "a.static");
     let gateway = Gateway::start(folder);
     gateway.folder.write_text("ingresses/broken.yaml", "spec: [unclosed\n");
-    gateway.folder.plugin("key-auth", &json!({"global_auth": true, "consumers": [{"name": "x"}], "typo": 1}), &json!([]));
+    gateway.folder.plugin(
+        "key-auth",
+        &json!({"global_auth": true, "consumers": [{"name": "x"}], "typo": 1}),
+        &json!([]),
+    );
     let status = eventually_async("the refusal", || async {
         let status = gateway.admin("GET", "/api/v1/config").await.json();
         (status["problems"].as_array().is_some_and(|problems| problems.len() >= 3)).then_some(status)
@@ -32,7 +39,8 @@ async fn a_broken_change_is_refused_with_every_problem_and_the_old_snapshot_serv
     .await;
     assert_eq!(status["snapshot"], 1);
     let text = status["problems"].to_string();
-    for expected in ["ingresses/broken.yaml", "consumers[0].credential", "spec.defaultConfig.typo", "key-auth.internal"] {
+    for expected in ["ingresses/broken.yaml", "consumers[0].credential", "spec.defaultConfig.typo", "key-auth.internal"]
+    {
         assert!(text.contains(expected), "{expected} missing in {text}");
     }
     assert_eq!(gateway.get("/").await.json(), "a");
@@ -78,7 +86,10 @@ fn the_demo_folder_is_valid() {
 async fn reloads_under_load_fail_no_request_and_mix_no_snapshots() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    let (a, b) = (Upstream::start(|_, _| async { ok(&json!("a")) }).await, Upstream::start(|_, _| async { ok(&json!("b")) }).await);
+    let (a, b) = (
+        Upstream::start(|_, _| async { ok(&json!("a")) }).await,
+        Upstream::start(|_, _| async { ok(&json!("b")) }).await,
+    );
     let folder = Folder::new();
     folder.services(&[("a", a.address), ("b", b.address)]).route("web", "/", "a.static");
     let gateway = Arc::new(Gateway::start(folder));

@@ -49,7 +49,10 @@ async fn a_routed_exchange_is_recorded_with_its_decision() {
     assert_eq!(row["messages"][0]["content"], "prove that 1+1=2");
     assert_eq!(row["decision"]["chosen"], answer.header("x-weirgate-model").unwrap());
     let served = &row["answers"][0];
-    assert_eq!((&served["role"], &served["outcome"], &served["output"]), (&json!("served"), &json!("ok"), &json!("hello")));
+    assert_eq!(
+        (&served["role"], &served["outcome"], &served["output"]),
+        (&json!("served"), &json!("ok"), &json!("hello"))
+    );
     assert_eq!((&served["prompt_tokens"], &served["completion_tokens"]), (&json!(10), &json!(2)));
     assert!(served["cost_usd"].as_f64().unwrap() > 0.0 && served["latency_ms"].as_f64().unwrap() > 0.0);
 }
@@ -91,7 +94,10 @@ async fn shadow_calls_are_recorded_and_never_change_the_answer() {
     })
     .await;
     let shadow = &row["answers"][1];
-    assert_eq!((&shadow["role"], &shadow["model"], &shadow["outcome"]), (&json!("shadow"), &json!("big"), &json!("failed")));
+    assert_eq!(
+        (&shadow["role"], &shadow["model"], &shadow["outcome"]),
+        (&json!("shadow"), &json!("big"), &json!("failed"))
+    );
     assert!(gateway.metrics().await.contains("weirgate_shadow_calls_total{result=\"failed\"} 1"));
 }
 
@@ -101,7 +107,9 @@ async fn redaction_stores_no_text_and_still_features() {
     let gateway = start(&upstream, &json!({}), "[flywheel]\nredact = true\n").await;
     gateway.chat(&question("auto", "my secret is 12345")).await;
     let row = &exported(&gateway, 1).await[0];
-    assert!(row.get("messages").is_none_or(Value::is_null) && row["answers"][0].get("output").is_none_or(Value::is_null));
+    assert!(
+        row.get("messages").is_none_or(Value::is_null) && row["answers"][0].get("output").is_none_or(Value::is_null)
+    );
     assert!(row["features"].as_str().is_some_and(|features| !features.is_empty()));
     assert!(!row.to_string().contains("12345"));
 }
@@ -160,7 +168,13 @@ async fn kill_9_leaves_a_readable_database_that_lacks_at_most_one_flush_interval
             (n > n_sure).then_some(n)
         });
         n_sure = n_written;
-        assert!(std::process::Command::new("kill").args(["-9", &gateway.child.id().to_string()]).status().unwrap().success());
+        assert!(
+            std::process::Command::new("kill")
+                .args(["-9", &gateway.child.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
         stop.store(true, Ordering::SeqCst);
         while clients.join_next().await.is_some() {}
         let gateway = Arc::try_unwrap(gateway).ok().expect("no client holds the gateway");
@@ -168,7 +182,10 @@ async fn kill_9_leaves_a_readable_database_that_lacks_at_most_one_flush_interval
         assert_eq!(code, 0, "round {round}: {err}");
         let rows: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(rows.len() as u64 >= n_sure, "round {round}: {} of {n_sure} records", rows.len());
-        assert!(rows.iter().all(|row| row["answers"].as_array().is_some_and(|answers| answers.len() == 1)), "whole exchanges only");
+        assert!(
+            rows.iter().all(|row| row["answers"].as_array().is_some_and(|answers| answers.len() == 1)),
+            "whole exchanges only"
+        );
         n_sure = rows.len() as u64;
         folder = gateway.into_folder();
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -80,7 +80,8 @@ impl Folder {
     pub fn route_with(&self, name: &str, prefix: &str, service: &str, annotations: &Value) -> &Folder {
         let mut all = json!({"higress.io/destination": service});
         all.as_object_mut().unwrap().extend(annotations.as_object().unwrap().clone());
-        let backend = json!({"resource": {"apiGroup": "networking.higress.io", "kind": "McpBridge", "name": "default"}});
+        let backend =
+            json!({"resource": {"apiGroup": "networking.higress.io", "kind": "McpBridge", "name": "default"}});
         let object = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
             "metadata": {"name": name, "annotations": all},
             "spec": {"rules": [{"http": {"paths": [{"path": prefix, "pathType": "Prefix", "backend": backend}]}}]}});
@@ -99,7 +100,11 @@ impl Folder {
     pub fn provider(&self, service: &str, provider: &Value) -> &Folder {
         let mut own = json!({"id": "p", "type": "openai", "apiTokens": ["sk-provider"], "openaiCustomUrl": "http://127.0.0.1/v1"});
         own.as_object_mut().unwrap().extend(provider.as_object().unwrap().clone());
-        self.plugin("ai-proxy", &json!({"providers": [own]}), &json!([{"service": [service], "config": {"activeProviderId": "p"}}]))
+        self.plugin(
+            "ai-proxy",
+            &json!({"providers": [own]}),
+            &json!([{"service": [service], "config": {"activeProviderId": "p"}}]),
+        )
     }
 }
 
@@ -140,7 +145,8 @@ impl Gateway {
     pub fn start_with(folder: Folder, settings: &str) -> Gateway {
         let toml = folder.dir.path().join("config.toml");
         let log = folder.access_log();
-        let text = format!("[telemetry]\naccess_log = {:?}\nlog_level = \"warn\"\n{settings}", log.display().to_string());
+        let text =
+            format!("[telemetry]\naccess_log = {:?}\nlog_level = \"warn\"\n{settings}", log.display().to_string());
         std::fs::write(&toml, text).unwrap();
         let mut child = Command::new(binary())
             .args(["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1"])
@@ -395,7 +401,11 @@ impl Upstream {
         Upstream::start(|_, seen| async move {
             let asked: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
             let model = asked["model"].as_str().unwrap_or("none").to_owned();
-            if asked["stream"] == true { sse(&events(&model, &["hel", "lo"])) } else { ok(&completion(&model, "hello")) }
+            if asked["stream"] == true {
+                sse(&events(&model, &["hel", "lo"]))
+            } else {
+                ok(&completion(&model, "hello"))
+            }
         })
         .await
     }
@@ -461,8 +471,4 @@ pub fn answer(status: u16, content_type: &str, body: impl Into<Body>) -> Respons
 /// A question for the model.
 pub fn question(model: &str, text: &str) -> Value {
     json!({"model": model, "messages": [{"role": "user", "content": text}]})
-}
-
-pub fn read(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap()
 }

@@ -117,12 +117,19 @@ fn plugins_do_not_import_each_other() {
     for (name, text) in sources() {
         let Some(own) = ["key_auth", "model_mapper", "model_router", "proxy", "semantic_router", "statistics"]
             .into_iter()
-            .find(|plugin| name.starts_with(&format!("plugins/ai/{plugin}")) || name.starts_with(&format!("plugins/auth/{plugin}")))
+            .find(|plugin| {
+                name.starts_with(&format!("plugins/ai/{plugin}")) || name.starts_with(&format!("plugins/auth/{plugin}"))
+            })
         else {
             continue;
         };
         for group in ["crate::plugins::ai::", "crate::plugins::auth::"] {
-            wrong.extend(names_after(&text, group).into_iter().filter(|used| *used != own).map(|used| format!("{name} uses {used}")));
+            wrong.extend(
+                names_after(&text, group)
+                    .into_iter()
+                    .filter(|used| *used != own)
+                    .map(|used| format!("{name} uses {used}")),
+            );
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");

@@ -3,6 +3,15 @@
 //! Upstreams are mocks in this process that count their calls. No test needs another, none leaves loopback, none waits by
 //! sleeping: what is waited for is asked for until it is there or a generous limit is over.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failing expectation is how a test speaks"
+)]
+#![allow(clippy::disallowed_methods, reason = "a test waits for its own tasks")]
+#![allow(clippy::needless_pass_by_value, reason = "helpers take what tests have at hand")]
+
 mod chat;
 mod config;
 mod flywheel;

@@ -46,7 +46,8 @@ fn a_wrong_config_toml_names_file_and_key() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_certificates_are_chosen_by_server_name_and_http2_is_offered() {
-    let upstream = Upstream::start(|_, seen| async move { ok(&json!({"proto": seen.headers["x-forwarded-proto"]})) }).await;
+    let upstream =
+        Upstream::start(|_, seen| async move { ok(&json!({"proto": seen.headers["x-forwarded-proto"]})) }).await;
     let folder = Folder::new();
     folder.services(&[("web", upstream.address)]);
     for (secret, host) in [("one", "one.example.com"), ("wild", "*.wild.example.com")] {
@@ -56,7 +57,8 @@ async fn tls_certificates_are_chosen_by_server_name_and_http2_is_offered() {
             &json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": secret},
                 "stringData": {"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()}}),
         );
-        let backend = json!({"resource": {"apiGroup": "networking.higress.io", "kind": "McpBridge", "name": "default"}});
+        let backend =
+            json!({"resource": {"apiGroup": "networking.higress.io", "kind": "McpBridge", "name": "default"}});
         folder.write(
             &format!("ingresses/{secret}.yaml"),
             &json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
@@ -119,7 +121,19 @@ async fn sigterm_lets_requests_in_flight_finish() {
 fn the_gateway_runs_without_any_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(binary())
-        .args(["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1", "--data-dir", "d"])
+        .args([
+            "serve",
+            "--http-port",
+            "0",
+            "--https-port",
+            "0",
+            "--admin-port",
+            "0",
+            "--bind",
+            "127.0.0.1",
+            "--data-dir",
+            "d",
+        ])
         .current_dir(dir.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -148,7 +162,10 @@ async fn spans_go_to_the_collector() {
     let seen = collector.last();
     assert_eq!(seen.path, "/v1/traces");
     let span = &seen.json()["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
-    assert_eq!((&span["traceId"], &span["parentSpanId"]), (&json!("4bf92f3577b34da6a3ce929d0e0e4736"), &json!("00f067aa0ba902b7")));
+    assert_eq!(
+        (&span["traceId"], &span["parentSpanId"]),
+        (&json!("4bf92f3577b34da6a3ce929d0e0e4736"), &json!("00f067aa0ba902b7"))
+    );
     let text = span["attributes"].to_string();
     assert!(text.contains("gen_ai.usage.output_tokens") && text.contains("weirgate.service"), "{text}");
 }

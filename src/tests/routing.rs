@@ -42,15 +42,26 @@ async fn start(world: &Upstream, training: &Value) -> Gateway {
 /// Question number `n`; no two are alike.
 fn about(n: usize) -> String {
     let word = |n: usize| WORDS[n % WORDS.len()];
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         format!("what is {n} times {} plus {}", n * 7 + 3, n + 11)
     } else {
         format!("tell me about {}and {}and {}", word(n), word(n / WORDS.len()), word(n / WORDS.len() / WORDS.len() + 5))
     }
 }
 
-const WORDS: [&str; 11] =
-    ["rivers ", "old songs ", "the moon ", "bread ", "kindness ", "trains ", "winter ", "cats ", "gardens ", "the sea ", "letters "];
+const WORDS: [&str; 11] = [
+    "rivers ",
+    "old songs ",
+    "the moon ",
+    "bread ",
+    "kindness ",
+    "trains ",
+    "winter ",
+    "cats ",
+    "gardens ",
+    "the sea ",
+    "letters ",
+];
 
 async fn ask(gateway: &Gateway, text: &str, key: &str, training: bool) -> Answer {
     let mut headers = vec![("x-key", key)];
@@ -101,7 +112,11 @@ async fn the_router_learns_who_is_right_and_swaps_without_losing_a_request() {
     assert!(n_right >= 38, "{n_right} of 40");
 
     let metrics = gateway.metrics().await;
-    for name in ["semantic_router_requests_total{model=\"digits\"}", "semantic_router_response_time_histogram_count{model=\"words\"}", "semantic_router_accuracy_score{model=\"all\"}"] {
+    for name in [
+        "semantic_router_requests_total{model=\"digits\"}",
+        "semantic_router_response_time_histogram_count{model=\"words\"}",
+        "semantic_router_accuracy_score{model=\"all\"}",
+    ] {
         assert!(metrics.contains(name), "{name} missing");
     }
     let (_, out, _) = gateway.cli(&["router", "list", "--json"]);
@@ -114,21 +129,28 @@ async fn a_second_version_is_promoted_and_rolled_back_from_the_command_line() {
     let world = world().await;
     let gateway = start(&world, &json!({"consumers": ["lab"]})).await;
     collect(&gateway, 120).await;
-    let first = gateway.admin("POST", "/api/v1/routers/default/train?force=true").await.json()["version"].as_i64().unwrap();
+    let first =
+        gateway.admin("POST", "/api/v1/routers/default/train?force=true").await.json()["version"].as_i64().unwrap();
     let (code, out, err) = gateway.cli(&["router", "train", "--json", "--force"]);
     assert_eq!(code, 0, "{err}");
     let second = serde_json::from_str::<Value>(&out).unwrap()["version"].as_i64().unwrap();
     assert!(second > first);
     let decided_by = || async {
-        let id = ask(&gateway, "what is 5 plus 7", "app", false).await.header("x-weirgate-decision-id").unwrap().to_owned();
+        let id =
+            ask(&gateway, "what is 5 plus 7", "app", false).await.header("x-weirgate-decision-id").unwrap().to_owned();
         let (_, out, _) = gateway.cli(&["flywheel", "export", "-"]);
-        let row = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|row| row["id"] == id.as_str());
+        let row =
+            out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|row| row["id"] == id.as_str());
         row.and_then(|row| row["decision"]["router_version"].as_i64())
     };
-    eventually_async("the promoted version to decide", || async { (decided_by().await == Some(second)).then_some(()) }).await;
+    eventually_async("the promoted version to decide", || async { (decided_by().await == Some(second)).then_some(()) })
+        .await;
     let (code, out, err) = gateway.cli(&["router", "rollback"]);
     assert_eq!((code, out.contains(&format!("version {first}"))), (0, true), "{out}{err}");
-    eventually_async("the version before to decide again", || async { (decided_by().await == Some(first)).then_some(()) }).await;
+    eventually_async("the version before to decide again", || async {
+        (decided_by().await == Some(first)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -148,7 +170,11 @@ async fn training_on_too_few_rows_says_so() {
     let gateway = start(&world, &json!({})).await;
     let answer = gateway.admin("POST", "/api/v1/routers/default/train").await;
     assert_eq!(answer.status, 409);
-    assert!(answer.json()["error"]["message"].as_str().unwrap().contains("only 0 scored exchanges"), "{}", answer.text());
+    assert!(
+        answer.json()["error"]["message"].as_str().unwrap().contains("only 0 scored exchanges"),
+        "{}",
+        answer.text()
+    );
     assert_eq!(gateway.admin("POST", "/api/v1/routers/nobody/train").await.status, 404);
 }
 

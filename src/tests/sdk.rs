@@ -38,7 +38,9 @@ async fn the_openai_sdk_works_against_the_gateway() {
         .arg(format!("{root}/src/tests/openai_sdk.py"))
         .arg(format!("http://{}/v1", gateway.http))
         .output()
-        .unwrap_or_else(|error| panic!("{python}: {error}; run `make test`, which installs the SDK, or set WEIRGATE_TEST_PYTHON"));
+        .unwrap_or_else(|error| {
+            panic!("{python}: {error}; run `make test`, which installs the SDK, or set WEIRGATE_TEST_PYTHON")
+        });
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
     assert!(text(&output.stdout).contains("all good"));
@@ -55,10 +57,18 @@ async fn curl_streams_and_uploads() {
     let gateway = Gateway::start(folder);
     let url = format!("http://{}/v1/chat/completions", gateway.http);
     let curl = |args: &[&str]| {
-        let output = Command::new("curl").args(["-sN", "--max-time", "30", "-H", "content-type: application/json"]).args(args).arg(&url).output().unwrap();
+        let output = Command::new("curl")
+            .args(["-sN", "--max-time", "30", "-H", "content-type: application/json"])
+            .args(args)
+            .arg(&url)
+            .output()
+            .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    assert_eq!(curl(&["-d", r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"x"}]}"#]), events("m", &["hel", "lo"]).concat());
+    assert_eq!(
+        curl(&["-d", r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"x"}]}"#]),
+        events("m", &["hel", "lo"]).concat()
+    );
     let file = gateway.folder.dir.path().join("prompt.json");
     std::fs::write(&file, question("m", &"x".repeat(1 << 20)).to_string()).unwrap();
     let data = format!("@{}", file.display());

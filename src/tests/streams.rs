@@ -30,7 +30,8 @@ async fn gateway_for(upstream: &Upstream) -> Gateway {
 
 /// A body that sends each piece on its own, and fails at the end if told to.
 fn body_of(pieces: Vec<String>, ends_broken: bool) -> Body {
-    let mut items: Vec<Result<Bytes, std::io::Error>> = pieces.into_iter().map(|piece| Ok(Bytes::from(piece))).collect();
+    let mut items: Vec<Result<Bytes, std::io::Error>> =
+        pieces.into_iter().map(|piece| Ok(Bytes::from(piece))).collect();
     if ends_broken {
         items.push(Err(std::io::Error::other("cut")));
     }
@@ -74,7 +75,8 @@ async fn the_first_event_is_out_before_the_second_is_there() {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::task::spawn(connection);
     let headers = [("content-type", "application/json")];
-    let request = request(gateway.http, "POST", "/v1/chat/completions", &headers, Full::new(Bytes::from(asked("x").to_string())));
+    let request =
+        request(gateway.http, "POST", "/v1/chat/completions", &headers, Full::new(Bytes::from(asked("x").to_string())));
     let mut body = sender.send_request(request).await.unwrap().into_body();
     let first = tokio::time::timeout(PATIENCE, body.frame()).await.expect("the first event came").unwrap().unwrap();
     assert!(String::from_utf8_lossy(first.data_ref().unwrap()).contains("one"));
@@ -87,7 +89,11 @@ async fn the_first_event_is_out_before_the_second_is_there() {
 async fn a_cut_stream_ends_with_an_error_event() {
     for (pieces, is_broken) in [(3, true), (3, false)] {
         let upstream = Upstream::start(move |_, _| async move {
-            answer(200, "text/event-stream", body_of(events("m", &["one", "two", "three"])[..pieces].to_vec(), is_broken))
+            answer(
+                200,
+                "text/event-stream",
+                body_of(events("m", &["one", "two", "three"])[..pieces].to_vec(), is_broken),
+            )
         })
         .await;
         let gateway = gateway_for(&upstream).await;
@@ -115,7 +121,8 @@ async fn a_cut_json_answer_breaks_the_connection() {
     tokio::task::spawn(connection);
     let headers = [("content-type", "application/json")];
     let body = Full::new(Bytes::from(question("m", "x").to_string()));
-    let response = sender.send_request(request(gateway.http, "POST", "/v1/chat/completions", &headers, body)).await.unwrap();
+    let response =
+        sender.send_request(request(gateway.http, "POST", "/v1/chat/completions", &headers, body)).await.unwrap();
     assert!(response.into_body().collect().await.is_err(), "an incomplete body must not look complete");
 }
 
@@ -178,7 +185,8 @@ async fn a_client_that_leaves_cancels_the_upstream() {
     let task = tokio::task::spawn(connection);
     let headers = [("content-type", "application/json")];
     let body = Full::new(Bytes::from(asked("x").to_string()));
-    let response = sender.send_request(request(gateway.http, "POST", "/v1/chat/completions", &headers, body)).await.unwrap();
+    let response =
+        sender.send_request(request(gateway.http, "POST", "/v1/chat/completions", &headers, body)).await.unwrap();
     left.notified().await;
     drop((response, sender));
     task.abort();

@@ -31,7 +31,7 @@ use workload::Workload;
 
 #[derive(Args)]
 pub struct LoadArgs {
-    /// What to measure: NAME=URL[,pid=N][,key=API_KEY][,model=NAME]; pid gives CPU time and memory and may be repeated, model replaces the workload's
+    /// What to measure: `NAME=URL[,pid=N][,key=API_KEY][,model=NAME]`; pid gives CPU time and memory and may be repeated, model replaces the workload's
     #[arg(long = "target", required = true)]
     targets: Vec<Target>,
     /// Workload files

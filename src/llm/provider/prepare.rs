@@ -1,5 +1,7 @@
 //! Making the provider's request out of the client's.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use bytes::Bytes;
 use http::HeaderName;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION};
@@ -24,6 +26,7 @@ const ORIGINAL_AUTH: HeaderName = HeaderName::from_static("x-hi-original-auth");
 #[derive(Debug, Clone)]
 pub struct Provider {
     config: ProviderConfig,
+    fingerprint: u64,
 }
 
 /// What of the client's request matters here.
@@ -62,7 +65,17 @@ impl Provider {
     /// # Errors
     /// As [`ProviderConfig::parse`].
     pub fn parse(provider: &Value) -> Result<Provider, Vec<FieldError>> {
-        ProviderConfig::parse(provider).map(|config| Provider { config })
+        let config = ProviderConfig::parse(provider)?;
+        let mut hasher = DefaultHasher::new();
+        config.id.hash(&mut hasher);
+        config.tokens.iter().for_each(|token| token.expose().hash(&mut hasher));
+        format!("{:?}", config.failover).hash(&mut hasher);
+        Ok(Provider { config, fingerprint: hasher.finish() })
+    }
+
+    /// Equal for providers whose tokens can share one pool: same id, tokens and failover policy.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     pub fn config(&self) -> &ProviderConfig {

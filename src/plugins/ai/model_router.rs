@@ -152,7 +152,9 @@ impl Plugin for ModelRouter {
     }
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
-        let (Some(format), Some(body)) = (Format::of(request), request.state.body.clone()) else { return Flow::Continue };
+        let (Some(format), Some(body)) = (Format::of(request), request.state.body.clone()) else {
+            return Flow::Continue;
+        };
         let key = self.config.model_key.as_str();
         let Some(mut model) = format.model(&body, key) else { return Flow::Continue };
         let mut changed = None;
@@ -250,7 +252,8 @@ mod tests {
     #[test]
     fn auto_routing_takes_the_first_pattern_in_the_last_user_message() {
         let config = json!({"autoRouting": {"enable": true, "defaultModel": "small", "rules": [{"pattern": "(?i)prove|证明", "model": "math"}]}});
-        let ask = |text: &str| format!(r#"{{"model":"higress/auto","messages":[{{"role":"user","content":"{text}"}}]}}"#);
+        let ask =
+            |text: &str| format!(r#"{{"model":"higress/auto","messages":[{{"role":"user","content":"{text}"}}]}}"#);
         for (text, model) in [("请证明勾股定理", "math"), ("hello", "small")] {
             let (body, header, reroute) = run(&config, "application/json", &ask(text), "x-higress-llm-model");
             assert_eq!((header.as_deref(), reroute), (Some(model), true));

@@ -111,7 +111,9 @@ impl Plugin for AiProxy {
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
         let needs_model = request.state.llm.as_deref().is_some_and(|llm| llm.requested_model.is_empty());
-        let Some(body) = request.state.body.clone().filter(|_| needs_model && is_json(request)) else { return Flow::Continue };
+        let Some(body) = request.state.body.clone().filter(|_| needs_model && is_json(request)) else {
+            return Flow::Continue;
+        };
         let model = peek_field(&body, "model").ok().flatten().map(|model| model.into_owned());
         let is_stream = serde_json::from_slice::<StreamFlag>(&body).is_ok_and(|flag| flag.stream);
         let llm = request.state.llm_mut();

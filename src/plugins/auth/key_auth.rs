@@ -265,7 +265,13 @@ mod tests {
     use crate::plugins::RequestState;
 
     /// Builds the plugin for a scope and runs one request; returns the status and the consumer.
-    fn check(global: &Value, rule: Option<&Value>, n_rules: usize, path: &str, headers: &[(&'static str, &str)]) -> (u16, Option<String>) {
+    fn check(
+        global: &Value,
+        rule: Option<&Value>,
+        n_rules: usize,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> (u16, Option<String>) {
         let scope = Scope { global: Some(global), rule, n_rules };
         let (config, problems) = Config::read(&scope);
         assert!(problems.is_empty(), "{problems:?}");
@@ -286,7 +292,7 @@ mod tests {
         }
     }
 
-    fn two_consumers(global_auth: Value) -> Value {
+    fn two_consumers(global_auth: &Value) -> Value {
         json!({
             "global_auth": global_auth,
             "keys": ["x-api-key", "apikey"],
@@ -299,7 +305,7 @@ mod tests {
 
     #[test]
     fn keys_are_found_in_headers_and_queries() {
-        let global = two_consumers(json!(true));
+        let global = two_consumers(&json!(true));
         let one = (200, Some("one".to_owned()));
         let two = (200, Some("two".to_owned()));
         assert_eq!(check(&global, None, 0, "/", &[("x-api-key", "k1")]), one);
@@ -315,7 +321,7 @@ mod tests {
 
     #[test]
     fn allow_lists_apply_to_their_rule() {
-        let global = two_consumers(json!(false));
+        let global = two_consumers(&json!(false));
         let allow_two = json!({"allow": ["two"]});
         assert_eq!(check(&global, None, 1, "/", &[]), (0, None), "not checked without a rule");
         assert_eq!(check(&global, Some(&allow_two), 1, "/", &[("x-api-key", "k1")]), (403, None));
@@ -325,7 +331,7 @@ mod tests {
 
     #[test]
     fn unset_global_auth_checks_everything_only_without_rules() {
-        let mut global = two_consumers(json!(true));
+        let mut global = two_consumers(&json!(true));
         global.as_object_mut().unwrap().remove("global_auth");
         assert_eq!(check(&global, None, 0, "/", &[]), (401, None));
         assert_eq!(check(&global, None, 1, "/", &[]), (0, None));

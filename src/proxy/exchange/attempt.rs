@@ -122,11 +122,15 @@ impl Failure {
         match self {
             Failure::Invalid(error) => respond::api_error(&error, "ai-proxy.proc_req_body_failed"),
             Failure::TimedOut(reason) => {
-                let message = format!("Provider service \"{service}\" did not answer in time ({reason}). Retry, or raise the route's timeout.");
+                let message = format!(
+                    "Provider service \"{service}\" did not answer in time ({reason}). Retry, or raise the route's timeout."
+                );
                 respond::error(ErrorKind::UpstreamTimeout, message, "upstream_response_timeout")
             }
             failure => {
-                let message = format!("Provider service \"{service}\": {failure}. Check its address in the McpBridge and that it is up.");
+                let message = format!(
+                    "Provider service \"{service}\": {failure}. Check its address in the McpBridge and that it is up."
+                );
                 respond::error(ErrorKind::UpstreamUnreachable, message, "upstream_reset_before_response_started")
             }
         }
@@ -137,7 +141,9 @@ impl Failure {
         match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::TimedOut(error.to_string()),
             // Closed before it took the request; a stream reset after work began is no such case.
-            _ if is_reused && !matches!(error.etype(), ErrorType::H2Error | ErrorType::InvalidHTTPHeader) => Failure::Stale,
+            _ if is_reused && !matches!(error.etype(), ErrorType::H2Error | ErrorType::InvalidHTTPHeader) => {
+                Failure::Stale
+            }
             _ => Failure::Reset(error.to_string()),
         }
     }
@@ -145,14 +151,22 @@ impl Failure {
 
 impl Exchange {
     /// Makes one attempt. `limit` bounds the time until the answer begins, besides the first-byte timeout.
-    pub(super) async fn open(&self, call: &Call, token: Option<usize>, limit: Option<Duration>) -> Result<Opened, Failure> {
+    pub(super) async fn open(
+        &self,
+        call: &Call,
+        token: Option<usize>,
+        limit: Option<Duration>,
+    ) -> Result<Opened, Failure> {
         let started = Instant::now();
-        let first_byte = call.provider.as_ref().and_then(|provider| provider.config().first_byte_timeout).filter(|_| call.is_stream);
+        let first_byte =
+            call.provider.as_ref().and_then(|provider| provider.config().first_byte_timeout).filter(|_| call.is_stream);
         let patience = first_byte.unwrap_or(call.timeouts.first_byte).min(limit.unwrap_or(Duration::MAX));
         let (head, body) = call.prepare(token).map_err(Failure::Invalid)?;
         let host = authority(&head).unwrap_or_default().to_owned();
         let resolved = tokio::time::timeout(patience, call.upstream.peer(&host, &call.timeouts, &self.resolver)).await;
-        let peer = resolved.unwrap_or_else(|_| Err("the name does not resolve in time".into())).map_err(Failure::Unreachable)?;
+        let peer = resolved
+            .unwrap_or_else(|_| Err("the name does not resolve in time".into()))
+            .map_err(Failure::Unreachable)?;
         let (mut upstream, is_reused) = connect(&self.connector, &peer).await?;
         upstream.set_write_timeout(Some(call.timeouts.between_reads));
         let waited = tokio::time::timeout(patience, send_and_await(&mut upstream, head, body, is_reused));
@@ -240,7 +254,12 @@ async fn send_body(upstream: &mut HttpSession, body: Bytes) -> Result<(), Box<Er
 /// Bytes of an unfinished first event after which it counts as meaningful whatever it is.
 const FIRST_EVENT_LIMIT: usize = 64 * 1024;
 
-async fn send_and_await(upstream: &mut HttpSession, head: pingora_http::RequestHeader, body: Bytes, is_reused: bool) -> Result<Begun, Failure> {
+async fn send_and_await(
+    upstream: &mut HttpSession,
+    head: pingora_http::RequestHeader,
+    body: Bytes,
+    is_reused: bool,
+) -> Result<Begun, Failure> {
     let broken = |error: Box<Error>| Failure::from_error(&error, is_reused);
     upstream.write_request_header(Box::new(head)).await.map_err(broken)?;
     if let Err(error) = send_body(upstream, body).await {

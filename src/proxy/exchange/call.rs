@@ -16,13 +16,14 @@ use crate::llm::splice::{Edit, splice};
 use crate::plugins::rules::Place;
 use crate::plugins::{Answered, CredentialPlace, End, LlmCall, Reply, Target, without_query};
 use crate::proxy::context::Context;
-use crate::proxy::hygiene::{authority, remove_nominated};
+use crate::proxy::hygiene::{authority, nominated};
 use crate::proxy::respond;
 use crate::proxy::service::rewrite;
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::upstream::{Upstream, UpstreamTimeouts};
 
 /// Everything an attempt needs; attempts at the same target share it.
+#[derive(Clone)]
 pub struct Call {
     pub head: RequestHeader,
     pub body: Bytes,
@@ -58,7 +59,6 @@ impl Call {
     ///
     /// # Errors
     /// The answer to give when the target does not exist.
-    #[expect(clippy::result_large_err, reason = "built once per failed request")]
     pub fn for_request(session: &Session, ctx: &Context, target: &Target) -> std::result::Result<Call, Reply> {
         let llm = ctx.state.llm.as_deref();
         let (service, port, upstream) = match &target.service {
@@ -80,7 +80,11 @@ impl Call {
         if let Some(route) = &ctx.route
             && let Err(error) = rewrite(&mut head, route)
         {
-            return Err(respond::error(ErrorKind::Internal, format!("The route's rewrite failed: {error}"), "rewrite_failed"));
+            return Err(respond::error(
+                ErrorKind::Internal,
+                format!("The route's rewrite failed: {error}"),
+                "rewrite_failed",
+            ));
         }
         if let Some(place) = &ctx.state.credential {
             withhold(&mut head, place);
@@ -109,7 +113,10 @@ impl Call {
     pub fn beside(snapshot: &Snapshot, mut call: LlmCall) -> std::result::Result<Call, (Answered, String)> {
         let service = call.target.service.clone().unwrap_or_else(|| Arc::from(""));
         let model = call.target.model.clone().unwrap_or_else(|| Arc::from(""));
-        let upstream = call.port.and_then(|port| snapshot.upstream(&service, Some(port))).or_else(|| snapshot.provider_service(&service));
+        let upstream = call
+            .port
+            .and_then(|port| snapshot.upstream(&service, Some(port)))
+            .or_else(|| snapshot.provider_service(&service));
         let Some(upstream) = upstream.cloned() else {
             let reason = format!("service \"{service}\" is not configured");
             return Err((blank(model, service), reason));
@@ -142,7 +149,9 @@ impl Call {
         let mut head = self.head.clone();
         let host = authority(&head).map(str::to_owned).unwrap_or_default();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        remove_nominated(&head.headers.get_all(header::CONNECTION).iter().cloned().collect::<Vec<_>>(), |name| drop(head.remove_header(name)));
+        for name in nominated(&head.headers) {
+            head.remove_header(name.as_str());
+        }
         for name in NOT_FORWARDED {
             head.remove_header(*name);
         }
@@ -150,12 +159,18 @@ impl Call {
             // An answer that has to be read must not come compressed.
             head.remove_header(&header::ACCEPT_ENCODING);
         }
-        let bad_head = |error: Box<pingora_error::Error>| ApiError::new(ErrorKind::Internal, format!("The upstream head cannot be built: {error}"));
+        let bad_head = |error: Box<pingora_error::Error>| {
+            ApiError::new(ErrorKind::Internal, format!("The upstream head cannot be built: {error}"))
+        };
         let (path, host, body) = match &self.provider {
             Some(provider) => {
                 let token = token.and_then(|index| provider.config().tokens.get(index));
-                let request =
-                    ClientRequest { path_and_query: &path, body: &self.body, model: &self.model, stream: self.is_stream };
+                let request = ClientRequest {
+                    path_and_query: &path,
+                    body: &self.body,
+                    model: &self.model,
+                    stream: self.is_stream,
+                };
                 let prepared = provider.prepare(request, token.map(|token| token.expose()))?;
                 for name in &prepared.headers_remove {
                     head.remove_header(name);
@@ -166,8 +181,9 @@ impl Call {
                 (prepared.path, prepared.host.unwrap_or(host), prepared.body)
             }
             None if self.is_model_chosen => {
-                let body = splice(&self.body, &[Edit::set_string("model", &self.model)])
-                    .map_err(|error| ApiError::new(ErrorKind::InvalidJson, format!("The model cannot be set in this body: {error}.")))?;
+                let body = splice(&self.body, &[Edit::set_string("model", &self.model)]).map_err(|error| {
+                    ApiError::new(ErrorKind::InvalidJson, format!("The model cannot be set in this body: {error}."))
+                })?;
                 (path, host, body)
             }
             None => (path, host, self.body.clone()),
@@ -213,6 +229,10 @@ fn set_target(head: &mut RequestHeader, path: &str, host: &str, upstream: &Upstr
     let path = http::Uri::try_from(path).unwrap_or_else(|_| http::Uri::from_static("/"));
     head.set_uri(path);
     head.set_version(http::Version::HTTP_11);
-    let host = if host.is_empty() { upstream.dns_authority().unwrap_or_else(|| upstream.service.to_string()) } else { host.to_owned() };
+    let host = if host.is_empty() {
+        upstream.dns_authority().unwrap_or_else(|| upstream.service.to_string())
+    } else {
+        host.to_owned()
+    };
     head.insert_header(header::HOST, host)
 }

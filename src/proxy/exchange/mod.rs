@@ -12,13 +12,11 @@ mod attempt;
 mod call;
 mod outbound;
 mod relay;
+mod tokens;
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
 use pingora_error::{Error, ErrorType, Result};
@@ -26,14 +24,13 @@ use pingora_proxy::Session;
 
 use self::attempt::{Failure, Opened};
 use self::call::Call;
+use self::tokens::Tokens;
 use super::context::Context;
 use super::respond;
 use super::snapshot::Snapshot;
 use super::upstream::Resolver;
 use crate::config::model::{RetryOn, RetryPolicy};
 use crate::llm::error::ErrorKind;
-use crate::llm::failover::{Choice, TokenPool};
-use crate::llm::provider::Provider;
 use crate::plugins::{Answered, CompletedCall, End, LlmCall, Reply, Target};
 use crate::telemetry::metrics::{AttemptOutcome, Metrics, ServiceOutcome};
 
@@ -42,14 +39,13 @@ pub struct Exchange {
     connector: Connector,
     resolver: Arc<Resolver>,
     metrics: Arc<Metrics>,
-    /// By provider id and tokens; outlives snapshots, so that a reload does not forget which token is exhausted.
-    tokens: Mutex<HashMap<u64, Arc<Mutex<TokenPool>>>>,
+    tokens: Tokens,
 }
 
 impl Exchange {
     pub fn new(resolver: Arc<Resolver>, metrics: Arc<Metrics>, pool_size: usize) -> Exchange {
         let options = ConnectorOptions::new(pool_size);
-        Exchange { connector: Connector::new(Some(options)), resolver, metrics, tokens: Mutex::new(HashMap::new()) }
+        Exchange { connector: Connector::new(Some(options)), resolver, metrics, tokens: Tokens::default() }
     }
 
     /// Answers the client. The request's body has been read.
@@ -75,14 +71,21 @@ impl Exchange {
             Some(Ok(opened)) => relay::relay(self, session, ctx, opened).await,
             Some(Err(reply)) => respond::write(session, ctx, reply).await,
             None => {
-                let reply = respond::error(ErrorKind::NoUpstream, "No model was left to try for this request.", "no_target");
+                let reply =
+                    respond::error(ErrorKind::NoUpstream, "No model was left to try for this request.", "no_target");
                 respond::write(session, ctx, reply).await
             }
         }
     }
 
     /// One target with its retries. `deadline` is that of the whole exchange.
-    async fn try_target(&self, session: &mut Session, ctx: &mut Context, target: &Target, deadline: Option<Instant>) -> Result<Tried> {
+    async fn try_target(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        target: &Target,
+        deadline: Option<Instant>,
+    ) -> Result<Tried> {
         let call = match Call::for_request(session, ctx, target) {
             Ok(call) => call,
             Err(reply) => return Ok(Tried::Failed(reply)),
@@ -90,13 +93,19 @@ impl Exchange {
         let retry = ctx.route.as_ref().map(|route| route.retry().clone()).unwrap_or_default();
         let mut spent = Spent::default();
         loop {
-            let token = match self.token(&call, &ctx.state.consumer, &spent) {
-                Ok(token) => token,
-                Err(reply) => return Ok(Tried::Failed(reply)),
+            let Ok(token) = self.tokens.choose(&call, ctx.state.consumer.as_deref(), &spent.tokens) else {
+                let message = format!("Provider service \"{}\" has no usable API token.", call.service);
+                return Ok(Tried::Failed(respond::error(ErrorKind::NoUpstream, message, "no_token")));
             };
             let started = Instant::now();
             let left = deadline.map(|deadline| deadline.saturating_duration_since(started));
-            let limit = [left, retry.per_try_timeout].into_iter().flatten().min();
+            // A provider's retries have a limit of their own.
+            let again = call
+                .provider
+                .as_ref()
+                .and_then(|provider| provider.config().retry.as_ref())
+                .map(|policy| policy.timeout);
+            let limit = [left, retry.per_try_timeout, again.filter(|_| spent.attempts > 0)].into_iter().flatten().min();
             let outcome = tokio::select! {
                 outcome = self.open(&call, token, limit) => outcome,
                 gone = session.as_downstream_mut().read_body_or_idle(true) => {
@@ -110,12 +119,12 @@ impl Exchange {
             }
             let verdict = match outcome {
                 Ok(opened) if opened.is_usable() => {
-                    self.report(&call, token, opened.status());
+                    self.tokens.report(&call, token, opened.status());
                     ctx.upstream_address = opened.address();
                     return Ok(Tried::Usable(opened));
                 }
                 Ok(opened) => {
-                    self.report(&call, token, opened.status());
+                    self.tokens.report(&call, token, opened.status());
                     let again = spent.may_repeat_status(opened.status(), &call, &retry);
                     (Tried::Refused(opened), again)
                 }
@@ -168,14 +177,16 @@ impl Exchange {
 
     async fn collect(&self, call: &Call) -> CompletedCall {
         let started = Instant::now();
-        let failed = |reason: String| CompletedCall { answered: call.answered(End::Failed(reason), None, started), response: None };
-        let token = match self.token(call, &None, &Spent::default()) {
-            Ok(token) => token,
-            Err(_) => return failed("every API token of the provider is out".into()),
+        let failed = |reason: String| CompletedCall {
+            answered: call.answered(End::Failed(reason), None, started),
+            response: None,
+        };
+        let Ok(token) = self.tokens.choose(call, None, &[]) else {
+            return failed("every API token of the provider is out".into());
         };
         match self.open(call, token, None).await {
             Ok(opened) => {
-                self.report(call, token, opened.status());
+                self.tokens.report(call, token, opened.status());
                 relay::collect(self, opened).await
             }
             Err(failure) => {
@@ -200,38 +211,6 @@ impl Exchange {
     fn count(&self, call: &Call, outcome: AttemptOutcome) {
         let labels = ServiceOutcome { service: call.service.to_string(), outcome };
         self.metrics.attempts.get_or_create(&labels).inc();
-    }
-
-    /// The token for the next attempt; `None` if the provider has none configured.
-    #[expect(clippy::result_large_err, reason = "built once per failed request")]
-    fn token(&self, call: &Call, consumer: &Option<String>, spent: &Spent) -> std::result::Result<Option<usize>, Reply> {
-        let Some(provider) = call.provider.as_ref().filter(|provider| !provider.config().tokens.is_empty()) else { return Ok(None) };
-        let consumer = consumer.as_deref().filter(|_| call.api.is_some_and(|api| api.is_stateful()));
-        let pool = self.pool(provider);
-        let mut pool = pool.lock();
-        let choice = Choice { now: Instant::now(), random: rand::random(), consumer, exclude: &spent.tokens };
-        // Once every token has been tried, a further retry may use one again.
-        let token = pool.choose(choice).or_else(|| pool.choose(Choice { exclude: &[], ..choice }));
-        token.map(Some).ok_or_else(|| {
-            let message = format!("Provider \"{}\" has no usable API token.", provider.config().id);
-            respond::error(ErrorKind::NoUpstream, message, "no_token")
-        })
-    }
-
-    fn report(&self, call: &Call, token: Option<usize>, status: u16) {
-        if let (Some(provider), Some(token)) = (&call.provider, token) {
-            self.pool(provider).lock().report(token, status, Instant::now());
-        }
-    }
-
-    fn pool(&self, provider: &Provider) -> Arc<Mutex<TokenPool>> {
-        let config = provider.config();
-        let mut hasher = DefaultHasher::new();
-        config.id.hash(&mut hasher);
-        config.tokens.iter().for_each(|token| token.expose().hash(&mut hasher));
-        format!("{:?}", config.failover).hash(&mut hasher);
-        let fresh = || Arc::new(Mutex::new(TokenPool::new(config.tokens.len(), config.failover.clone())));
-        self.tokens.lock().entry(hasher.finish()).or_insert_with(fresh).clone()
     }
 }
 

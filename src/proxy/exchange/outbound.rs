@@ -22,7 +22,8 @@ impl Exchange {
         let is_tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let name = host.trim_start_matches('[').trim_end_matches(']');
-        let mut addresses = tokio::net::lookup_host((name, port)).await.map_err(|error| format!("{host} does not resolve: {error}"))?;
+        let mut addresses =
+            tokio::net::lookup_host((name, port)).await.map_err(|error| format!("{host} does not resolve: {error}"))?;
         let address = addresses.next().ok_or_else(|| format!("{host} has no address"))?;
         let peer = HttpPeer::new(address, is_tls, name.to_owned());
         let path = uri.path_and_query().map_or("/", |path| path.as_str());

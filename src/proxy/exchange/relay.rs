@@ -17,11 +17,12 @@ use crate::llm::provider::Api;
 use crate::llm::sse::error_event;
 use crate::plugins::{Answered, CompletedCall, End};
 use crate::proxy::context::Context;
-use crate::proxy::hygiene::remove_nominated;
+use crate::proxy::hygiene::nominated;
 use crate::proxy::respond;
 
 /// Headers of an answer that belong to the upstream connection.
-const NOT_RELAYED: &[&str] = &["connection", "proxy-connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"];
+const NOT_RELAYED: &[&str] =
+    &["connection", "proxy-connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"];
 
 /// Commits the answer's head and streams the rest.
 ///
@@ -134,7 +135,9 @@ async fn stream(
 }
 
 fn prepare_head(session: &Session, head: &mut ResponseHeader) {
-    remove_nominated(&head.headers.get_all(header::CONNECTION).iter().cloned().collect::<Vec<_>>(), |name| drop(head.remove_header(name)));
+    for name in nominated(&head.headers) {
+        head.remove_header(name.as_str());
+    }
     for name in NOT_RELAYED {
         head.remove_header(*name);
     }
@@ -153,7 +156,9 @@ fn prepare_head(session: &Session, head: &mut ResponseHeader) {
 async fn show_cut(session: &mut Session, is_event_stream: bool, is_mid_event: bool, reason: &str) {
     session.set_keepalive(None);
     if is_event_stream {
-        let message = format!("The provider's stream broke off before its end ({reason}). What came so far is incomplete; retry the request.");
+        let message = format!(
+            "The provider's stream broke off before its end ({reason}). What came so far is incomplete; retry the request."
+        );
         let event = error_event(&ApiError::new(ErrorKind::UpstreamCut, message), is_mid_event);
         if session.write_response_body(Some(event), true).await.is_ok() {
             return;

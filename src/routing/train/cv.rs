@@ -11,7 +11,7 @@ use crate::routing::{Outcome, Policy, decide};
 /// Result of comparing the families on the same folds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CrossValidation {
-    /// Prompts judged; at most [`MAX_PROMPTS`], then an even sample.
+    /// Prompts judged; at most 8,000 (`MAX_PROMPTS`), then an even sample.
     pub n_prompts: usize,
     pub n_folds: usize,
     /// Share of decisions whose outcome was recorded. Where it is under 1, utilities are doubly robust estimates: the

@@ -157,7 +157,14 @@ fn the_gate_promotes_what_was_learned_and_refuses_what_was_learned_from_another_
     let verdict = gate(&always_max, &|features| good.predict(features), held_out, &Policy::default(), "max", 1);
     assert!(verdict.promote && verdict.gain > 0.1, "{verdict:?}");
     let bad = trained(&world(240, 1), Some(&seed), &options()).router;
-    let verdict = gate(&|features| good.predict(features), &|features| bad.predict(features), held_out, &Policy::default(), "max", 1);
+    let verdict = gate(
+        &|features| good.predict(features),
+        &|features| bad.predict(features),
+        held_out,
+        &Policy::default(),
+        "max",
+        1,
+    );
     assert!(!verdict.promote && verdict.ci_high < 0.0, "{verdict:?}");
 }
 

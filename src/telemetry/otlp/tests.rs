@@ -129,6 +129,12 @@ fn spans_are_encoded_as_otlp_json() {
                   },
                   "spans": [
                     {
+                      "traceId": "4bf92f3577b34da6a3ce929d0e0e4736",
+                      "spanId": "00f067aa0ba902b7",
+                      "name": "POST /v1/chat/completions",
+                      "kind": 2,
+                      "startTimeUnixNano": "1700000000123456789",
+                      "endTimeUnixNano": "1700000000373456789",
                       "attributes": [
                         {
                           "key": "http.request.method",
@@ -149,17 +155,18 @@ fn spans_are_encoded_as_otlp_json() {
                           }
                         }
                       ],
-                      "endTimeUnixNano": "1700000000373456789",
-                      "kind": 2,
-                      "name": "POST /v1/chat/completions",
-                      "spanId": "00f067aa0ba902b7",
-                      "startTimeUnixNano": "1700000000123456789",
                       "status": {
                         "code": 1
-                      },
-                      "traceId": "4bf92f3577b34da6a3ce929d0e0e4736"
+                      }
                     },
                     {
+                      "traceId": "4bf92f3577b34da6a3ce929d0e0e4736",
+                      "spanId": "0102030405060708",
+                      "parentSpanId": "00f067aa0ba902b7",
+                      "name": "chat qwen-max",
+                      "kind": 3,
+                      "startTimeUnixNano": "1700000000123456789",
+                      "endTimeUnixNano": "1700000000373456789",
                       "attributes": [
                         {
                           "key": "gen_ai.operation.name",
@@ -219,16 +226,9 @@ fn spans_are_encoded_as_otlp_json() {
                           }
                         }
                       ],
-                      "endTimeUnixNano": "1700000000373456789",
-                      "kind": 3,
-                      "name": "chat qwen-max",
-                      "parentSpanId": "00f067aa0ba902b7",
-                      "spanId": "0102030405060708",
-                      "startTimeUnixNano": "1700000000123456789",
                       "status": {
                         "code": 2
-                      },
-                      "traceId": "4bf92f3577b34da6a3ce929d0e0e4736"
+                      }
                     }
                   ]
                 }

@@ -79,7 +79,10 @@ impl Config {
         let baseline = fields.string("baseline").unwrap_or_default().to_owned();
         if !candidates.iter().any(|candidate| candidate.model == baseline) && fields.problems.is_empty() {
             let known: Vec<&str> = candidates.iter().map(|candidate| candidate.model.as_str()).collect();
-            fields.problem("baseline", format!("must be one of the candidates ({}), found \"{baseline}\"", known.join(", ")));
+            fields.problem(
+                "baseline",
+                format!("must be one of the candidates ({}), found \"{baseline}\"", known.join(", ")),
+            );
         }
         let config = Config {
             router: fields.string("router").unwrap_or("default").to_owned(),
@@ -297,7 +300,14 @@ mod tests {
         let named: Vec<&str> = problems.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(
             named,
-            ["candidates[1].model", "candidates[2].model", "candidates[2].price.input", "shadow.rate", "evaluate.url", "learn.folds"]
+            [
+                "candidates[1].model",
+                "candidates[2].model",
+                "candidates[2].price.input",
+                "shadow.rate",
+                "evaluate.url",
+                "learn.folds"
+            ]
         );
     }
 }

@@ -24,6 +24,8 @@ use self::config::Config;
 use self::record::Routed;
 use super::is_json;
 use crate::config::model::Phase;
+use crate::flywheel::Flywheel;
+use crate::learning::live::LiveRouter;
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::observe::Want;
 use crate::llm::provider::Api;
@@ -31,7 +33,6 @@ use crate::llm::request::ChatRequest;
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Reply, Request, Target};
-use crate::learning::live::LiveRouter;
 use crate::routing::{Decision, FeatureVector, Prompt, decide, extract};
 
 pub const SPEC: PluginSpec = PluginSpec {
@@ -102,13 +103,12 @@ impl Plugin for SemanticRouter {
         if training::is_asked(&self.config.training, request) {
             return training::run(&self.config, &self.live, &self.host, request, &chat).await;
         }
-        let features = features_of(&chat);
-        let decision = if is_routed { Some(self.decide(&features)) } else { None };
+        let must_extract = is_routed || self.host.flywheel().is_some_and(Flywheel::is_redacting);
+        let features = must_extract.then(|| features_of(&chat));
+        let decision = features.as_ref().filter(|_| is_routed).map(|features| self.decide(features));
+        self.announce(request, features.as_ref());
         if let Some((decision, _)) = &decision {
             self.aim(request, decision);
-        }
-        self.announce(request, &features);
-        if let Some((decision, _)) = &decision {
             shadow::consider(&self.config, &self.live, &self.host, request, &chat, decision);
         }
         request.state.notes.insert(Arc::new(Routed { features, decision, chat }));
@@ -148,9 +148,9 @@ impl SemanticRouter {
         request.state.llm_mut().targets = models.map(|model| target(&self.config, model)).collect();
     }
 
-    fn announce(&self, request: &mut Request<'_>, features: &FeatureVector) {
+    fn announce(&self, request: &mut Request<'_>, features: Option<&FeatureVector>) {
         let id = request.state.id.to_string();
-        let domain = self.live.domain(features);
+        let domain = features.and_then(|features| self.live.domain(features));
         let headers = &mut request.state.reply_headers;
         headers.extend(HeaderValue::from_str(&id).ok().map(|value| (DECISION_HEADER, value)));
         headers.extend(domain.map(|domain| (DOMAIN_HEADER, HeaderValue::from_static(domain))));

@@ -7,11 +7,13 @@ use sha2::{Digest, Sha256};
 
 use super::config::Config;
 use super::evaluate;
-use crate::flywheel::{AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, Mode, Role, ScoreRecord, ScoreSource, ScoreTarget};
+use crate::flywheel::{
+    AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, Mode, Role, ScoreRecord, ScoreSource, ScoreTarget,
+};
+use crate::learning::live::LiveRouter;
 use crate::llm::request::ChatRequest;
 use crate::llm::tokens::estimate_tokens;
 use crate::plugins::{Answered, End, Host, Request};
-use crate::learning::live::LiveRouter;
 use crate::routing::{Decision, FEATURES_VERSION, FeatureVector};
 use crate::telemetry::metrics::ByModel;
 
@@ -20,7 +22,8 @@ const MAX_SCORINGS: usize = 64;
 
 /// What the request half notes for the log half.
 pub struct Routed {
-    pub features: FeatureVector,
+    /// Extracted for a decision, or because the text will not be stored; otherwise training extracts them later.
+    pub features: Option<FeatureVector>,
     /// With the version that made it; `None` when the client named the model.
     pub decision: Option<(Decision, Option<i64>)>,
     pub chat: ChatRequest,
@@ -42,7 +45,9 @@ pub fn served(config: &Arc<Config>, live: &Arc<LiveRouter>, host: &Arc<dyn Host>
     record.answers = attempts
         .iter()
         .enumerate()
-        .map(|(index, attempt)| answer_record(config, &routed.chat, attempt, if index == n_last { Role::Served } else { Role::Candidate }))
+        .map(|(index, attempt)| {
+            answer_record(config, &routed.chat, attempt, if index == n_last { Role::Served } else { Role::Candidate })
+        })
         .collect();
     flywheel.record(record);
     score_in_background(config, live, host, request, &routed, &last);
@@ -70,7 +75,13 @@ fn score_in_background(
         live.observe_score(own_host.metrics(), &last.model, score);
         if let Some(flywheel) = own_host.flywheel() {
             let target = ScoreTarget::Served;
-            flywheel.record_score(ScoreRecord { exchange_id: id, target, score, source: ScoreSource::Evaluate, at_ms: now_ms() });
+            flywheel.record_score(ScoreRecord {
+                exchange_id: id,
+                target,
+                score,
+                source: ScoreSource::Evaluate,
+                at_ms: now_ms(),
+            });
         }
     }));
 }
@@ -86,9 +97,9 @@ pub fn exchange_record(config: &Config, request: &Request<'_>, routed: &Routed, 
         consumer: state.consumer.clone(),
         mode,
         prompt_hash: prompt_hash(&routed.chat),
-        messages: serde_json::from_str(routed.chat.messages_json()).ok(),
-        features: Some(routed.features.to_bytes()),
-        features_version: Some(FEATURES_VERSION),
+        messages: Some(routed.chat.messages_json().to_owned()),
+        features: routed.features.as_ref().map(FeatureVector::to_bytes),
+        features_version: routed.features.as_ref().map(|_| FEATURES_VERSION),
         stream: routed.chat.stream(),
         decision: routed.decision.as_ref().map(|(decision, version)| DecisionRecord {
             router: config.router.clone(),

@@ -39,10 +39,10 @@ pub fn consider(
     let Some(slot) = live.shadow_slot(config.shadow.max_concurrent) else { return count("over_concurrency") };
     let mut target = target(config, &config.baseline);
     let port = if target.service.is_none() { request.state.service_port } else { None };
-        target.service.get_or_insert_with(|| request.state.service.clone());
+    target.service.get_or_insert_with(|| request.state.service.clone());
     let call = LlmCall {
         head: request.head.clone(),
-            credential: request.state.credential.clone(),
+        credential: request.state.credential.clone(),
         body: request.state.body.clone().unwrap_or_default(),
         is_stream: chat.stream(),
         route: request.state.route.clone(),

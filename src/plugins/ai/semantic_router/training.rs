@@ -11,10 +11,10 @@ use super::config::{Config, Training};
 use super::record::{Routed, answer_record, exchange_record, prompt_hash, text_of};
 use super::{DECISION_HEADER, MODEL_HEADER, evaluate, features_of, refuse, target};
 use crate::flywheel::{Mode, Role, ScoreSource};
+use crate::learning::live::LiveRouter;
 use crate::llm::error::ErrorKind;
 use crate::llm::request::ChatRequest;
 use crate::plugins::{CompletedCall, Flow, Host, LlmCall, Reply, Request};
-use crate::learning::live::LiveRouter;
 
 /// Whether the client asked for training mode; "false" and "0" do not ask.
 pub fn is_asked(training: &Training, request: &Request<'_>) -> bool {
@@ -23,7 +23,13 @@ pub fn is_asked(training: &Training, request: &Request<'_>) -> bool {
 }
 
 /// Answers in training mode.
-pub async fn run(config: &Arc<Config>, live: &LiveRouter, host: &Arc<dyn Host>, request: &mut Request<'_>, chat: &ChatRequest) -> Flow {
+pub async fn run(
+    config: &Arc<Config>,
+    live: &LiveRouter,
+    host: &Arc<dyn Host>,
+    request: &mut Request<'_>,
+    chat: &ChatRequest,
+) -> Flow {
     if let Some(refusal) = refusal(&config.training, request) {
         return Flow::respond(refusal);
     }
@@ -72,9 +78,11 @@ fn refusal(training: &Training, request: &Request<'_>) -> Option<Reply> {
         return Some(refuse(ErrorKind::Forbidden, message, "semantic-router.training_off"));
     }
     let consumer = request.state.consumer.as_deref();
-    let is_allowed = training.consumers.is_empty() || consumer.is_some_and(|name| training.consumers.iter().any(|c| c == name));
+    let is_allowed =
+        training.consumers.is_empty() || consumer.is_some_and(|name| training.consumers.iter().any(|c| c == name));
     (!is_allowed).then(|| {
-        let message = "This consumer may not use training mode. Ask for it in training.consumers of the semantic-router plugin.";
+        let message =
+            "This consumer may not use training mode. Ask for it in training.consumers of the semantic-router plugin.";
         refuse(ErrorKind::Forbidden, message, "semantic-router.training_forbidden")
     })
 }
@@ -87,7 +95,9 @@ fn best(config: &Config, completed: &[CompletedCall], scores: &[Option<f64>]) ->
         // Of equal scores the faster answer.
         score(a).total_cmp(&score(b)).then(completed[*b].answered.latency.cmp(&completed[*a].answered.latency))
     });
-    by_score.or_else(|| answered().find(|index| *completed[*index].answered.model == *config.baseline)).or_else(|| answered().next())
+    by_score
+        .or_else(|| answered().find(|index| *completed[*index].answered.model == *config.baseline))
+        .or_else(|| answered().next())
 }
 
 fn store(
@@ -100,7 +110,7 @@ fn store(
     best: Option<usize>,
 ) {
     let Some(flywheel) = host.flywheel() else { return };
-    let routed = Routed { features: features_of(chat), decision: None, chat: chat.clone() };
+    let routed = Routed { features: Some(features_of(chat)), decision: None, chat: chat.clone() };
     let mut record = exchange_record(config, request, &routed, Mode::Training);
     record.prompt_hash = prompt_hash(chat);
     record.answers = completed

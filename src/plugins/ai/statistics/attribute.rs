@@ -106,7 +106,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    pub fn from_request(&mut self, attributes: &[Attribute], request: &Request<'_>, body: &Bytes) {
+    pub fn see_request(&mut self, attributes: &[Attribute], request: &Request<'_>, body: &Bytes) {
         self.values = vec![None; attributes.len()];
         for (attribute, value) in attributes.iter().zip(&mut self.values) {
             *value = match &attribute.source {
@@ -118,7 +118,7 @@ impl Capture {
         }
     }
 
-    pub fn from_response_head(&mut self, attributes: &[Attribute], head: &pingora_http::ResponseHeader) {
+    pub fn see_response_head(&mut self, attributes: &[Attribute], head: &pingora_http::ResponseHeader) {
         let kind = head.headers.get(http::header::CONTENT_TYPE);
         if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
             self.stream = Some(SseParser::new(BODY_LIMIT));
@@ -130,7 +130,7 @@ impl Capture {
         }
     }
 
-    pub fn from_chunk(&mut self, attributes: &[Attribute], chunk: &[u8]) {
+    pub fn see_chunk(&mut self, attributes: &[Attribute], chunk: &[u8]) {
         let Some(parser) = &mut self.stream else {
             if self.body.len() + chunk.len() <= BODY_LIMIT {
                 self.body.extend_from_slice(chunk);
@@ -146,7 +146,9 @@ impl Capture {
                     && let Some(found) = lookup(data, path)
                 {
                     match (attribute.rule, value.as_mut()) {
-                        (Rule::Append, Some(value)) if value.len() + found.len() <= BODY_LIMIT => value.push_str(&found),
+                        (Rule::Append, Some(value)) if value.len() + found.len() <= BODY_LIMIT => {
+                            value.push_str(&found);
+                        }
                         (Rule::Append, Some(_)) => {}
                         (Rule::First, Some(_)) => {}
                         _ => *value = Some(found),
@@ -202,10 +204,10 @@ mod tests {
         let mut capture = Capture { values: vec![None; 4], ..Capture::default() };
         let mut head = ResponseHeader::build(200, None).unwrap();
         head.insert_header("content-type", "text/event-stream; charset=utf-8").unwrap();
-        capture.from_response_head(&attributes, &head);
+        capture.see_response_head(&attributes, &head);
         let stream = "data: {\"id\":\"1\",\"choices\":[{\"delta\":{\"content\":\"He\"}}]}\n\ndata: {\"id\":\"2\",\"choices\":[{\"delta\":{\"content\":\"llo\"}}]}\n\ndata: [DONE]\n\n";
         for chunk in stream.as_bytes().chunks(7) {
-            capture.from_chunk(&attributes, chunk);
+            capture.see_chunk(&attributes, chunk);
         }
         let found = capture.finish(&attributes);
         let expected = [("answer", "Hello"), ("first", "1"), ("last", "2"), ("none", "d")];
@@ -214,10 +216,11 @@ mod tests {
 
     #[test]
     fn bodies_are_searched_whole() {
-        let attributes = attributes(&[json!({"key": "n", "value_source": "response_body", "value": "usage.total_tokens"})]);
+        let attributes =
+            attributes(&[json!({"key": "n", "value_source": "response_body", "value": "usage.total_tokens"})]);
         let mut capture = Capture { values: vec![None], ..Capture::default() };
-        capture.from_chunk(&attributes, b"{\"usage\":{\"total_");
-        capture.from_chunk(&attributes, b"tokens\":7}}");
+        capture.see_chunk(&attributes, b"{\"usage\":{\"total_");
+        capture.see_chunk(&attributes, b"tokens\":7}}");
         assert_eq!(capture.finish(&attributes), [("n".to_owned(), "7".to_owned())]);
     }
 }

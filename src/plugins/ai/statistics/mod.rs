@@ -89,7 +89,10 @@ impl Config {
             attributes: if defaults == Defaults::None { attributes } else { Vec::new() },
             defaults,
             reads_usage: !fields.boolean("disable_openai_usage").unwrap_or(false),
-            value_length_limit: fields.count("value_length_limit").and_then(|n| usize::try_from(n).ok()).unwrap_or(limit),
+            value_length_limit: fields
+                .count("value_length_limit")
+                .and_then(|n| usize::try_from(n).ok())
+                .unwrap_or(limit),
             path_suffixes: suffixes.unwrap_or_else(|| paths_by_default.into_iter().map(str::to_owned).collect()),
             session_id_header: fields.string("session_id_header").map(str::to_owned),
         };
@@ -97,7 +100,8 @@ impl Config {
     }
 
     fn covers(&self, path: &str) -> bool {
-        self.path_suffixes.is_empty() || self.path_suffixes.iter().any(|suffix| suffix == "*" || path.ends_with(suffix.as_str()))
+        self.path_suffixes.is_empty()
+            || self.path_suffixes.iter().any(|suffix| suffix == "*" || path.ends_with(suffix.as_str()))
     }
 }
 
@@ -122,7 +126,7 @@ impl Plugin for Statistics {
         let api = recognise(request.path()).map(|recognised| recognised.api);
         let mut log = Map::new();
         let mut capture = Capture::default();
-        capture.from_request(&self.config.attributes, request, &body);
+        capture.see_request(&self.config.attributes, request, &body);
         if let Ok(chat) = ChatRequest::parse(&body) {
             log.insert("chat_round".into(), json!(chat.n_turns()));
             if self.config.defaults == Defaults::All {
@@ -147,13 +151,13 @@ impl Plugin for Statistics {
 
     fn on_response_headers(&self, request: &mut Request<'_>, response: &mut pingora_http::ResponseHeader) {
         if let Some(capture) = captured(request) {
-            capture.lock().from_response_head(&self.config.attributes, response);
+            capture.lock().see_response_head(&self.config.attributes, response);
         }
     }
 
     fn on_response_chunk(&self, request: &mut Request<'_>, chunk: &mut Bytes) {
         if let Some(capture) = captured(request).filter(|_| !self.config.attributes.is_empty()) {
-            capture.lock().from_chunk(&self.config.attributes, chunk);
+            capture.lock().see_chunk(&self.config.attributes, chunk);
         }
     }
 
@@ -191,7 +195,10 @@ impl Plugin for Statistics {
 impl Statistics {
     fn session(&self, request: &Request<'_>) -> Option<String> {
         let named = self.config.session_id_header.as_deref();
-        named.into_iter().chain(SESSION_HEADERS.iter().copied()).find_map(|name| request.header(name).map(str::to_owned))
+        named
+            .into_iter()
+            .chain(SESSION_HEADERS.iter().copied())
+            .find_map(|name| request.header(name).map(str::to_owned))
     }
 
     /// Longer values keep their first and last half.
@@ -217,7 +224,9 @@ impl Statistics {
             if let Some(tokens) = usage.cached_tokens {
                 log.insert("cached_tokens".into(), tokens.into());
             }
-            for (key, details) in [("input_token_details", &usage.input_details), ("output_token_details", &usage.output_details)] {
+            for (key, details) in
+                [("input_token_details", &usage.input_details), ("output_token_details", &usage.output_details)]
+            {
                 if let Some(details) = details {
                     log.insert(key.into(), serde_json::from_str(details).unwrap_or(Value::Null));
                 }
@@ -301,7 +310,8 @@ mod tests {
 
     #[test]
     fn bad_attributes_are_named() {
-        let value = json!({"attributes": [{"value_source": "nowhere"}, {"key": "k", "value_source": "request_header"}]});
+        let value =
+            json!({"attributes": [{"value_source": "nowhere"}, {"key": "k", "value_source": "request_header"}]});
         let (_, problems) = Config::read(&Scope { global: Some(&value), rule: None, n_rules: 0 });
         let named: Vec<&str> = problems.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(named, ["attributes[0].key", "attributes[0].value_source", "attributes[1].value"]);

@@ -1,0 +1,133 @@
+//! Which API token each attempt uses, and how tokens that fell out of the pool come back.
+//!
+//! Pools outlive snapshots, so that a reload does not forget which token is exhausted; a provider whose tokens or failover
+//! policy change gets a new one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use pingora_http::RequestHeader;
+use serde_json::json;
+
+use super::Exchange;
+use super::call::Call;
+use crate::llm::failover::{Choice, TokenPool};
+use crate::llm::provider::Api;
+
+/// How often pools are looked at for tokens that a probe may bring back.
+const PROBE_ROUND: Duration = Duration::from_secs(1);
+
+/// All pools, by the provider's fingerprint.
+#[derive(Default)]
+pub struct Tokens {
+    pools: Mutex<HashMap<u64, Arc<Pool>>>,
+}
+
+struct Pool {
+    tokens: Mutex<TokenPool>,
+    /// The last call through this provider: where and how a health probe goes. Set when a token fails.
+    way: Mutex<Option<Call>>,
+    probed: Mutex<Instant>,
+}
+
+impl Tokens {
+    /// The token for the next attempt, by position; `Ok(None)` if the provider has none configured.
+    ///
+    /// # Errors
+    /// Every token is out of the pool and none may be tried.
+    pub fn choose(&self, call: &Call, consumer: Option<&str>, tried: &[usize]) -> Result<Option<usize>, NoToken> {
+        let Some(pool) = self.pool(call) else { return Ok(None) };
+        let mut tokens = pool.tokens.lock();
+        let consumer = consumer.filter(|_| call.api.is_some_and(Api::is_stateful));
+        let choice = Choice { now: Instant::now(), random: rand::random(), consumer, exclude: tried };
+        // Once every token has been tried, a further retry may use one again.
+        let token = tokens.choose(choice).or_else(|| tokens.choose(Choice { exclude: &[], ..choice }));
+        token.map(Some).ok_or(NoToken)
+    }
+
+    /// Tells the pool how the provider answered.
+    pub fn report(&self, call: &Call, token: Option<usize>, status: u16) {
+        let (Some(pool), Some(token)) = (self.pool(call), token) else { return };
+        pool.tokens.lock().report(token, status, Instant::now());
+        if status != 200 {
+            *pool.way.lock() = Some(call.clone());
+        }
+    }
+
+    fn pool(&self, call: &Call) -> Option<Arc<Pool>> {
+        let provider = call.provider.as_ref().filter(|provider| !provider.config().tokens.is_empty())?;
+        let config = provider.config();
+        let fresh = || {
+            let tokens = Mutex::new(TokenPool::new(config.tokens.len(), config.failover.clone()));
+            Arc::new(Pool { tokens, way: Mutex::new(None), probed: Mutex::new(Instant::now()) })
+        };
+        Some(self.pools.lock().entry(provider.fingerprint()).or_insert_with(fresh).clone())
+    }
+}
+
+/// No token of the provider can be used now.
+#[derive(Debug)]
+pub struct NoToken;
+
+impl Exchange {
+    /// Asks providers again with tokens that fell out, as `failover.healthCheckModel` wants. Runs until the process drains.
+    pub async fn probe_tokens(&self) {
+        loop {
+            tokio::time::sleep(PROBE_ROUND).await;
+            let pools: Vec<Arc<Pool>> = self.tokens.pools.lock().values().cloned().collect();
+            for pool in pools {
+                self.probe(&pool).await;
+            }
+        }
+    }
+
+    async fn probe(&self, pool: &Pool) {
+        let Some(way) = pool.way.lock().clone() else { return };
+        let policy = way.provider.as_ref().and_then(|provider| provider.config().failover.clone());
+        let Some(policy) = policy.filter(|policy| pool.probed.lock().elapsed() >= policy.health_check_interval) else {
+            return;
+        };
+        let out = pool.tokens.lock().to_probe(Instant::now());
+        let Some(model) = policy.health_check_model.filter(|_| !out.is_empty()) else { return };
+        *pool.probed.lock() = Instant::now();
+        let Some(call) = probe_call(&way, &model) else { return };
+        for token in out {
+            let status = match self.open(&call, Some(token), Some(policy.health_check_timeout)).await {
+                Ok(opened) => {
+                    let status = opened.status();
+                    self.discard(opened).await;
+                    status
+                }
+                Err(_) => 0,
+            };
+            pool.tokens.lock().report_probe(token, status);
+            tracing::info!(
+                provider = call.provider.as_ref().map_or("", |p| &p.config().id),
+                token,
+                status,
+                "Probed an API token"
+            );
+        }
+    }
+}
+
+/// A short chat with `model` on the way of an earlier call.
+fn probe_call(way: &Call, model: &str) -> Option<Call> {
+    let mut head = RequestHeader::build("POST", b"/v1/chat/completions", Some(2)).ok()?;
+    head.insert_header(http::header::CONTENT_TYPE, "application/json").ok()?;
+    head.insert_header(http::header::HOST, way.service.as_ref()).ok()?;
+    let body = json!({"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "who are you?"}]});
+    Some(Call {
+        head,
+        body: Bytes::from(body.to_string()),
+        api: Some(Api::ChatCompletions),
+        model: Arc::from(model),
+        want: None,
+        is_stream: false,
+        is_model_chosen: true,
+        ..way.clone()
+    })
+}
