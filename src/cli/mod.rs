@@ -4,6 +4,7 @@ mod config;
 mod flywheel;
 mod output;
 mod router;
+mod router_eval;
 mod serve;
 mod validate;
 

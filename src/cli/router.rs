@@ -1,24 +1,22 @@
-//! `weirgate router train|list|promote|rollback|eval|seed`
+//! `weirgate router train|list|promote|rollback|seed`; `eval` is in `router_eval`.
 //!
 //! Works on the database directly; a running gateway takes a promoted version over within a second.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Deserialize;
 use serde_json::json;
 
-use super::output::{complain, say, say_json, table};
+use super::output::{say, say_json, table};
+use super::router_eval::{self, EvalArgs, read_labelled};
 use super::{CliError, Places, flywheel};
 use crate::config::{Folder, compile};
 use crate::learning::learner::{Learned, learn};
 use crate::learning::live::Setup;
 use crate::plugins::ai::semantic_router::config::Config;
 use crate::plugins::registry::{BuiltIns, Scope};
-use crate::routing::{Domain, FeatureVector, Prompt, Seed, extract};
+use crate::routing::Seed;
 
 #[derive(Args)]
 pub struct RouterArgs {
@@ -54,18 +52,8 @@ enum Action {
         #[arg(long, default_value = "default")]
         router: String,
     },
-    /// Accuracy of a domain classifier on labelled questions (JSON lines with question, domain, lang, source).
-    Eval {
-        /// Questions to judge on.
-        questions: PathBuf,
-        /// Train on these questions instead of using the shipped seed.
-        #[arg(long, value_name = "FILE")]
-        train: Option<PathBuf>,
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        #[arg(long)]
-        json: bool,
-    },
+    /// Domain accuracy, decision time and stability under typos, on labelled questions (JSON lines with question and domain).
+    Eval(EvalArgs),
     /// Train the cold-start seed from labelled questions.
     Seed {
         #[arg(long, value_name = "FILE")]
@@ -91,10 +79,9 @@ pub fn run(args: &RouterArgs) -> Result<(), CliError> {
             say(&format!("version {} of router {} serves again", back.id, back.router));
             Ok(())
         }
-        Action::Eval { questions, train, seed, json } => eval(questions, train.as_deref(), *seed, *json),
+        Action::Eval(eval) => router_eval::run(&args.places, eval),
         Action::Seed { questions, out, seed } => {
-            let rows: Vec<(FeatureVector, Domain)> =
-                read(questions)?.into_iter().map(|row| (row.features(), row.domain)).collect();
+            let rows: Vec<_> = read_labelled(questions)?.into_iter().map(|row| (row.features(), row.domain)).collect();
             let bytes = Seed::train(&rows, *seed).to_bytes();
             std::fs::write(out, &bytes).map_err(|error| CliError::Failed(format!("{}: {error}", out.display())))?;
             say(&format!("{} questions, {} bytes in {}", rows.len(), bytes.len(), out.display()));
@@ -133,7 +120,7 @@ fn train(places: &Places, router: &str, force: bool, json: bool) -> Result<(), C
 }
 
 /// What the plugin of that router is configured with.
-fn setup(places: &Places, router: &str) -> Result<Setup, CliError> {
+pub fn setup(places: &Places, router: &str) -> Result<Setup, CliError> {
     let settings = places.settings()?;
     let listing = Folder::new(&settings.config_dir).read().map_err(|error| CliError::Usage(error.to_string()))?;
     let gateway = compile(&listing.objects, &BuiltIns).gateway;
@@ -215,74 +202,5 @@ fn list(places: &Places, router: Option<&str>, json: bool) -> Result<(), CliErro
         ]);
     }
     table(&rows);
-    Ok(())
-}
-
-/// A labelled question.
-#[derive(Deserialize)]
-struct Labelled {
-    question: String,
-    domain: Domain,
-    #[serde(default)]
-    lang: String,
-}
-
-impl Labelled {
-    fn features(&self) -> FeatureVector {
-        extract(&Prompt { text: &self.question, n_turns: 1, n_chars_total: self.question.len(), has_tools: false })
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<Labelled>, CliError> {
-    let file = File::open(path).map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
-    let mut rows = Vec::new();
-    for (index, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
-        let row = serde_json::from_str(&line).map_err(|error| {
-            CliError::Usage(format!("{}:{}: not a labelled question: {error}", path.display(), index + 1))
-        })?;
-        rows.push(row);
-    }
-    Ok(rows)
-}
-
-fn eval(questions: &Path, train: Option<&Path>, seed: u64, json: bool) -> Result<(), CliError> {
-    let classifier = match train {
-        Some(path) => {
-            let rows: Vec<_> = read(path)?.into_iter().map(|row| (row.features(), row.domain)).collect();
-            complain(&format!("training on {} questions", rows.len()));
-            Seed::train(&rows, seed)
-        }
-        None => Seed::shipped().map_err(CliError::failed)?,
-    };
-    let rows = read(questions)?;
-    let judged: Vec<(&Labelled, Domain)> = rows.iter().map(|row| (row, classifier.top(&row.features()).0)).collect();
-    let accuracy = |keep: &dyn Fn(&Labelled) -> bool| {
-        let kept: Vec<bool> =
-            judged.iter().filter(|(row, _)| keep(row)).map(|(row, found)| row.domain == *found).collect();
-        #[expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^52")]
-        let share = kept.iter().filter(|right| **right).count() as f64 / kept.len().max(1) as f64;
-        (kept.len(), share)
-    };
-    let mut measured = vec![("all".to_owned(), accuracy(&|_| true))];
-    for domain in Domain::ALL {
-        measured.push((domain.name().to_owned(), accuracy(&move |row| row.domain == domain)));
-    }
-    for lang in ["zh", "en"] {
-        measured.push((lang.to_owned(), accuracy(&move |row| row.lang == lang)));
-    }
-    if json {
-        let object: serde_json::Map<String, serde_json::Value> =
-            measured.into_iter().map(|(name, (n, share))| (name, json!({"n": n, "accuracy": share}))).collect();
-        say_json(&object);
-    } else {
-        let rows =
-            measured.into_iter().map(|(name, (n, share))| vec![name, n.to_string(), format!("{:.1} %", share * 100.0)]);
-        table(
-            &std::iter::once(["questions", "n", "accuracy"].map(str::to_owned).to_vec())
-                .chain(rows)
-                .collect::<Vec<_>>(),
-        );
-    }
     Ok(())
 }

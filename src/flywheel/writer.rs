@@ -68,11 +68,12 @@ impl Writer<'_> {
             let (is_closing, is_last) = (batch.is_closing, batch.is_last);
             match self.write(&batch.ops) {
                 Ok(tally) => {
-                    let was_early = std::mem::take(&mut self.early);
                     let now = Instant::now();
                     self.keep(&batch.ops, &tally.unmatched, |_| now + EARLY_WAITS);
                     self.settle(batch, tally);
-                    self.write_early(was_early);
+                    // The exchange may stand later in this very batch.
+                    let early = std::mem::take(&mut self.early);
+                    self.write_early(early);
                 }
                 Err(error) => {
                     let reason = error.to_string();

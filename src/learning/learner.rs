@@ -3,6 +3,7 @@
 //! A fifth of the questions (by hash, always the same ones) is never trained on, by any version: on these the new router is
 //! compared with the serving one. The result is stored either way, with the verdict.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -23,7 +24,7 @@ const HOLD_OUT: u64 = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
     #[error(
-        "only {found} scored exchanges are recorded and learn.minRows asks for {needed}: collect more in training mode, with a higher shadow rate, or lower minRows"
+        "only {found} scored questions are recorded and learn.minRows asks for {needed}: collect more in training mode, with a higher shadow rate, or lower minRows"
     )]
     TooFewRows { found: u64, needed: u64 },
     #[error(transparent)]
@@ -57,7 +58,7 @@ pub fn learn(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Learned, LearnError> {
     let rows = store.examples(&Filter::default(), MAX_ROWS)?;
-    let examples: Vec<Example> = rows.iter().filter_map(|row| example(row, setup)).collect();
+    let examples = newest_outcomes(rows.iter().filter_map(|row| Some((row.at_ms, example(row, setup)?))).collect());
     let found = u64::try_from(examples.len()).unwrap_or(u64::MAX);
     if found < setup.min_rows {
         return Err(LearnError::TooFewRows { found, needed: setup.min_rows });
@@ -112,6 +113,22 @@ pub fn serving_router(store: &Store, name: &str) -> Result<Option<(i64, Router)>
         },
         None => Ok(None),
     }
+}
+
+/// One example per question, with the newest outcome of each model: when a provider changes what stands behind a name, what
+/// it answered before is no longer evidence.
+fn newest_outcomes(mut dated: Vec<(i64, Example)>) -> Vec<Example> {
+    dated.sort_by_key(|(at_ms, _)| *at_ms);
+    let mut by_question: BTreeMap<u64, Example> = BTreeMap::new();
+    for (_, example) in dated {
+        let known =
+            by_question.entry(example.hash).or_insert_with(|| Example { outcomes: Vec::new(), ..example.clone() });
+        for outcome in example.outcomes {
+            known.outcomes.retain(|older| older.model != outcome.model);
+            known.outcomes.push(outcome);
+        }
+    }
+    by_question.into_values().collect()
 }
 
 /// How a router decides when it serves: its own predictions, the seed's for candidates it has never seen.
@@ -172,4 +189,29 @@ fn features_of_messages(messages: &serde_json::Value) -> Option<FeatureVector> {
         n_chars_total: messages.to_string().len(),
         has_tools: false,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_outcome_of_a_model_replaces_the_one_before() {
+        let example = |hash: u64, model: &str, score: f32| Example {
+            hash,
+            features: extract(&Prompt::single("x")),
+            outcomes: vec![Outcome { model: model.to_owned(), score, latency_ms: 1.0, cost_usd: 0.0 }],
+        };
+        let dated = vec![
+            (3, example(1, "a", 0.9)),
+            (1, example(1, "a", 0.1)),
+            (2, example(1, "b", 0.5)),
+            (1, example(2, "a", 0.2)),
+        ];
+        let examples = newest_outcomes(dated);
+        let scores =
+            |example: &Example| example.outcomes.iter().map(|o| (o.model.clone(), o.score)).collect::<Vec<_>>();
+        assert_eq!(scores(&examples[0]), [("b".to_owned(), 0.5), ("a".to_owned(), 0.9)]);
+        assert_eq!(scores(&examples[1]), [("a".to_owned(), 0.2)]);
+    }
 }

@@ -31,7 +31,7 @@ pub struct Setup {
     pub candidates: Vec<Candidate>,
     pub baseline: String,
     pub policy: Policy,
-    /// Fewer scored exchanges than this are not trained on.
+    /// Fewer distinct scored questions than this are not trained on.
     pub min_rows: u64,
     pub folds: usize,
     pub seed: u64,

@@ -171,7 +171,7 @@ async fn training_on_too_few_rows_says_so() {
     let answer = gateway.admin("POST", "/api/v1/routers/default/train").await;
     assert_eq!(answer.status, 409);
     assert!(
-        answer.json()["error"]["message"].as_str().unwrap().contains("only 0 scored exchanges"),
+        answer.json()["error"]["message"].as_str().unwrap().contains("only 0 scored questions"),
         "{}",
         answer.text()
     );

@@ -69,11 +69,15 @@ fn feedback_that_overtakes_its_exchange_is_kept_for_it() {
     flywheel.record_feedback("r1", "acme", feedback(1, Some(1.0), "good"));
     flywheel.flush().unwrap();
     flywheel.record(exchange("r1", 1));
-    flywheel.flush().unwrap();
+    // In the same batch too.
+    flywheel.record_feedback("r2", "acme", feedback(1, Some(1.0), "good"));
     flywheel.record(exchange("r2", 2));
+    flywheel.flush().unwrap();
     flywheel.close();
-    let stored = flywheel.store().exchange("r1").unwrap().unwrap();
-    assert_eq!((stored.feedback.len(), flywheel.counters().unmatched), (1, 0));
+    for id in ["r1", "r2"] {
+        assert_eq!(flywheel.store().exchange(id).unwrap().unwrap().feedback.len(), 1, "{id}");
+    }
+    assert_eq!(flywheel.counters().unmatched, 0);
 }
 
 #[test]

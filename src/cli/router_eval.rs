@@ -1,0 +1,206 @@
+//! `weirgate router eval`: what can be said of a router without calling a model.
+//!
+//! Domain accuracy of the classifier on labelled questions; the time from prompt to decision; and how many decisions stay
+//! the same when the prompt has typos.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::output::{complain, say_json, table};
+use super::{CliError, Places, flywheel, router};
+use crate::learning::learner::serving_router;
+use crate::routing::{Decision, Domain, FeatureVector, Prompt, Router, Seed, cold_start, decide, extract, with_unseen};
+
+#[derive(Args)]
+pub struct EvalArgs {
+    /// Questions to judge on.
+    questions: PathBuf,
+    /// Train the classifier on these questions instead of using the shipped one.
+    #[arg(long, value_name = "FILE")]
+    train: Option<PathBuf>,
+    /// The router whose decisions are timed: its candidates come from the configuration folder, its serving version from
+    /// the data folder if there is one.
+    #[arg(long, default_value = "default")]
+    router: String,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[arg(long)]
+    json: bool,
+}
+
+/// A labelled question.
+#[derive(Deserialize)]
+pub struct Labelled {
+    pub question: String,
+    pub domain: Domain,
+    #[serde(default)]
+    lang: String,
+}
+
+impl Labelled {
+    pub fn features(&self) -> FeatureVector {
+        extract(&Prompt::single(&self.question))
+    }
+}
+
+/// # Errors
+/// The file cannot be read, or a line is no labelled question; with file and line.
+pub fn read_labelled(path: &Path) -> Result<Vec<Labelled>, CliError> {
+    let at = |error: &dyn std::fmt::Display| CliError::Usage(format!("{}: {error}", path.display()));
+    let file = File::open(path).map_err(|error| at(&error))?;
+    let mut rows = Vec::new();
+    for (index, line) in BufReader::new(file).lines().enumerate() {
+        let line = line.map_err(|error| at(&error))?;
+        let row = serde_json::from_str(&line)
+            .map_err(|error| at(&format!("line {}: not a labelled question: {error}", index + 1)))?;
+        rows.push(row);
+    }
+    if rows.is_empty() {
+        return Err(at(&"no questions in it"));
+    }
+    Ok(rows)
+}
+
+pub fn run(places: &Places, args: &EvalArgs) -> Result<(), CliError> {
+    let classifier = match &args.train {
+        Some(path) => {
+            let rows: Vec<_> = read_labelled(path)?.into_iter().map(|row| (row.features(), row.domain)).collect();
+            complain(&format!("training on {} questions", rows.len()));
+            Seed::train(&rows, args.seed)
+        }
+        None => Seed::shipped().map_err(CliError::failed)?,
+    };
+    let rows = read_labelled(&args.questions)?;
+    let mut metrics = accuracy(&classifier, &rows);
+    // Without a configured router there are no candidates to decide among; accuracy stands alone then.
+    match Decider::new(places, &args.router, classifier) {
+        Ok(decider) => metrics.extend(decider.measure(&rows, args.seed)),
+        Err(error) => complain(&format!("decisions are not measured: {error}")),
+    }
+    if args.json {
+        say_json(&metrics);
+        return Ok(());
+    }
+    let lines = metrics.iter().map(|(name, value)| vec![name.clone(), value.to_string()]);
+    table(&std::iter::once(["metric", "value"].map(str::to_owned).to_vec()).chain(lines).collect::<Vec<_>>());
+    Ok(())
+}
+
+fn accuracy(classifier: &Seed, rows: &[Labelled]) -> Map<String, Value> {
+    let judged: Vec<(&Labelled, bool)> =
+        rows.iter().map(|row| (row, classifier.top(&row.features()).0 == row.domain)).collect();
+    let share = |keep: &dyn Fn(&Labelled) -> bool| {
+        let kept: Vec<bool> = judged.iter().filter(|(row, _)| keep(row)).map(|(_, is_right)| *is_right).collect();
+        (!kept.is_empty()).then(|| ratio(kept.iter().filter(|is_right| **is_right).count(), kept.len()))
+    };
+    let mut metrics = Map::new();
+    metrics.insert("n_questions".into(), json!(rows.len()));
+    metrics.insert("domain_accuracy".into(), json!(share(&|_| true)));
+    for domain in Domain::ALL {
+        metrics.insert(format!("domain_accuracy_{domain}"), json!(share(&move |row| row.domain == domain)));
+    }
+    for lang in ["zh", "en"] {
+        metrics.insert(format!("domain_accuracy_{lang}"), json!(share(&move |row| row.lang == lang)));
+    }
+    metrics
+}
+
+/// Decides as the plugin does.
+struct Decider {
+    setup: crate::learning::live::Setup,
+    seed: Seed,
+    serving: Option<Router>,
+}
+
+impl Decider {
+    fn new(places: &Places, name: &str, seed: Seed) -> Result<Decider, CliError> {
+        let setup = router::setup(places, name)?;
+        let store = flywheel::open(places).ok();
+        let serving = store.and_then(|store| serving_router(&store, name).ok().flatten()).map(|(_, router)| router);
+        Ok(Decider { setup, seed, serving })
+    }
+
+    fn decide(&self, text: &str) -> Decision {
+        let features = extract(&Prompt::single(text));
+        let (candidates, baseline) = (&self.setup.candidates, &self.setup.baseline);
+        let predictions = match &self.serving {
+            Some(router) => with_unseen(router.predict(&features), &self.seed, &features, candidates, baseline),
+            None => cold_start(&self.seed, &features, candidates, baseline),
+        };
+        decide(&predictions, &self.setup.policy, baseline)
+    }
+
+    fn measure(&self, rows: &[Labelled], seed: u64) -> Map<String, Value> {
+        let mut rng = Pcg64Mcg::seed_from_u64(seed);
+        let mut n_stable = 0;
+        let mut micros = Vec::with_capacity(rows.len());
+        for row in rows {
+            // Repeated up to the length of a 500-token prompt, so that short questions do not flatter the time.
+            let long = row.question.repeat(1 + 2000 / row.question.len().max(1));
+            let long = &long[..long.floor_char_boundary(2000)];
+            let started = Instant::now();
+            std::hint::black_box(self.decide(long));
+            micros.push(started.elapsed().as_secs_f64() * 1e6);
+            let before = self.decide(&row.question).model;
+            n_stable += usize::from(self.decide(&with_typos(&row.question, &mut rng)).model == before);
+        }
+        micros.sort_by(f64::total_cmp);
+        let at = |share: usize| micros[(micros.len() - 1) * share / 100];
+        let mut metrics = Map::new();
+        metrics.insert("n_candidates".into(), json!(self.setup.candidates.len()));
+        metrics.insert("is_trained".into(), json!(u8::from(self.serving.is_some())));
+        metrics.insert("decision_us_p50".into(), json!(at(50)));
+        metrics.insert("decision_us_p99".into(), json!(at(99)));
+        metrics.insert("typo_stability".into(), json!(ratio(n_stable, rows.len())));
+        metrics
+    }
+}
+
+/// One random edit per 20 characters: swap, delete, insert or replace.
+fn with_typos(text: &str, rng: &mut Pcg64Mcg) -> String {
+    let mut chars: Vec<char> = text.chars().collect();
+    for _ in 0..chars.len().div_ceil(20) {
+        let at = rng.random_range(0..chars.len().max(1));
+        let other = chars.get(rng.random_range(0..chars.len().max(1))).copied().unwrap_or('x');
+        match rng.random_range(0..4) {
+            0 if at + 1 < chars.len() => chars.swap(at, at + 1),
+            1 if chars.len() > 1 => drop(chars.remove(at)),
+            2 => chars.insert(at.min(chars.len()), other),
+            _ => {
+                if let Some(place) = chars.get_mut(at) {
+                    *place = other;
+                }
+            }
+        }
+    }
+    chars.into_iter().collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^52")]
+fn ratio(part: usize, whole: usize) -> f64 {
+    part as f64 / whole.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typos_change_about_one_character_in_twenty() {
+        let mut rng = Pcg64Mcg::seed_from_u64(7);
+        let text = "the quick brown fox jumps over the lazy dog and runs away";
+        let changed = with_typos(text, &mut rng);
+        assert_ne!(changed, text);
+        assert!(changed.chars().count().abs_diff(text.chars().count()) <= 3);
+        assert_eq!(with_typos("", &mut rng), "");
+        assert!(with_typos("a", &mut rng).chars().count() <= 2);
+    }
+}
