@@ -30,7 +30,7 @@ impl RunFolder {
         std::fs::create_dir_all(&path).with_context(|| format!("run folder {}: cannot be made", path.display()))?;
         let provenance = BTreeMap::from([
             ("commit", commit()),
-            ("command", without_secrets(std::env::args())),
+            ("command", without_secrets(std::env::args().enumerate().map(own_name))),
             ("machine", machine.to_string()),
             ("date", date),
         ]);
@@ -68,6 +68,12 @@ impl RunFolder {
 }
 
 /// The command line, with `***` for keys and tokens: it is published with the numbers.
+/// The program's own name without the folder it happened to be built in.
+fn own_name((position, argument): (usize, String)) -> String {
+    let name = std::path::Path::new(&argument).file_name().filter(|_| position == 0);
+    name.map_or_else(|| argument.clone(), |name| name.to_string_lossy().into_owned())
+}
+
 fn without_secrets(words: impl Iterator<Item = String>) -> String {
     const SECRET_FLAGS: [&str; 2] = ["--api-key", "--train-token"];
     let mut shown = Vec::new();
