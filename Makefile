@@ -34,7 +34,8 @@ lint: setup ## Format, clippy, dependencies, documentation
 	@scripts/setup lint
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cargo deny --log-level error check
+	cargo deny --log-level error check bans licenses sources
+	@scripts/advisories
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items
 
 bench: setup ## Start time, memory, and load beside a minimal proxy
