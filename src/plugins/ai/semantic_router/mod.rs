@@ -13,7 +13,7 @@ mod shadow;
 mod training;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,7 +32,7 @@ use crate::llm::provider::Api;
 use crate::llm::request::ChatRequest;
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::{Flow, Host, Plugin, Reply, Request, Target};
+use crate::plugins::{Flow, Host, LlmCall, Plugin, Reply, Request, Target};
 use crate::routing::{Decision, FeatureVector, Prompt, decide, extract};
 
 pub const SPEC: PluginSpec = PluginSpec {
@@ -171,6 +171,25 @@ impl SemanticRouter {
 /// The target of a candidate.
 fn target(config: &Config, model: &str) -> Target {
     Target { service: config.service(model), model: Some(Arc::from(model)) }
+}
+
+/// The client's request as a call of `model` beside the exchange; where the candidate names no provider, to the service the
+/// request goes to.
+fn call_beside(config: &Config, request: &Request<'_>, chat: &ChatRequest, model: &str, timeout: Duration) -> LlmCall {
+    let mut target = target(config, model);
+    let port = if target.service.is_none() { request.state.service_port } else { None };
+    target.service.get_or_insert_with(|| request.state.service.clone());
+    LlmCall {
+        head: request.head.clone(),
+        credential: request.state.credential.clone(),
+        body: request.state.body.clone().unwrap_or_default(),
+        is_stream: chat.stream(),
+        route: request.state.route.clone(),
+        host: request.state.host.clone(),
+        target,
+        port,
+        timeout,
+    }
 }
 
 fn features_of(chat: &ChatRequest) -> FeatureVector {

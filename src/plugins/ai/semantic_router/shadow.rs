@@ -9,11 +9,11 @@ use tokio::sync::oneshot;
 
 use super::config::Config;
 use super::record::{answer_record, text_of};
-use super::{evaluate, target};
+use super::{call_beside, evaluate};
 use crate::flywheel::{Role, ScoreSource};
 use crate::learning::live::LiveRouter;
 use crate::llm::request::ChatRequest;
-use crate::plugins::{Host, LlmCall, Request};
+use crate::plugins::{Host, Request};
 use crate::routing::Decision;
 use crate::telemetry::metrics::ShadowResult;
 
@@ -37,20 +37,7 @@ pub fn consider(
         return count("over_budget");
     }
     let Some(slot) = live.shadow_slot(config.shadow.max_concurrent) else { return count("over_concurrency") };
-    let mut target = target(config, &config.baseline);
-    let port = if target.service.is_none() { request.state.service_port } else { None };
-    target.service.get_or_insert_with(|| request.state.service.clone());
-    let call = LlmCall {
-        head: request.head.clone(),
-        credential: request.state.credential.clone(),
-        body: request.state.body.clone().unwrap_or_default(),
-        is_stream: chat.stream(),
-        route: request.state.route.clone(),
-        host: request.state.host.clone(),
-        target,
-        port,
-        timeout: config.shadow.timeout,
-    };
+    let call = call_beside(config, request, chat, &config.baseline, config.shadow.timeout);
     let id = request.state.id.to_string();
     let chat = chat.clone();
     let (config, live, own_host) = (config.clone(), live.clone(), host.clone());

@@ -9,12 +9,12 @@ use http::header::CONTENT_TYPE;
 
 use super::config::{Config, Training};
 use super::record::{Routed, answer_record, exchange_record, prompt_hash, text_of};
-use super::{DECISION_HEADER, MODEL_HEADER, evaluate, features_of, refuse, target};
+use super::{DECISION_HEADER, MODEL_HEADER, call_beside, evaluate, features_of, refuse};
 use crate::flywheel::{Mode, Role, ScoreSource};
 use crate::learning::live::LiveRouter;
 use crate::llm::error::ErrorKind;
 use crate::llm::request::ChatRequest;
-use crate::plugins::{CompletedCall, Flow, Host, LlmCall, Reply, Request};
+use crate::plugins::{CompletedCall, Flow, Host, Reply, Request};
 
 /// Whether the client asked for training mode; "false" and "0" do not ask.
 pub fn is_asked(training: &Training, request: &Request<'_>) -> bool {
@@ -33,22 +33,10 @@ pub async fn run(
     if let Some(refusal) = refusal(&config.training, request) {
         return Flow::respond(refusal);
     }
-    let calls = config.candidates.iter().map(|candidate| {
-        let mut target = target(config, &candidate.model);
-        let port = if target.service.is_none() { request.state.service_port } else { None };
-        target.service.get_or_insert_with(|| request.state.service.clone());
-        host.complete(LlmCall {
-            head: request.head.clone(),
-            credential: request.state.credential.clone(),
-            body: request.state.body.clone().unwrap_or_default(),
-            is_stream: chat.stream(),
-            route: request.state.route.clone(),
-            host: request.state.host.clone(),
-            target,
-            port,
-            timeout: config.training.timeout,
-        })
-    });
+    let calls = config
+        .candidates
+        .iter()
+        .map(|candidate| host.complete(call_beside(config, request, chat, &candidate.model, config.training.timeout)));
     let completed = join_all(calls).await;
     let question = chat.last_user_text();
     let scores = join_all(completed.iter().map(|call| async {
