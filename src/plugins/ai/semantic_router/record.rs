@@ -152,12 +152,12 @@ pub fn text_of(answered: &Answered) -> &str {
 }
 
 /// SHA-256 of the messages as sent, hex.
-pub fn prompt_hash(chat: &ChatRequest) -> String {
+fn prompt_hash(chat: &ChatRequest) -> String {
     let digest = Sha256::digest(chat.messages_json().as_bytes());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Until tenants are configured there is one per consumer group: all of them.
+/// There is one tenant until tenants can be configured.
 pub fn tenant<'a>(_request: &'a Request<'_>) -> &'a str {
     "default"
 }

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 
 use super::config::{Config, Training};
-use super::record::{Routed, answer_record, exchange_record, prompt_hash, text_of};
+use super::record::{Routed, answer_record, exchange_record, text_of};
 use super::{DECISION_HEADER, MODEL_HEADER, call_beside, evaluate, features_of, refuse};
 use crate::flywheel::{Mode, Role, ScoreSource};
 use crate::learning::live::LiveRouter;
@@ -100,7 +100,6 @@ fn store(
     let Some(flywheel) = host.flywheel() else { return };
     let routed = Routed { features: Some(features_of(chat)), decision: None, chat: chat.clone() };
     let mut record = exchange_record(config, request, &routed, Mode::Training);
-    record.prompt_hash = prompt_hash(chat);
     record.answers = completed
         .iter()
         .zip(scores)
