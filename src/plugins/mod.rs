@@ -13,6 +13,8 @@ pub mod config;
 pub mod registry;
 pub mod rules;
 pub mod state;
+#[cfg(test)]
+pub mod testing;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -50,8 +52,25 @@ pub trait Plugin: Send + Sync {
         Flow::Continue
     }
 
+    /// Whether this plugin may want to see or replace the whole answer to this request. Asked once the chain has run, before
+    /// anything goes upstream: yes moves the request to the exchange path, the only one that can hold an answer back, which
+    /// reads the request's body too.
+    fn may_hold_answer(&self, _request: &Request<'_>) -> bool {
+        false
+    }
+
     /// Runs in reverse chain order before the answer's head goes to the client.
     fn on_response_headers(&self, _request: &mut Request<'_>, _response: &mut ResponseHeader) {}
+
+    /// Whether this answer must be held back until its body is complete (limit: `limits.max_body_bytes`). Asked only if
+    /// [`Plugin::may_hold_answer`] said yes, after [`Plugin::on_response_headers`].
+    fn wants_response_body(&self, _request: &Request<'_>, _response: &ResponseHeader) -> bool {
+        false
+    }
+
+    /// Runs in reverse chain order if [`Plugin::wants_response_body`] said yes. Head and body may be replaced altogether; the
+    /// length is set anew afterwards.
+    async fn on_response_body(&self, _request: &mut Request<'_>, _response: &mut ResponseHeader, _body: &mut Bytes) {}
 
     /// Runs in reverse chain order for each piece of the answer's body, before it goes out. Must not block.
     fn on_response_chunk(&self, _request: &mut Request<'_>, _chunk: &mut Bytes) {}
@@ -149,8 +168,9 @@ pub trait Host: Send + Sync {
     /// One whole call to a model beside the client's own exchange (training fan-out, shadow). Collects the answer.
     async fn complete(&self, call: LlmCall) -> CompletedCall;
 
-    /// POST of a JSON document to a URL outside the configured routes (evaluators, judges). Returns status and body.
-    async fn post_json(&self, url: &str, body: Bytes, timeout: Duration) -> Result<(u16, Bytes), String>;
+    /// A plain HTTP call beside the client's request (evaluators, authorisation services, identity providers). The error
+    /// says in words why there is no answer.
+    async fn http(&self, call: HttpCall) -> Result<HttpAnswer, String>;
 
     /// Runs work that outlives the request; the drain waits for it.
     fn spawn(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>);
@@ -162,6 +182,54 @@ pub trait Host: Send + Sync {
     fn router(&self, name: &str) -> Arc<LiveRouter>;
 
     fn metrics(&self) -> &Metrics;
+}
+
+/// A plain HTTP call a plugin makes. The process adds `Host` (unless the head has one) and `Content-Length`.
+pub struct HttpCall {
+    pub to: Destination,
+    /// Method, path with query, headers.
+    pub head: RequestHeader,
+    pub body: Bytes,
+    /// For the whole call, name resolution included.
+    pub timeout: Duration,
+}
+
+impl HttpCall {
+    /// POST of a JSON document to a URL.
+    ///
+    /// # Errors
+    /// The URL has no usable path.
+    pub fn post_json(url: &str, body: Bytes, timeout: Duration) -> Result<HttpCall, String> {
+        let invalid = |error: &dyn std::fmt::Display| format!("\"{url}\" is not a usable URL: {error}");
+        let uri: http::Uri = url.parse().map_err(|error| invalid(&error))?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut head = RequestHeader::build("POST", path.as_bytes(), Some(4)).map_err(|error| invalid(&error))?;
+        for name in [http::header::CONTENT_TYPE, http::header::ACCEPT] {
+            head.insert_header(name, "application/json").map_err(|error| invalid(&error))?;
+        }
+        Ok(HttpCall { to: Destination::Url(url.to_owned()), head, body, timeout })
+    }
+}
+
+/// Where a plain call goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// Scheme, host and port of this URL; path and query are the head's.
+    Url(String),
+    /// A configured service (`name.dns`, `svc.ns.svc.cluster.local`); `None` is its only port.
+    Service { host: String, port: Option<u16> },
+}
+
+/// The answer to a plain call, whole.
+pub struct HttpAnswer {
+    pub head: ResponseHeader,
+    pub body: Bytes,
+}
+
+impl HttpAnswer {
+    pub fn status(&self) -> u16 {
+        self.head.status.as_u16()
+    }
 }
 
 /// A call to a model that the client's exchange does not wait for.

@@ -17,6 +17,10 @@ pub struct RequestState {
     pub id: RequestId,
     pub started: Instant,
     pub client_ip: Option<IpAddr>,
+    /// The client's connection is TLS.
+    pub is_tls: bool,
+    /// Server name the client's TLS handshake asked for.
+    pub server_name: Option<Arc<str>>,
     /// `:authority` without port, lower case.
     pub host: String,
     /// Name of the matched route, as plugin rules know it.
@@ -49,6 +53,8 @@ impl RequestState {
             id: RequestId::new(),
             started: Instant::now(),
             client_ip: None,
+            is_tls: false,
+            server_name: None,
             host: String::new(),
             route: nowhere.clone(),
             service: nowhere,

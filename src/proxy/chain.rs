@@ -95,3 +95,9 @@ pub async fn run(session: &mut Session, ctx: &mut Context) -> pingora_error::Res
     }
     Ok(None)
 }
+
+/// Whether a plugin that ran may hold this request's answer back.
+pub fn may_hold_answer(session: &mut Session, ctx: &mut Context) -> bool {
+    let request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+    ctx.ran.iter().any(|plugin| plugin.may_hold_answer(&request))
+}

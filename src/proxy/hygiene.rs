@@ -37,6 +37,7 @@ const INTERNAL_HEADERS: &[&str] = &[
 pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     ctx.state.client_ip = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    ctx.state.is_tls = is_tls;
     let head = session.req_header_mut();
     if let Some(authority) = head.uri.authority().map(|authority| authority.to_string()) {
         set(head, "host", &authority);

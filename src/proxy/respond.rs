@@ -37,10 +37,16 @@ pub async fn write(session: &mut Session, ctx: &mut Context, reply: Reply) -> Re
     if ctx.state.details.is_empty() {
         ctx.state.details = reply.details;
     }
+    let mut body = reply.body;
     finish_head(session, ctx, &mut head);
-    ctx.status = Some(reply.status);
+    if holds(session, ctx, &head) {
+        finish_body(session, ctx, &mut head, &mut body).await?;
+    }
+    ctx.status = Some(head.status.as_u16());
     // A HEAD request and the statuses without body get the head alone.
-    let body = if session.req_header().method == Method::HEAD { Bytes::new() } else { reply.body };
+    if session.req_header().method == Method::HEAD {
+        body = Bytes::new();
+    }
     let is_empty = body.is_empty();
     session.write_response_header(Box::new(head), is_empty).await.map_err(|error| error.into_down())?;
     if !is_empty {
@@ -63,6 +69,34 @@ pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut Response
         let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
         plugin.on_response_headers(&mut request, head);
     }
+}
+
+/// Whether a plugin that ran wants this answer held back until it is complete.
+pub fn holds(session: &mut Session, ctx: &mut Context, head: &ResponseHeader) -> bool {
+    ctx.ran.iter().any(|plugin| {
+        let request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        plugin.may_hold_answer(&request) && plugin.wants_response_body(&request, head)
+    })
+}
+
+/// Shows the whole answer to the plugins that want it, in reverse order.
+///
+/// # Errors
+/// A plugin made a head that cannot carry a length.
+pub async fn finish_body(
+    session: &mut Session,
+    ctx: &mut Context,
+    head: &mut ResponseHeader,
+    body: &mut Bytes,
+) -> Result<()> {
+    for plugin in ctx.ran.iter().rev() {
+        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        if plugin.may_hold_answer(&request) && plugin.wants_response_body(&request, head) {
+            plugin.on_response_body(&mut request, head, body).await;
+        }
+    }
+    head.remove_header(&http::header::TRANSFER_ENCODING);
+    head.set_content_length(body.len())
 }
 
 /// Shows a piece of the answer's body to the plugins that ran, in reverse order; they may replace it.

@@ -15,7 +15,7 @@ use super::context::Context;
 use super::exchange::Exchange;
 use super::snapshot::Snapshot;
 use super::upstream::Resolver;
-use super::{chain, finish, hygiene, respond};
+use super::{body, chain, finish, hygiene, respond};
 use crate::config::model::{PathRewrite, RetryOn};
 use crate::llm::error::ErrorKind;
 use crate::telemetry::access_log::AccessLog;
@@ -66,7 +66,22 @@ impl ProxyHttp for Gateway {
             respond::write(session, ctx, reply).await?;
             return Ok(true);
         }
-        // Once the body has been read here, pingora could replay 64 KiB of it at most; the exchange has no such limit.
+        // Once the body has been read here, pingora could replay 64 KiB of it at most; the exchange has no such limit. It also
+        // is the one that can hold an answer back.
+        let is_held = chain::may_hold_answer(session, ctx);
+        if is_held {
+            // A compressed answer would tell the plugins nothing.
+            session.req_header_mut().remove_header(&http::header::ACCEPT_ENCODING);
+        }
+        if is_held && ctx.state.body.is_none() {
+            match body::read(session, ctx).await? {
+                Ok(whole) => ctx.state.body = Some(whole),
+                Err(reply) => {
+                    respond::write(session, ctx, reply).await?;
+                    return Ok(true);
+                }
+            }
+        }
         if ctx.state.body.is_some() {
             self.exchange.serve(session, ctx).await?;
             return Ok(true);
@@ -124,11 +139,11 @@ impl ProxyHttp for Gateway {
     fn response_body_filter(
         &self,
         session: &mut Session,
-        body: &mut Option<Bytes>,
+        chunk: &mut Option<Bytes>,
         _end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
-        respond::pass_chunk(session, ctx, body);
+        respond::pass_chunk(session, ctx, chunk);
         Ok(None)
     }
 

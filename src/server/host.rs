@@ -3,16 +3,14 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use crate::base::tasks::Tasks;
 use crate::flywheel::Flywheel;
 use crate::learning::live::{LiveRouter, Routers};
-use crate::plugins::{CompletedCall, Host, LlmCall};
+use crate::plugins::{CompletedCall, Host, HttpAnswer, HttpCall, LlmCall};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
@@ -33,11 +31,9 @@ impl Host for ProcessHost {
         self.exchange.complete(&snapshot, call).await
     }
 
-    async fn post_json(&self, url: &str, body: Bytes, timeout: Duration) -> Result<(u16, Bytes), String> {
-        match tokio::time::timeout(timeout, self.exchange.post_json(url, body)).await {
-            Ok(result) => result,
-            Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
-        }
+    async fn http(&self, call: HttpCall) -> Result<HttpAnswer, String> {
+        let snapshot = self.snapshot.load_full();
+        self.exchange.http(&snapshot, call).await
     }
 
     fn spawn(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>) {

@@ -25,7 +25,7 @@ use crate::config::{Problem, Watcher};
 use crate::flywheel::{Flywheel, Options as FlywheelOptions};
 use crate::learning::follow::{self, Triggers};
 use crate::learning::live::Routers;
-use crate::plugins::Host;
+use crate::plugins::{Host, HttpCall};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::listener::{self, Bound, Listeners};
 use crate::proxy::service::Gateway;
@@ -183,7 +183,7 @@ impl Process {
             }
         }
         let access_log = access_log(&settings)?;
-        let spans = trace_export(&settings, &exchange, &tasks);
+        let spans = trace_export(&settings, &exchange, &snapshot, &tasks);
         let gateway = Gateway { snapshot, resolver, exchange, metrics: metrics.clone(), access_log, spans };
         let (stop, stopped) = watch::channel(false);
         let token = control::admin_token(&settings.data_dir)?;
@@ -283,15 +283,25 @@ fn open_flywheel(settings: &Settings) -> Option<Flywheel> {
 /// Spans that may wait for the collector before further ones are dropped.
 const SPAN_QUEUE: usize = 4096;
 
+/// Time the collector has to take a batch.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Starts the export of traces, if a collector is configured. It posts through the pool of model calls.
-fn trace_export(settings: &Settings, exchange: &Arc<Exchange>, tasks: &Tasks) -> SpanSink {
+fn trace_export(
+    settings: &Settings,
+    exchange: &Arc<Exchange>,
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+    tasks: &Tasks,
+) -> SpanSink {
     let Some(endpoint) = &settings.telemetry.otlp_endpoint else { return SpanSink::off() };
     let (sink, spans) = otlp::channel(SPAN_QUEUE);
-    let (url, exchange, own) = (otlp::traces_url(endpoint), exchange.clone(), tasks.clone());
+    let (url, exchange, snapshot, own) =
+        (otlp::traces_url(endpoint), exchange.clone(), snapshot.clone(), tasks.clone());
     tasks.spawn(async move {
         let post = |body| {
-            let (url, exchange) = (url.clone(), exchange.clone());
-            async move { exchange.post_json(&url, body).await.map(|(status, _)| status) }
+            let (call, exchange, snapshot) =
+                (HttpCall::post_json(&url, body, EXPORT_TIMEOUT), exchange.clone(), snapshot.load_full());
+            async move { exchange.http(&snapshot, call?).await.map(|answer| answer.status()) }
         };
         otlp::export(spans, own.stopped(), post).await;
     });

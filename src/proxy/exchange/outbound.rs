@@ -1,38 +1,53 @@
-//! Plain requests to URLs outside the configured services: evaluators and judges.
+//! Plain HTTP calls beside the client's exchange: evaluators, authorisation services, identity providers, collectors.
+
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Uri;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::header::{CONTENT_LENGTH, HOST};
 use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::Error;
 use pingora_http::RequestHeader;
 
 use super::Exchange;
+use crate::plugins::{Destination, HttpAnswer, HttpCall};
+use crate::proxy::snapshot::Snapshot;
 
 /// Largest answer that is read.
 const ANSWER_LIMIT: usize = 1 << 20;
 
+/// How long a connection waits for the next call.
+const IDLE: Duration = Duration::from_secs(30);
+
 impl Exchange {
-    /// POSTs a JSON document; returns status and body. The caller sets the time limit.
+    /// Makes the call and reads the answer whole.
     ///
     /// # Errors
-    /// A URL that cannot be used, no connection, or an answer that breaks off or is over 1 MiB.
-    pub async fn post_json(&self, url: &str, body: Bytes) -> Result<(u16, Bytes), String> {
-        let uri: Uri = url.parse().map_err(|error| format!("\"{url}\" is not a URL: {error}"))?;
-        let host = uri.host().ok_or_else(|| format!("\"{url}\" names no host"))?;
-        let is_tls = uri.scheme_str() == Some("https");
-        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let name = host.trim_start_matches('[').trim_end_matches(']');
-        let mut addresses =
-            tokio::net::lookup_host((name, port)).await.map_err(|error| format!("{host} does not resolve: {error}"))?;
-        let address = addresses.next().ok_or_else(|| format!("{host} has no address"))?;
-        let peer = HttpPeer::new(address, is_tls, name.to_owned());
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let authority = uri.authority().map_or(host, |authority| authority.as_str());
-        let described = |error: Box<pingora_error::Error>| error.to_string();
-        let mut head = RequestHeader::build("POST", path.as_bytes(), Some(4)).map_err(described)?;
-        head.insert_header(HOST, authority).map_err(described)?;
-        head.insert_header(CONTENT_TYPE, "application/json").map_err(described)?;
-        head.insert_header(ACCEPT, "application/json").map_err(described)?;
+    /// A destination that cannot be used, no connection, no answer in time, or one that breaks off or is over 1 MiB.
+    pub async fn http(&self, snapshot: &Snapshot, call: HttpCall) -> Result<HttpAnswer, String> {
+        let limit = call.timeout;
+        match tokio::time::timeout(limit, self.call_out(snapshot, call)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
+        }
+    }
+
+    async fn call_out(&self, snapshot: &Snapshot, call: HttpCall) -> Result<HttpAnswer, String> {
+        let HttpCall { to, mut head, body, .. } = call;
+        let (peer, authority) = match &to {
+            Destination::Url(url) => by_url(url).await?,
+            Destination::Service { host, port } => {
+                let upstream = snapshot.upstream(host, *port).ok_or_else(|| {
+                    format!("service {host} is not configured; add it to the McpBridge or as a Service")
+                })?;
+                let authority = upstream.dns_authority().unwrap_or_else(|| host.clone());
+                (upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver).await?, authority)
+            }
+        };
+        let described = |error: Box<Error>| error.to_string();
+        if !head.headers.contains_key(HOST) {
+            head.insert_header(HOST, authority).map_err(described)?;
+        }
         head.insert_header(CONTENT_LENGTH, body.len()).map_err(described)?;
         // A pooled connection may have been closed meanwhile; asking again on a fresh one is safe, nothing was answered.
         match self.ask(&peer, head.clone(), body.clone()).await {
@@ -42,15 +57,15 @@ impl Exchange {
     }
 
     /// One try; the flag of the error says that the connection came from the pool.
-    async fn ask(&self, peer: &HttpPeer, head: RequestHeader, body: Bytes) -> Result<(u16, Bytes), (String, bool)> {
+    async fn ask(&self, peer: &HttpPeer, head: RequestHeader, body: Bytes) -> Result<HttpAnswer, (String, bool)> {
         let connected = self.connector.get_http_session(peer).await;
         let (mut session, is_reused) = connected.map_err(|error| (error.to_string(), false))?;
-        let failed = |error: Box<pingora_error::Error>| (error.to_string(), is_reused);
+        let failed = |error: Box<Error>| (error.to_string(), is_reused);
         session.write_request_header(Box::new(head)).await.map_err(failed)?;
         session.write_request_body(body, true).await.map_err(failed)?;
         session.finish_request_body().await.map_err(failed)?;
         session.read_response_header().await.map_err(failed)?;
-        let status = session.response_header().map_or(0, |head| head.status.as_u16());
+        let head = session.response_header().cloned().ok_or_else(|| ("no response head".to_owned(), is_reused))?;
         let mut answer = BytesMut::new();
         while let Some(chunk) = session.read_response_body().await.map_err(|error| (error.to_string(), false))? {
             if answer.len() + chunk.len() > ANSWER_LIMIT {
@@ -59,7 +74,21 @@ impl Exchange {
             }
             answer.extend_from_slice(&chunk);
         }
-        self.connector.release_http_session(session, peer, Some(std::time::Duration::from_secs(30))).await;
-        Ok((status, answer.freeze()))
+        self.connector.release_http_session(session, peer, Some(IDLE)).await;
+        Ok(HttpAnswer { head, body: answer.freeze() })
     }
+}
+
+/// Peer and authority of a URL outside the configured services.
+async fn by_url(url: &str) -> Result<(HttpPeer, String), String> {
+    let uri: Uri = url.parse().map_err(|error| format!("\"{url}\" is not a URL: {error}"))?;
+    let host = uri.host().ok_or_else(|| format!("\"{url}\" names no host"))?;
+    let is_tls = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let mut addresses =
+        tokio::net::lookup_host((name, port)).await.map_err(|error| format!("{host} does not resolve: {error}"))?;
+    let address = addresses.next().ok_or_else(|| format!("{host} has no address"))?;
+    let authority = uri.authority().map_or(host, |authority| authority.as_str());
+    Ok((HttpPeer::new(address, is_tls, name.to_owned()), authority.to_owned()))
 }

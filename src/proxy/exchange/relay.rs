@@ -15,7 +15,7 @@ use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::observe::{BodyKind, Observer};
 use crate::llm::provider::Api;
 use crate::llm::sse::error_event;
-use crate::plugins::{Answered, CompletedCall, End};
+use crate::plugins::{Answered, CompletedCall, End, Reply};
 use crate::proxy::context::Context;
 use crate::proxy::hygiene::nominated;
 use crate::proxy::respond;
@@ -35,6 +35,20 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
 
     prepare_head(session, &mut head);
     respond::finish_head(session, ctx, &mut head);
+    if respond::holds(session, ctx, &head) {
+        let limit = ctx.snapshot.limits.max_body_bytes;
+        let (end, mut body) = read_whole(&mut upstream, &mut watch, first, is_done, limit).await;
+        let is_reusable = end == End::Complete;
+        let answered = watch.answered(&call, end.clone());
+        exchange.count_answered(&answered);
+        ctx.state.llm_mut().attempts.push(answered);
+        exchange.finish(upstream, &peer, is_reusable, call.idle).await;
+        if let End::Cut(reason) = end {
+            return respond::write(session, ctx, cut_reply(ctx, &reason)).await;
+        }
+        respond::finish_body(session, ctx, &mut head, &mut body).await?;
+        return write_whole(session, ctx, head, body).await;
+    }
     ctx.status = Some(head.status.as_u16());
     let streamed = stream(session, ctx, &mut upstream, &mut watch, Box::new(head), first, is_done).await;
     if let Ok(End::Cut(reason)) = &streamed {
@@ -60,7 +74,24 @@ const COLLECT_LIMIT: usize = 32 << 20;
 /// Reads a begun answer whole, for calls beside the client's exchange.
 pub async fn collect(exchange: &Exchange, opened: Opened) -> CompletedCall {
     let mut watch = Watch::new(&opened);
-    let Opened { mut upstream, peer, head, first, mut is_done, call, .. } = opened;
+    let Opened { mut upstream, peer, head, first, is_done, call, .. } = opened;
+    let (end, body) = read_whole(&mut upstream, &mut watch, first, is_done, COLLECT_LIMIT).await;
+    let is_reusable = end == End::Complete;
+    let answered = watch.answered(&call, end);
+    exchange.count_answered(&answered);
+    exchange.finish(upstream, &peer, is_reusable, call.idle).await;
+    let content_type = head.headers.get(header::CONTENT_TYPE).cloned();
+    CompletedCall { answered, response: Some((head.status.as_u16(), content_type, body)) }
+}
+
+/// Reads the rest of a begun answer.
+async fn read_whole(
+    upstream: &mut HttpSession,
+    watch: &mut Watch,
+    first: Bytes,
+    mut is_done: bool,
+    limit: usize,
+) -> (End, Bytes) {
     let mut body = BytesMut::new();
     let mut chunk = first;
     let end = loop {
@@ -69,8 +100,8 @@ pub async fn collect(exchange: &Exchange, opened: Opened) -> CompletedCall {
         if is_done {
             break if watch.is_cut_short() { End::Cut(NO_FINISH_REASON.into()) } else { End::Complete };
         }
-        if body.len() > COLLECT_LIMIT {
-            break End::Cut(format!("the answer is longer than {COLLECT_LIMIT} bytes"));
+        if body.len() > limit {
+            break End::Cut(format!("the answer is longer than {limit} bytes"));
         }
         chunk = Bytes::new();
         match upstream.read_response_body().await {
@@ -79,11 +110,24 @@ pub async fn collect(exchange: &Exchange, opened: Opened) -> CompletedCall {
             Err(error) => break End::Cut(error.to_string()),
         }
     };
-    let answered = watch.answered(&call, end);
-    exchange.count_answered(&answered);
-    exchange.finish(upstream, &peer, is_done, call.idle).await;
-    let content_type = head.headers.get(header::CONTENT_TYPE).cloned();
-    CompletedCall { answered, response: Some((head.status.as_u16(), content_type, body.freeze())) }
+    (end, body.freeze())
+}
+
+/// Sends an answer that was held back.
+async fn write_whole(session: &mut Session, ctx: &mut Context, head: ResponseHeader, body: Bytes) -> Result<()> {
+    ctx.status = Some(head.status.as_u16());
+    let is_bare = body.is_empty() || session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(head), is_bare).await.map_err(|error| error.into_down())?;
+    if !is_bare {
+        session.write_response_body(Some(body), true).await.map_err(|error| error.into_down())?;
+    }
+    Ok(())
+}
+
+/// An answer that broke off while it was held back: nothing of it has reached the client.
+fn cut_reply(ctx: &Context, reason: &str) -> Reply {
+    let message = format!("Service \"{}\" broke off its answer ({reason}). Retry the request.", ctx.state.service);
+    respond::error(ErrorKind::UpstreamUnreachable, message, "upstream_reset_after_response_started")
 }
 
 const NO_FINISH_REASON: &str = "it ended without a finish reason";

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::config::Evaluate;
-use crate::plugins::Host;
+use crate::plugins::{Host, HttpCall};
 
 #[derive(Deserialize)]
 struct Scored {
@@ -21,14 +21,18 @@ pub async fn score(host: &Arc<dyn Host>, evaluate: &Evaluate, question: &str, an
         tracing::warn!(url = evaluate.url, reason, "An answer could not be scored; it is kept without a score");
         None
     };
-    match host.post_json(&evaluate.url, body, evaluate.timeout).await {
-        Ok((200, body)) => match serde_json::from_slice::<Scored>(&body) {
+    let call = match HttpCall::post_json(&evaluate.url, body, evaluate.timeout) {
+        Ok(call) => call,
+        Err(reason) => return failed(reason),
+    };
+    match host.http(call).await {
+        Ok(answer) if answer.status() == 200 => match serde_json::from_slice::<Scored>(&answer.body) {
             Ok(Scored { score }) if (0.0..=1.0).contains(&score) => Some(score),
             Ok(Scored { score }) if score < 0.0 => None,
             Ok(Scored { score }) => failed(format!("score {score} is above 1")),
             Err(error) => failed(format!("the answer is not {{\"score\": number}}: {error}")),
         },
-        Ok((status, _)) => failed(format!("status {status}")),
+        Ok(answer) => failed(format!("status {}", answer.status())),
         Err(reason) => failed(reason),
     }
 }
