@@ -12,7 +12,9 @@ pub mod plugins;
 pub mod learning;
 pub mod routing;
 
+pub mod discovery;
 pub mod flywheel;
+pub mod rpc;
 
 pub mod config;
 

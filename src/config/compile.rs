@@ -1,14 +1,16 @@
 //! Raw objects to the checked model, with all problems collected. Pure: no IO, same input same output.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::PluginCatalog;
 use super::higress::ingress::{BackendPort, Draft, TargetRef};
 use super::higress::secret::Secrets;
-use super::higress::{config_map, ingress, mcp_bridge, secret_refs, service, wasm_plugin};
+use super::higress::{config_map, http2rpc, ingress, mcp_bridge, secret_refs, service, wasm_plugin};
 use super::model::{
-    Certificate, Destination, Endpoints, Gateway, GatewaySettings, HostMatch, PathMatch, Route, Service,
+    Certificate, Destination, DubboService, Endpoints, Gateway, GatewaySettings, HostMatch, PathMatch, Registry, Route,
+    Service,
 };
 use super::problem::{ObjectReport, Problem, Report};
 use super::source::RawObject;
@@ -40,8 +42,22 @@ const INERT_KINDS: &[&str] = &[
     "ValidatingWebhookConfiguration",
 ];
 
-/// Compiles the objects of a folder. Problems of reading the folder are not repeated here.
+/// What the registries have said so far.
+#[derive(Debug, Clone, Default)]
+pub struct Discovered {
+    /// Their endpoints are [`Endpoints::Discovered`].
+    pub services: Vec<Service>,
+    /// Keys of the registries that have answered. While one has not, a service that is missing may still come.
+    pub heard: BTreeSet<String>,
+}
+
+/// Compiles the objects of a folder alone, as `validate` does. Problems of reading the folder are not repeated here.
 pub fn compile(objects: &[RawObject], catalog: &dyn PluginCatalog) -> Compiled {
+    compile_with(objects, &Discovered::default(), catalog)
+}
+
+/// Compiles the objects of a folder together with what the registries they name have said.
+pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dyn PluginCatalog) -> Compiled {
     let report = Report::default();
     let of_kind = |kind: &'static str| objects.iter().filter(move |object| object.origin.kind == kind);
     let secrets = Secrets::read(of_kind("Secret"), &report);
@@ -49,7 +65,10 @@ pub fn compile(objects: &[RawObject], catalog: &dyn PluginCatalog) -> Compiled {
     let of_kind =
         |kind: &'static str| resolved.iter().map(Cow::as_ref).filter(move |object| object.origin.kind == kind);
 
-    let services = services(&resolved, &report);
+    let (services, registries) = services(&resolved, discovered, &secrets, &report);
+    let rpcs = of_kind("Http2Rpc").filter_map(|object| http2rpc::read(object, &report)).collect();
+    let may_come = registries.iter().any(|registry| !discovered.heard.contains(&registry.key()));
+    let services = Services { by_host: services, rpcs, may_come };
     let (routes, certificates) = ingresses(of_kind("Ingress").collect(), &services, &secrets, &report);
     let mut plugins: Vec<_> =
         of_kind("WasmPlugin").filter_map(|object| wasm_plugin::read(object, catalog, &report)).collect();
@@ -62,7 +81,7 @@ pub fn compile(objects: &[RawObject], catalog: &dyn PluginCatalog) -> Compiled {
     let mut settings = GatewaySettings::default();
     of_kind("ConfigMap").for_each(|object| config_map::read(object, &report, &mut settings));
     report_unsupported(objects, &report);
-    let gateway = Gateway { routes, services, plugins, certificates, settings };
+    let gateway = Gateway { routes, services: services.by_host, registries, plugins, certificates, settings };
     Compiled { gateway, problems: report.into_problems() }
 }
 
@@ -79,11 +98,38 @@ fn resolve_references<'a>(objects: &'a [RawObject], secrets: &Secrets, report: &
     objects.iter().map(resolve).collect()
 }
 
-fn services(objects: &[Cow<'_, RawObject>], report: &Report) -> BTreeMap<String, Service> {
+/// Everything a route can name.
+struct Services {
+    by_host: BTreeMap<String, Service>,
+    /// Http2Rpcs by name.
+    rpcs: BTreeMap<String, Arc<DubboService>>,
+    /// Registries have yet to be heard.
+    may_come: bool,
+}
+
+impl Services {
+    /// Eureka shows the names of applications in capitals whatever their owners wrote, so their case does not count.
+    fn get(&self, host: &str) -> Option<&Service> {
+        self.by_host.get(host).or_else(|| {
+            let is_eureka = host.to_ascii_lowercase().ends_with(".eureka");
+            self.by_host.values().find(|service| is_eureka && service.host.eq_ignore_ascii_case(host))
+        })
+    }
+}
+
+fn services(
+    objects: &[Cow<'_, RawObject>],
+    discovered: &Discovered,
+    secrets: &Secrets,
+    report: &Report,
+) -> (BTreeMap<String, Service>, Vec<Registry>) {
     let objects: Vec<&RawObject> = objects.iter().map(Cow::as_ref).collect();
     let mut found = service::read_all(&objects, report);
+    let mut registries = Vec::new();
     for object in objects.iter().filter(|object| object.origin.kind == "McpBridge") {
-        found.extend(mcp_bridge::read(object, report));
+        let bridge = mcp_bridge::read(object, secrets, report);
+        found.extend(bridge.services);
+        registries.extend(bridge.registries);
     }
     let mut services: BTreeMap<String, Service> = BTreeMap::new();
     for service in found {
@@ -96,12 +142,25 @@ fn services(objects: &[Cow<'_, RawObject>], report: &Report) -> BTreeMap<String,
             ),
         }
     }
-    services
+    // What a registry says must not take the configuration down: the folder's own service stays.
+    for service in &discovered.services {
+        match services.get(&service.host) {
+            None => drop(services.insert(service.host.clone(), service.clone())),
+            Some(first) => report.on(&service.origin).warn(
+                "spec.registries",
+                format!(
+                    "name a service `{}`, which {} defines already; the latter is used",
+                    service.host, first.origin
+                ),
+            ),
+        }
+    }
+    (services, registries)
 }
 
 fn ingresses(
     mut objects: Vec<&RawObject>,
-    services: &BTreeMap<String, Service>,
+    services: &Services,
     secrets: &Secrets,
     report: &Report,
 ) -> (Vec<Route>, Vec<Certificate>) {
@@ -185,23 +244,37 @@ fn route_key(route: &Route) -> RouteKey {
 
 /// Points a route at services. What is missing is said, and answers 503 at run time, as in Higress: a folder whose
 /// services are still to come must start.
-fn link(draft: Draft, services: &BTreeMap<String, Service>, report: ObjectReport<'_>) -> Route {
-    let Draft { mut route, field, targets } = draft;
+fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) -> Route {
+    let Draft { mut route, field, targets, rpc } = draft;
+    if let Some((annotation, name)) = rpc {
+        route.rpc = services.rpcs.get(&name).cloned();
+        if route.rpc.is_none() {
+            report.warn(&annotation, format!("there is no usable Http2Rpc `{name}`; requests go on as they are"));
+        }
+    }
     for target in targets {
         let (host, weight, tls) = match &target {
             TargetRef::Registry(target) => (&target.host, target.weight, target.tls),
             TargetRef::Backend { host, .. } => (host, 100, None),
         };
-        let port = match services.get(host) {
+        let found = services.get(host);
+        let port = match found {
             Some(service) => find_port(service, &target, &field, report),
+            None if services.may_come && !is_of_folder(host) => target.port_number(),
             None => {
                 report.warn(&field, format!("there is no service `{host}`; requests to it are answered with 503"));
                 target.port_number()
             }
         };
-        route.destinations.push(Destination { service: host.clone(), port, weight, tls });
+        let service = found.map_or_else(|| host.clone(), |service| service.host.clone());
+        route.destinations.push(Destination { service, port, weight, tls });
     }
     route
+}
+
+/// Whether only the folder itself can define a service of this name.
+fn is_of_folder(host: &str) -> bool {
+    [".static", ".dns", ".svc.cluster.local"].iter().any(|suffix| host.ends_with(suffix))
 }
 
 fn find_port(service: &Service, target: &TargetRef, field: &str, report: ObjectReport<'_>) -> Option<u16> {
@@ -241,8 +314,17 @@ fn find_port(service: &Service, target: &TargetRef, field: &str, report: ObjectR
 }
 
 fn report_unsupported(objects: &[RawObject], report: &Report) {
-    const READ: &[&str] =
-        &["ConfigMap", "EndpointSlice", "Endpoints", "Ingress", "McpBridge", "Secret", "Service", "WasmPlugin"];
+    const READ: &[&str] = &[
+        "ConfigMap",
+        "EndpointSlice",
+        "Endpoints",
+        "Http2Rpc",
+        "Ingress",
+        "McpBridge",
+        "Secret",
+        "Service",
+        "WasmPlugin",
+    ];
     for object in objects {
         let kind = object.origin.kind.as_str();
         if !READ.contains(&kind) && !INERT_KINDS.contains(&kind) {

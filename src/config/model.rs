@@ -4,6 +4,9 @@
 //! parts of it. It holds no live objects (no sockets, no caches) and does no IO. Regular expressions are already compiled
 //! and addresses already parsed, so nobody downstream meets a malformed value.
 
+mod registry;
+mod rpc;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,6 +18,9 @@ use serde::{Serialize, Serializer};
 
 use crate::base::secret::Secret;
 
+pub use registry::*;
+pub use rpc::*;
+
 /// Everything the gateway serves: one whole, consistent configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Gateway {
@@ -23,6 +29,8 @@ pub struct Gateway {
     pub routes: Vec<Route>,
     /// Keyed by [`Service::host`].
     pub services: BTreeMap<String, Service>,
+    /// To be asked for services while the gateway runs; their answers come back as services of the next compilation.
+    pub registries: Vec<Registry>,
     /// In chain order: phase, then priority (higher first), then name, then namespace.
     pub plugins: Vec<PluginUse>,
     /// At most one certificate names a given host.
@@ -72,6 +80,9 @@ pub struct Route {
     pub timeout: Option<Duration>,
     pub retry: RetryPolicy,
     pub rewrite: Rewrite,
+    /// Requests become calls of this Dubbo service at the destination.
+    #[serde(serialize_with = "as_shared")]
+    pub rpc: Option<Arc<DubboService>>,
 }
 
 /// Which `:authority` (without port, lower case) a route takes.
@@ -267,6 +278,18 @@ pub struct Service {
     /// Not empty, numbers unique.
     pub ports: Vec<ServicePort>,
     pub tls: Option<UpstreamTls>,
+    /// Connections are made through this HTTP proxy.
+    pub proxy: Option<ConnectProxy>,
+}
+
+/// A proxy that is asked for a tunnel with CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct ConnectProxy {
+    /// Host name or address.
+    pub host: String,
+    pub port: u16,
+    /// For the connection to the proxy and its answer.
+    pub connect_timeout: Duration,
 }
 
 impl Service {
@@ -296,6 +319,8 @@ pub enum Endpoints {
     Static(Vec<SocketAddr>),
     /// All addresses of all names.
     Dns { names: Vec<String>, port: u16 },
+    /// What a registry said last. The addresses change without a new compilation, so they are not part of the model.
+    Discovered,
 }
 
 /// The application protocol spoken to the upstream; TLS is separate.
@@ -305,6 +330,22 @@ pub enum Protocol {
     Http1,
     /// Also gRPC.
     Http2,
+    /// Reached only through an Http2Rpc.
+    Dubbo,
+}
+
+impl Protocol {
+    /// The names registries and instances use, with whether TLS is meant. An empty name is HTTP.
+    pub fn parse(name: &str) -> Option<(Protocol, bool)> {
+        match name.to_ascii_lowercase().as_str() {
+            "" | "http" | "tcp" => Some((Self::Http1, false)),
+            "https" => Some((Self::Http1, true)),
+            "http2" | "grpc" | "triple" | "tri" => Some((Self::Http2, false)),
+            "grpcs" => Some((Self::Http2, true)),
+            "dubbo" => Some((Self::Dubbo, false)),
+            _ => None,
+        }
+    }
 }
 
 /// TLS towards the upstream. Whether its certificate is verified is a setting of the process.
@@ -419,6 +460,11 @@ pub struct GatewaySettings {
     pub disable_x_envoy_headers: bool,
 }
 
+#[expect(clippy::ref_option, reason = "the signature serde asks for")]
+fn as_shared<T: Serialize, S: Serializer>(shared: &Option<Arc<T>>, serializer: S) -> Result<S::Ok, S::Error> {
+    shared.as_deref().serialize(serializer)
+}
+
 /// Durations are shown in seconds.
 #[expect(clippy::ref_option, reason = "the signature serde asks for")]
 fn as_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -472,7 +518,7 @@ mod tests {
             name: "b".into(),
             file: PathBuf::from("b.yaml"),
         };
-        let mut service = Service { host: "b".into(), origin, ports: vec![port(80)], tls: None };
+        let mut service = Service { host: "b".into(), origin, ports: vec![port(80)], tls: None, proxy: None };
         assert_eq!(service.port(None), Some(&port(80)));
         service.ports.push(port(81));
         assert_eq!(service.port(None), None);

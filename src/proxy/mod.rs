@@ -4,7 +4,7 @@
 //! 2. `hygiene` removes what clients must not say, names the request and continues its trace
 //! 3. `context` matches the route (`route`) and chooses a destination (`upstream`)
 //! 4. `chain` runs the plugins by phase and priority; `body` reads the body if one asks for it
-//! 5. `exchange` calls the model provider when the body was read, else pingora streams through
+//! 5. `exchange` calls the model provider when the body was read, `dubbo` the service of an Http2Rpc, else pingora streams
 //! 6. `respond` runs the chain in reverse and answers
 //! 7. `finish` writes metrics and the access log line
 //!
@@ -14,14 +14,17 @@
 pub mod body;
 pub mod chain;
 pub mod context;
+pub mod dubbo;
 pub mod exchange;
 pub mod finish;
 pub mod hygiene;
 pub mod listener;
+pub mod resolve;
 pub mod respond;
 pub mod route;
 pub mod service;
 pub mod snapshot;
 pub mod span;
 pub mod tls;
+pub mod tunnel;
 pub mod upstream;

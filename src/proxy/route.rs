@@ -271,6 +271,7 @@ mod tests {
             timeout: None,
             retry: RetryPolicy::default(),
             rewrite: model::Rewrite::default(),
+            rpc: None,
         }
     }
 

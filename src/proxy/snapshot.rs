@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chain::{BuiltRule, Chain, ChainEntry};
+use super::resolve::Resolver;
 use super::route::RouteTable;
 use super::tls::Certificates;
-use super::upstream::{Resolver, Upstream, UpstreamTimeouts};
+use super::upstream::{Upstream, UpstreamTimeouts};
 use crate::config::model::{self, FailStrategy, Gateway, GatewaySettings, PluginUse};
 use crate::config::{Problem, Settings};
 use crate::plugins::Host;

@@ -1,24 +1,20 @@
 //! Upstream services as live objects: which address serves the next request, and how to talk to it.
 //!
-//! Addresses of DNS services are resolved on first use and refreshed in the background; a failed refresh keeps the old
-//! addresses. Connections are pooled by the connector, per peer.
+//! Addresses that change while a snapshot serves (DNS, registries) are read from the [`Resolver`]. Connections are pooled
+//! by the connector, per peer.
 
-use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-use parking_lot::Mutex;
 use pingora_core::protocols::{ALPN, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
 
-use crate::base::tasks::Tasks;
-use crate::config::model::{Endpoints, Protocol, Service, ServicePort, UpstreamTls};
-
-/// How long resolved addresses are used before they are looked up again.
-const DNS_REFRESH: Duration = Duration::from_secs(30);
+use super::resolve::{DnsName, Reported, Resolver};
+use super::tunnel::Tunnel;
+use crate::config::model::{ConnectProxy, Endpoints, Protocol, Service, ServicePort, UpstreamTls};
 
 /// Time limits towards upstreams.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +35,7 @@ pub struct Upstream {
     endpoints: EndpointSet,
     protocol: Protocol,
     tls: Option<UpstreamTls>,
+    proxy: Option<(ConnectProxy, Arc<DnsName>)>,
     verify_tls: bool,
     next: AtomicUsize,
 }
@@ -46,6 +43,7 @@ pub struct Upstream {
 enum EndpointSet {
     Static(Vec<SocketAddr>),
     Dns(Vec<Arc<DnsName>>),
+    Reported(Reported),
 }
 
 impl Upstream {
@@ -61,7 +59,12 @@ impl Upstream {
             Endpoints::Dns { names, port } => {
                 EndpointSet::Dns(names.iter().map(|name| resolver.name(name, *port)).collect())
             }
+            Endpoints::Discovered => EndpointSet::Reported(resolver.reported(&service.host, port.number)),
         };
+        let proxy = service.proxy.clone().map(|proxy| {
+            let name = resolver.name(&proxy.host, proxy.port);
+            (proxy, name)
+        });
         let tls = match tls_override {
             Some(false) => None,
             Some(true) => Some(service.tls.clone().unwrap_or(UpstreamTls { sni: None })),
@@ -73,6 +76,7 @@ impl Upstream {
             endpoints,
             protocol: port.protocol,
             tls,
+            proxy,
             verify_tls,
             next: AtomicUsize::new(0),
         }
@@ -86,7 +90,7 @@ impl Upstream {
     pub fn dns_authority(&self) -> Option<String> {
         match &self.endpoints {
             EndpointSet::Dns(names) => names.first().map(|name| name.host.clone()),
-            EndpointSet::Static(_) => None,
+            EndpointSet::Static(_) | EndpointSet::Reported(_) => None,
         }
     }
 
@@ -100,29 +104,30 @@ impl Upstream {
         timeouts: &UpstreamTimeouts,
         resolver: &Resolver,
     ) -> Result<HttpPeer, String> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let address = match &self.endpoints {
-            EndpointSet::Static(addresses) if addresses.is_empty() => {
-                return Err(format!("service {} has no ready endpoint", self.service));
-            }
-            EndpointSet::Static(addresses) => addresses[turn % addresses.len()],
-            EndpointSet::Dns(names) => {
-                let name = names
-                    .get(turn % names.len().max(1))
-                    .ok_or_else(|| format!("service {} names no host", self.service))?;
-                let addresses = resolver.addresses(name).await?;
-                *addresses
-                    .get(turn / names.len().max(1) % addresses.len().max(1))
-                    .ok_or_else(|| format!("{} has no address", name.host))?
-            }
-        };
+        if self.protocol == Protocol::Dubbo {
+            return Err(format!("service {} speaks dubbo; bind its route to an Http2Rpc", self.service));
+        }
         let sni = match &self.tls {
             Some(tls) => {
                 tls.sni.clone().or_else(|| self.dns_authority()).unwrap_or_else(|| host_only(authority).to_owned())
             }
             None => String::new(),
         };
-        let mut peer = HttpPeer::new(address, self.tls.is_some(), sni);
+        let mut peer = match &self.proxy {
+            None => HttpPeer::new(self.address(resolver).await?, self.tls.is_some(), sni),
+            Some((proxy, name)) => {
+                let address = self.pick(&resolver.addresses(name).await?).ok_or("the proxy has no address")?;
+                // The proxy resolves the name; what it is asked for tells its connections apart.
+                let target = format!("{sni}:{}", self.port);
+                let mut hasher = DefaultHasher::new();
+                target.hash(&mut hasher);
+                let mut peer = HttpPeer::new(address, self.tls.is_some(), sni);
+                peer.group_key = hasher.finish();
+                let tunnel = Tunnel { proxy: address, target, timeout: proxy.connect_timeout };
+                peer.options.custom_l4 = Some(Arc::new(tunnel));
+                peer
+            }
+        };
         let options = &mut peer.options;
         options.connection_timeout = Some(timeouts.connect);
         options.total_connection_timeout = Some(timeouts.connect);
@@ -143,10 +148,36 @@ impl Upstream {
         });
         options.alpn = match (self.protocol, self.tls.is_some()) {
             (Protocol::Http2, _) => ALPN::H2,
-            (Protocol::Http1, true) => ALPN::H2H1,
-            (Protocol::Http1, false) => ALPN::H1,
+            (Protocol::Http1 | Protocol::Dubbo, true) => ALPN::H2H1,
+            (Protocol::Http1 | Protocol::Dubbo, false) => ALPN::H1,
         };
         Ok(peer)
+    }
+
+    /// The address for the next attempt, round robin.
+    ///
+    /// # Errors
+    /// No endpoint, or no address for the name.
+    pub async fn address(&self, resolver: &Resolver) -> Result<SocketAddr, String> {
+        match &self.endpoints {
+            EndpointSet::Static(addresses) => self.pick(addresses),
+            EndpointSet::Reported(addresses) => self.pick(&addresses.load()),
+            EndpointSet::Dns(names) => {
+                let turn = self.next.fetch_add(1, Ordering::Relaxed);
+                let name = names
+                    .get(turn % names.len().max(1))
+                    .ok_or_else(|| format!("service {} names no host", self.service))?;
+                let addresses = resolver.addresses(name).await?;
+                let address = addresses.get(turn / names.len().max(1) % addresses.len().max(1));
+                return address.copied().ok_or_else(|| format!("{} has no address", name.host));
+            }
+        }
+        .ok_or_else(|| format!("service {} has no ready endpoint", self.service))
+    }
+
+    fn pick(&self, addresses: &[SocketAddr]) -> Option<SocketAddr> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        addresses.get(turn % addresses.len().max(1)).copied()
     }
 }
 
@@ -156,64 +187,6 @@ pub fn host_only(authority: &str) -> &str {
         return &authority[..end + 2];
     }
     authority.rsplit_once(':').map_or(authority, |(host, _)| host)
-}
-
-/// Names being resolved, shared by all snapshots so that a reload does not forget addresses.
-pub struct Resolver {
-    names: Mutex<HashMap<(String, u16), Arc<DnsName>>>,
-    tasks: Tasks,
-}
-
-struct DnsName {
-    host: String,
-    port: u16,
-    resolved: ArcSwapOption<Resolved>,
-}
-
-struct Resolved {
-    addresses: Vec<SocketAddr>,
-    at: Instant,
-}
-
-impl Resolver {
-    pub fn new(tasks: Tasks) -> Resolver {
-        Resolver { names: Mutex::new(HashMap::new()), tasks }
-    }
-
-    fn name(&self, host: &str, port: u16) -> Arc<DnsName> {
-        let mut names = self.names.lock();
-        let fresh = || Arc::new(DnsName { host: host.to_owned(), port, resolved: ArcSwapOption::empty() });
-        names.entry((host.to_owned(), port)).or_insert_with(fresh).clone()
-    }
-
-    async fn addresses(&self, name: &Arc<DnsName>) -> Result<Vec<SocketAddr>, String> {
-        if let Some(resolved) = name.resolved.load_full() {
-            if resolved.at.elapsed() > DNS_REFRESH {
-                // Mark first, so that one request of many starts the refresh.
-                name.resolved
-                    .store(Some(Arc::new(Resolved { addresses: resolved.addresses.clone(), at: Instant::now() })));
-                let name = name.clone();
-                self.tasks.spawn(async move {
-                    if let Err(error) = lookup(&name).await {
-                        tracing::warn!(host = name.host, error, "DNS refresh failed; the old addresses stay in use");
-                    }
-                });
-            }
-            return Ok(resolved.addresses.clone());
-        }
-        lookup(name).await
-    }
-}
-
-async fn lookup(name: &DnsName) -> Result<Vec<SocketAddr>, String> {
-    let found = tokio::net::lookup_host((name.host.as_str(), name.port)).await;
-    let addresses: Vec<SocketAddr> =
-        found.map_err(|error| format!("{} does not resolve: {error}", name.host))?.collect();
-    if addresses.is_empty() {
-        return Err(format!("{} has no address", name.host));
-    }
-    name.resolved.store(Some(Arc::new(Resolved { addresses: addresses.clone(), at: Instant::now() })));
-    Ok(addresses)
 }
 
 #[cfg(test)]

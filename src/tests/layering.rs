@@ -10,13 +10,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("llm", &[]),
     ("telemetry", &[]),
     ("config", &[]),
+    ("discovery", &["config"]),
     ("flywheel", &[]),
     ("routing", &[]),
+    ("rpc", &["config"]),
     ("learning", &["routing", "flywheel", "telemetry"]),
     ("plugins", &["learning", "routing", "flywheel", "config", "telemetry", "llm"]),
-    ("proxy", &["plugins", "config", "telemetry", "llm"]),
+    ("proxy", &["plugins", "rpc", "config", "telemetry", "llm"]),
     ("admin", &["telemetry"]),
-    ("server", &["admin", "proxy", "plugins", "learning", "routing", "flywheel", "config", "telemetry", "llm"]),
+    (
+        "server",
+        &["admin", "proxy", "plugins", "learning", "routing", "flywheel", "discovery", "config", "telemetry", "llm"],
+    ),
     ("cli", &["server", "proxy", "plugins", "learning", "routing", "flywheel", "config"]),
 ];
 
@@ -29,6 +34,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rusqlite", &["flywheel/"]),
     ("serde_saphyr", &["config/yaml.rs"]),
     ("notify", &["config/source/"]),
+    ("hickory_resolver", &["proxy/resolve.rs"]),
     ("clap", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("prometheus_client", &["telemetry/"]),

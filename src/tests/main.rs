@@ -14,6 +14,7 @@
 
 mod chat;
 mod config;
+mod control_plane;
 mod flywheel;
 mod harness;
 mod layering;

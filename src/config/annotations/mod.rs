@@ -36,6 +36,8 @@ pub(super) struct IngressOptions {
     pub retry: RetryPolicy,
     pub rewrite: RewriteRule,
     pub timeout: Option<Duration>,
+    /// Path of the annotation and name of an Http2Rpc.
+    pub rpc: Option<(String, String)>,
     /// The Ingress is a canary of another, which is not supported yet.
     pub is_canary: bool,
 }
@@ -48,6 +50,10 @@ impl IngressOptions {
             retry: retry::read(annotations),
             rewrite: rewrite::read(annotations),
             timeout: timeout::read(annotations),
+            rpc: annotations
+                .higress("rpc-destination-name")
+                .filter(|(_, name)| !name.trim().is_empty())
+                .map(|(key, name)| (annotations.path_of(&key), name.trim().to_owned())),
             is_canary: unsupported::read(annotations),
         };
         annotations.finish();

@@ -29,6 +29,8 @@ pub(in crate::config) struct Draft {
     /// Dotted path of the backend, for messages.
     pub field: String,
     pub targets: Vec<TargetRef>,
+    /// Key of the annotation and name of the Http2Rpc the route is bound to.
+    pub rpc: Option<(String, String)>,
 }
 
 /// A service as the Ingress names it.
@@ -184,7 +186,8 @@ impl Reader<'_> {
                 return None;
             }
         };
-        Some(Draft { route: self.route(host.clone(), path, rewrite, false), field, targets: targets? })
+        let route = self.route(host.clone(), path, rewrite, false);
+        Some(Draft { route, field, targets: targets?, rpc: self.options.rpc.clone() })
     }
 
     fn path_match(&self, written: &str, kind: Option<&str>) -> Result<PathMatch, PathFault> {
@@ -221,6 +224,7 @@ impl Reader<'_> {
             route: self.route(host.clone(), path.clone(), rewrite.clone(), true),
             field: field.clone(),
             targets: targets.clone(),
+            rpc: self.options.rpc.clone(),
         };
         hosts.iter().map(draft).collect()
     }
@@ -241,6 +245,7 @@ impl Reader<'_> {
             timeout: options.timeout,
             retry: options.retry.clone(),
             rewrite,
+            rpc: None,
         }
     }
 
