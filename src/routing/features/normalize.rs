@@ -5,9 +5,9 @@
 
 use unicode_normalization::UnicodeNormalization;
 
-/// Longest text looked at, in characters: the first and the last half of it. A prompt says what it wants at its ends,
-/// and the bound keeps a megabyte prompt as cheap as a long one.
-pub const MAX_CHARS: usize = 4096;
+/// Longest text looked at, in characters: the first and the last half of it. A prompt says what it wants at its ends, what
+/// stands between them is mostly material, and the bound keeps a megabyte prompt as cheap as a long one.
+pub const MAX_CHARS: usize = 1280;
 
 /// The ends of `text` if it is longer than [`MAX_CHARS`] characters, else all of it.
 pub fn ends(text: &str) -> (&str, &str) {
@@ -16,7 +16,7 @@ pub fn ends(text: &str) -> (&str, &str) {
     let (head, rest) = text.split_at(head_end);
     match rest.char_indices().rev().nth(half - 1) {
         Some((tail_start, _)) => (head, &rest[tail_start..]),
-        None => (head, rest),
+        None => (text, ""),
     }
 }
 
