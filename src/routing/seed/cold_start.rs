@@ -114,12 +114,9 @@ fn sizes(candidates: &[Candidate]) -> Vec<f32> {
 
 /// Billions of parameters named by a tag.
 fn parameters(tag: &str) -> Option<f64> {
-    match tag.to_ascii_lowercase().as_str() {
-        "small" | "mini" => Some(4.0),
-        "medium" => Some(14.0),
-        "large" | "max" => Some(70.0),
-        other => other.strip_suffix('b')?.parse().ok().filter(|b: &f64| b.is_finite() && *b > 0.0),
-    }
+    const NAMED: [(&str, f64); 5] = [("small", 4.0), ("mini", 4.0), ("medium", 14.0), ("large", 70.0), ("max", 70.0)];
+    let named = NAMED.into_iter().find(|(name, _)| tag.eq_ignore_ascii_case(name)).map(|(_, size)| size);
+    named.or_else(|| tag.strip_suffix(['b', 'B'])?.parse().ok().filter(|b: &f64| b.is_finite() && *b > 0.0))
 }
 
 #[cfg(test)]

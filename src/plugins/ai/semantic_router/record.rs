@@ -161,8 +161,10 @@ pub fn text_of(answered: &Answered) -> &str {
 
 /// SHA-256 of the messages as sent, hex.
 fn prompt_hash(chat: &ChatRequest) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digest = Sha256::digest(chat.messages_json().as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    let nibbles = digest.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    nibbles.map(|nibble| char::from(DIGITS[usize::from(nibble)])).collect()
 }
 
 /// There is one tenant until tenants can be configured.
