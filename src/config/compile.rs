@@ -4,12 +4,11 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use super::PluginCatalog;
-use super::higress::ingress::{BackendPort, Draft, TargetRef};
+use super::higress::ingress::Draft;
 use super::higress::secret::Secrets;
 use super::higress::{config_map, ingress, mcp_bridge, secret_refs, service, wasm_plugin};
-use super::model::{
-    Certificate, Destination, Endpoints, Gateway, GatewaySettings, HostMatch, PathMatch, Route, Service,
-};
+use super::link::link;
+use super::model::{Canary, CanaryTakes, Certificate, Gateway, GatewaySettings, HostMatch, PathMatch, Route, Service};
 use super::problem::{ObjectReport, Problem, Report};
 use super::source::RawObject;
 
@@ -110,10 +109,15 @@ fn ingresses(
     let mut certificates: Vec<Certificate> = Vec::new();
     let mut first_of: HashMap<RouteKey, usize> = HashMap::new();
     let mut certified: HashMap<String, usize> = HashMap::new();
+    let mut canaries: Vec<(Draft, CanaryTakes, ObjectReport<'_>)> = Vec::new();
     for object in objects {
         let report_on = report.on(&object.origin);
         let ingress = ingress::read(object, secrets, report);
         for draft in ingress.routes {
+            if let Some(takes) = &ingress.canary {
+                canaries.push((draft, takes.clone(), report_on));
+                continue;
+            }
             let key = route_key(&draft.route);
             match first_of.get(&key).and_then(|first| routes.get(*first)) {
                 // A second default backend for `*` is no mistake: each Ingress brings one.
@@ -149,7 +153,33 @@ fn ingresses(
             }
         }
     }
+    for (draft, takes, report_on) in canaries {
+        let base = first_of.get(&route_key(&draft.route)).and_then(|first| routes.get_mut(*first));
+        add_canary(base, draft, takes, services, report_on);
+    }
     (routes, merge(certificates))
+}
+
+/// Gives a canary its part of a route. Those that look at the request come before those that take a share.
+fn add_canary(
+    base: Option<&mut Route>,
+    draft: Draft,
+    takes: CanaryTakes,
+    services: &BTreeMap<String, Service>,
+    report: ObjectReport<'_>,
+) {
+    let Some(base) = base else {
+        return report.warn_hint(
+            &draft.field,
+            "is a canary of nothing: no other Ingress has this host, path and conditions; it has no effect",
+            "give both Ingresses the same host, path, path type and match annotations",
+        );
+    };
+    let Route { name, origin, destinations, header_control, .. } = link(draft, services, report);
+    // The share of a route's requests is still the route's in plugin rules.
+    let name = if matches!(takes, CanaryTakes::Share { .. }) { base.name.clone() } else { name };
+    base.canaries.push(Canary { name, origin, takes, destinations, header_control });
+    base.canaries.sort_by_key(|canary| matches!(canary.takes, CanaryTakes::Share { .. }));
 }
 
 /// One entry per secret instead of one per host.
@@ -179,65 +209,9 @@ fn route_key(route: &Route) -> RouteKey {
     };
     let mut methods = route.methods.clone();
     methods.sort_unstable();
+    let kind = if route.is_app_root() { "app-root" } else { kind };
     let conditions = format!("{kind}{path} {methods:?} {:?} {:?}", route.headers, route.queries);
     (route.host.clone(), route.is_default_backend, conditions)
-}
-
-/// Points a route at services. What is missing is said, and answers 503 at run time, as in Higress: a folder whose
-/// services are still to come must start.
-fn link(draft: Draft, services: &BTreeMap<String, Service>, report: ObjectReport<'_>) -> Route {
-    let Draft { mut route, field, targets } = draft;
-    for target in targets {
-        let (host, weight, tls) = match &target {
-            TargetRef::Registry(target) => (&target.host, target.weight, target.tls),
-            TargetRef::Backend { host, .. } => (host, 100, None),
-        };
-        let port = match services.get(host) {
-            Some(service) => find_port(service, &target, &field, report),
-            None => {
-                report.warn(&field, format!("there is no service `{host}`; requests to it are answered with 503"));
-                target.port_number()
-            }
-        };
-        route.destinations.push(Destination { service: host.clone(), port, weight, tls });
-    }
-    route
-}
-
-fn find_port(service: &Service, target: &TargetRef, field: &str, report: ObjectReport<'_>) -> Option<u16> {
-    let host = &service.host;
-    let number = target.port_number();
-    let found = match target {
-        TargetRef::Backend { port: BackendPort::Name(name), .. } => {
-            service.ports.iter().find(|port| port.name.as_ref() == Some(name))
-        }
-        _ => service.port(number),
-    };
-    let Some(port) = found else {
-        let ports: Vec<String> = service.ports.iter().map(|port| port.number.to_string()).collect();
-        let fault = match (number, target) {
-            (Some(number), _) => format!("has no port {number}"),
-            (None, TargetRef::Backend { port: BackendPort::Name(name), .. }) => format!("has no port named `{name}`"),
-            (None, _) => "has several ports and the destination names none".to_owned(),
-        };
-        report.warn_hint(
-            field,
-            format!("the service `{host}` {fault}; requests to it are answered with 503"),
-            format!("its ports are: {}", ports.join(", ")),
-        );
-        return number;
-    };
-    if port.endpoints == Endpoints::Static(Vec::new()) {
-        report.warn_hint(
-            field,
-            format!(
-                "the service `{host}` has no ready endpoint at port {}; requests to it are answered with 503",
-                port.number
-            ),
-            "add an EndpointSlice or Endpoints object for it",
-        );
-    }
-    Some(port.number)
 }
 
 fn report_unsupported(objects: &[RawObject], report: &Report) {

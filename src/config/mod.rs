@@ -14,6 +14,7 @@ mod compile;
 mod diff;
 mod fields;
 mod higress;
+mod link;
 pub mod model;
 mod problem;
 pub mod settings;

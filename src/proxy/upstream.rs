@@ -78,6 +78,14 @@ impl Upstream {
         }
     }
 
+    /// Whether an address is known, or may be found by its name.
+    pub fn has_endpoints(&self) -> bool {
+        match &self.endpoints {
+            EndpointSet::Static(addresses) => !addresses.is_empty(),
+            EndpointSet::Dns(names) => !names.is_empty(),
+        }
+    }
+
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
     }

@@ -184,7 +184,8 @@ impl Process {
         }
         let access_log = access_log(&settings)?;
         let spans = trace_export(&settings, &exchange, &snapshot, &tasks);
-        let gateway = Gateway { snapshot, resolver, exchange, metrics: metrics.clone(), access_log, spans };
+        let gateway =
+            Gateway { snapshot, resolver, exchange, metrics: metrics.clone(), access_log, spans, tasks: tasks.clone() };
         let (stop, stopped) = watch::channel(false);
         let token = control::admin_token(&settings.data_dir)?;
         let health = admin::Health::default();

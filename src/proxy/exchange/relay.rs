@@ -35,7 +35,7 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
     let Opened { mut upstream, peer, mut head, first, is_done, call, .. } = opened;
 
     prepare_head(session, &mut head);
-    respond::finish_head(session, ctx, &mut head);
+    respond::finish_upstream_head(session, ctx, &mut head);
     if respond::holds(session, ctx, &head) {
         let limit = ctx.snapshot.limits.max_body_bytes;
         let (end, mut body) = read_whole(&mut upstream, &mut watch, first, is_done, limit).await;
