@@ -130,10 +130,11 @@ impl Decider {
 
     fn decide(&self, text: &str) -> Decision {
         let features = extract(&Prompt::single(text));
+        let domains = self.seed.classify(&features);
         let (candidates, baseline) = (&self.setup.candidates, &self.setup.baseline);
         let predictions = match &self.serving {
-            Some(router) => with_unseen(router.predict(&features), &self.seed, &features, candidates, baseline),
-            None => cold_start(&self.seed, &features, candidates, baseline),
+            Some(router) => with_unseen(router.predict(&features), &domains, &features, candidates, baseline),
+            None => cold_start(&domains, &features, candidates, baseline),
         };
         decide(&predictions, &self.setup.policy, baseline)
     }

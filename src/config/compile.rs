@@ -1,18 +1,15 @@
 //! Raw objects to the checked model, with all problems collected. Pure: no IO, same input same output.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::PluginCatalog;
-use super::higress::ingress::{BackendPort, Draft, TargetRef};
+use super::assembly::Assembly;
 use super::higress::secret::Secrets;
-use super::higress::{config_map, http2rpc, ingress, mcp_bridge, secret_refs, service, wasm_plugin};
-use super::model::{
-    Certificate, Destination, DubboService, Endpoints, Gateway, GatewaySettings, HostMatch, PathMatch, Registry, Route,
-    Service,
-};
-use super::problem::{ObjectReport, Problem, Report};
+use super::higress::{config_map, gateway_api, http2rpc, mcp_bridge, secret_refs, service, wasm_plugin};
+use super::link::Services;
+use super::model::{Gateway, GatewaySettings, Registry, Service};
+use super::problem::{Problem, Report};
 use super::source::RawObject;
 
 /// The outcome of [`compile`].
@@ -45,7 +42,7 @@ const INERT_KINDS: &[&str] = &[
 /// What the registries have said so far.
 #[derive(Debug, Clone, Default)]
 pub struct Discovered {
-    /// Their endpoints are [`Endpoints::Discovered`].
+    /// Their endpoints are [`Endpoints::Discovered`](super::model::Endpoints::Discovered).
     pub services: Vec<Service>,
     /// Keys of the registries that have answered. While one has not, a service that is missing may still come.
     pub heard: BTreeSet<String>,
@@ -69,7 +66,11 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
     let rpcs = of_kind("Http2Rpc").filter_map(|object| http2rpc::read(object, &report)).collect();
     let may_come = registries.iter().any(|registry| !discovered.heard.contains(&registry.key()));
     let services = Services { by_host: services, rpcs, may_come };
-    let (routes, certificates) = ingresses(of_kind("Ingress").collect(), &services, &secrets, &report);
+    let mut assembly = Assembly::new(&services, &report);
+    assembly.ingresses(of_kind("Ingress").collect(), &secrets);
+    let objects_of_gateways: Vec<&RawObject> = resolved.iter().map(Cow::as_ref).collect();
+    assembly.gateway_api(gateway_api::read(&objects_of_gateways, &secrets, &report));
+    let (routes, certificates) = assembly.finish();
     let mut plugins: Vec<_> =
         of_kind("WasmPlugin").filter_map(|object| wasm_plugin::read(object, catalog, &report)).collect();
     plugins.sort_by(|a, b| {
@@ -96,25 +97,6 @@ fn resolve_references<'a>(objects: &'a [RawObject], secrets: &Secrets, report: &
         }
     };
     objects.iter().map(resolve).collect()
-}
-
-/// Everything a route can name.
-struct Services {
-    by_host: BTreeMap<String, Service>,
-    /// Http2Rpcs by name.
-    rpcs: BTreeMap<String, Arc<DubboService>>,
-    /// Registries have yet to be heard.
-    may_come: bool,
-}
-
-impl Services {
-    /// Eureka shows the names of applications in capitals whatever their owners wrote, so their case does not count.
-    fn get(&self, host: &str) -> Option<&Service> {
-        self.by_host.get(host).or_else(|| {
-            let is_eureka = host.to_ascii_lowercase().ends_with(".eureka");
-            self.by_host.values().find(|service| is_eureka && service.host.eq_ignore_ascii_case(host))
-        })
-    }
 }
 
 fn services(
@@ -158,169 +140,19 @@ fn services(
     (services, registries)
 }
 
-fn ingresses(
-    mut objects: Vec<&RawObject>,
-    services: &Services,
-    secrets: &Secrets,
-    report: &Report,
-) -> (Vec<Route>, Vec<Certificate>) {
-    objects.sort_by_key(|object| ingress::creation_order(object));
-    let mut routes: Vec<Route> = Vec::new();
-    let mut certificates: Vec<Certificate> = Vec::new();
-    let mut first_of: HashMap<RouteKey, usize> = HashMap::new();
-    let mut certified: HashMap<String, usize> = HashMap::new();
-    for object in objects {
-        let report_on = report.on(&object.origin);
-        let ingress = ingress::read(object, secrets, report);
-        for draft in ingress.routes {
-            let key = route_key(&draft.route);
-            match first_of.get(&key).and_then(|first| routes.get(*first)) {
-                // A second default backend for `*` is no mistake: each Ingress brings one.
-                Some(_) if draft.route.is_default_backend => {}
-                Some(first) => report_on.warn(
-                    &draft.field,
-                    format!(
-                        "this host, path and conditions are taken by the older {}; the route is ignored",
-                        first.origin
-                    ),
-                ),
-                None => {
-                    first_of.insert(key, routes.len());
-                    routes.push(link(draft, services, report_on));
-                }
-            }
-        }
-        for certificate in ingress.certificates {
-            let host = certificate.hosts.first().cloned().unwrap_or_default();
-            match certified.get(&host).and_then(|first| certificates.get(*first)) {
-                Some(first) if first.secret == certificate.secret => {}
-                Some(first) => report_on.warn(
-                    "spec.tls",
-                    format!(
-                        "`{host}` already has the certificate of {}; {} is not used",
-                        first.secret, certificate.secret
-                    ),
-                ),
-                None => {
-                    certified.insert(host, certificates.len());
-                    certificates.push(certificate);
-                }
-            }
-        }
-    }
-    (routes, merge(certificates))
-}
-
-/// One entry per secret instead of one per host.
-fn merge(certificates: Vec<Certificate>) -> Vec<Certificate> {
-    let mut merged: Vec<Certificate> = Vec::new();
-    let mut position: HashMap<super::model::ObjectRef, usize> = HashMap::new();
-    for certificate in certificates {
-        match position.get(&certificate.secret).and_then(|i| merged.get_mut(*i)) {
-            Some(first) => first.hosts.extend(certificate.hosts),
-            None => {
-                position.insert(certificate.secret.clone(), merged.len());
-                merged.push(certificate);
-            }
-        }
-    }
-    merged
-}
-
-type RouteKey = (HostMatch, bool, String);
-
-/// Two routes with the same key take the same requests.
-fn route_key(route: &Route) -> RouteKey {
-    let (kind, path) = match &route.path {
-        PathMatch::Exact(path) => ("=", path.as_str()),
-        PathMatch::Prefix(path) => ("^", path.as_str()),
-        PathMatch::Regex(pattern) => ("~", pattern.as_str()),
-    };
-    let mut methods = route.methods.clone();
-    methods.sort_unstable();
-    let conditions = format!("{kind}{path} {methods:?} {:?} {:?}", route.headers, route.queries);
-    (route.host.clone(), route.is_default_backend, conditions)
-}
-
-/// Points a route at services. What is missing is said, and answers 503 at run time, as in Higress: a folder whose
-/// services are still to come must start.
-fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) -> Route {
-    let Draft { mut route, field, targets, rpc } = draft;
-    if let Some((annotation, name)) = rpc {
-        route.rpc = services.rpcs.get(&name).cloned();
-        if route.rpc.is_none() {
-            report.warn(&annotation, format!("there is no usable Http2Rpc `{name}`; requests go on as they are"));
-        }
-    }
-    for target in targets {
-        let (host, weight, tls) = match &target {
-            TargetRef::Registry(target) => (&target.host, target.weight, target.tls),
-            TargetRef::Backend { host, .. } => (host, 100, None),
-        };
-        let found = services.get(host);
-        let port = match found {
-            Some(service) => find_port(service, &target, &field, report),
-            None if services.may_come && !is_of_folder(host) => target.port_number(),
-            None => {
-                report.warn(&field, format!("there is no service `{host}`; requests to it are answered with 503"));
-                target.port_number()
-            }
-        };
-        let service = found.map_or_else(|| host.clone(), |service| service.host.clone());
-        route.destinations.push(Destination { service, port, weight, tls });
-    }
-    route
-}
-
-/// Whether only the folder itself can define a service of this name.
-fn is_of_folder(host: &str) -> bool {
-    [".static", ".dns", ".svc.cluster.local"].iter().any(|suffix| host.ends_with(suffix))
-}
-
-fn find_port(service: &Service, target: &TargetRef, field: &str, report: ObjectReport<'_>) -> Option<u16> {
-    let host = &service.host;
-    let number = target.port_number();
-    let found = match target {
-        TargetRef::Backend { port: BackendPort::Name(name), .. } => {
-            service.ports.iter().find(|port| port.name.as_ref() == Some(name))
-        }
-        _ => service.port(number),
-    };
-    let Some(port) = found else {
-        let ports: Vec<String> = service.ports.iter().map(|port| port.number.to_string()).collect();
-        let fault = match (number, target) {
-            (Some(number), _) => format!("has no port {number}"),
-            (None, TargetRef::Backend { port: BackendPort::Name(name), .. }) => format!("has no port named `{name}`"),
-            (None, _) => "has several ports and the destination names none".to_owned(),
-        };
-        report.warn_hint(
-            field,
-            format!("the service `{host}` {fault}; requests to it are answered with 503"),
-            format!("its ports are: {}", ports.join(", ")),
-        );
-        return number;
-    };
-    if port.endpoints == Endpoints::Static(Vec::new()) {
-        report.warn_hint(
-            field,
-            format!(
-                "the service `{host}` has no ready endpoint at port {}; requests to it are answered with 503",
-                port.number
-            ),
-            "add an EndpointSlice or Endpoints object for it",
-        );
-    }
-    Some(port.number)
-}
-
 fn report_unsupported(objects: &[RawObject], report: &Report) {
     const READ: &[&str] = &[
         "ConfigMap",
         "EndpointSlice",
         "Endpoints",
+        "GRPCRoute",
+        "Gateway",
+        "GatewayClass",
+        "HTTPRoute",
         "Http2Rpc",
         "Ingress",
         "McpBridge",
+        "ReferenceGrant",
         "Secret",
         "Service",
         "WasmPlugin",

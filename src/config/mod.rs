@@ -9,11 +9,13 @@
 //! asks a [`PluginCatalog`]), opens no socket, and is the only one that parses YAML.
 
 mod annotations;
+mod assembly;
 mod catalog;
 mod compile;
 mod diff;
 mod fields;
 mod higress;
+mod link;
 pub mod model;
 mod problem;
 pub mod settings;

@@ -4,6 +4,7 @@
 //! parts of it. It holds no live objects (no sockets, no caches) and does no IO. Regular expressions are already compiled
 //! and addresses already parsed, so nobody downstream meets a malformed value.
 
+mod policy;
 mod registry;
 mod rpc;
 
@@ -18,6 +19,7 @@ use serde::{Serialize, Serializer};
 
 use crate::base::secret::Secret;
 
+pub use policy::*;
 pub use registry::*;
 pub use rpc::*;
 
@@ -73,16 +75,30 @@ pub struct Route {
     pub queries: Vec<QueryMatch>,
     /// Made from `spec.defaultBackend`: comes after every other route of its host.
     pub is_default_backend: bool,
-    /// Not empty. A destination whose service is absent from [`Gateway::services`] answers 503.
+    /// Empty only if every request is redirected. A destination whose service is absent from [`Gateway::services`] answers
+    /// 503.
     pub destinations: Vec<Destination>,
+    /// Parts of the traffic that go elsewhere; the first that takes a request wins, shares of all requests come last.
+    pub canaries: Vec<Canary>,
+    pub fallback: Option<Fallback>,
+    pub mirror: Option<Mirror>,
     /// Whole exchange with the upstream; `None` means [`GatewaySettings::route_timeout`].
     #[serde(serialize_with = "as_seconds")]
     pub timeout: Option<Duration>,
     pub retry: RetryPolicy,
     pub rewrite: Rewrite,
+    pub header_control: HeaderControl,
+    pub admission: Admission,
     /// Requests become calls of this Dubbo service at the destination.
     #[serde(serialize_with = "as_shared")]
     pub rpc: Option<Arc<DubboService>>,
+}
+
+impl Route {
+    /// The redirect of requests for exactly `/`, which comes before every other route of its host.
+    pub fn is_app_root(&self) -> bool {
+        self.admission.redirect.as_ref().is_some_and(Redirect::is_app_root)
+    }
 }
 
 /// Which `:authority` (without port, lower case) a route takes.

@@ -1,11 +1,11 @@
 //! How registries are asked: a request, its answer, and the one trait the process implements over its HTTP client.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderMap;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::config::model::Registry;
@@ -94,20 +94,15 @@ pub(super) async fn json(fetch: &dyn Fetch, ask: Ask) -> Result<(HeaderMap, Valu
 
 /// `a=1&b=2`, with everything encoded that could be misread.
 pub(super) fn query(pairs: &[(&str, &str)]) -> String {
-    let pairs: Vec<String> = pairs.iter().map(|(key, value)| format!("{key}={}", encode(value))).collect();
-    pairs.join("&")
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
+/// Everything but what stands for itself anywhere in a URL.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Text as one element of a path.
 pub(super) fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            // Writing to a string does not fail.
-            _ => drop(write!(encoded, "%{byte:02X}")),
-        }
-    }
-    encoded
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 #[cfg(test)]
@@ -116,6 +111,6 @@ mod tests {
 
     #[test]
     fn what_could_be_misread_is_encoded() {
-        assert_eq!(query(&[("a", "x y&z"), ("b", "providers:é")]), "a=x%20y%26z&b=providers%3A%C3%A9");
+        assert_eq!(query(&[("a", "x y&z"), ("b", "providers:é")]), "a=x+y%26z&b=providers%3A%C3%A9");
     }
 }

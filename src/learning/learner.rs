@@ -139,9 +139,11 @@ fn predictor(
 ) -> impl Fn(&FeatureVector) -> Vec<Prediction> {
     let (candidates, baseline) = (setup.candidates.clone(), setup.baseline.clone());
     move |features| match (&router, &seed) {
-        (Some(router), Some(seed)) => with_unseen(router.predict(features), seed, features, &candidates, &baseline),
+        (Some(router), Some(seed)) => {
+            with_unseen(router.predict(features), &seed.classify(features), features, &candidates, &baseline)
+        }
         (Some(router), None) => router.predict(features),
-        (None, Some(seed)) => cold_start(seed, features, &candidates, &baseline),
+        (None, Some(seed)) => cold_start(&seed.classify(features), features, &candidates, &baseline),
         (None, None) => Vec::new(),
     }
 }

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
-use crate::routing::{Candidate, FeatureVector, Policy, Prediction, Router, Seed, cold_start, with_unseen};
+use crate::routing::{Candidate, Domain, FeatureVector, Policy, Prediction, Router, Seed, cold_start, with_unseen};
 use crate::telemetry::metrics::{ByModel, Metrics};
 
 /// The seed that ships with the program, parsed on first use. `None` only if the build embedded a broken file.
@@ -42,6 +42,16 @@ pub struct Serving {
     /// Version id in the database.
     pub id: i64,
     pub router: Router,
+}
+
+/// What is expected of the candidates for one prompt.
+pub struct Outlook {
+    /// Score, latency and cost of each candidate.
+    pub predictions: Vec<Prediction>,
+    /// The version that says so; `None` is the shipped seed.
+    pub version: Option<i64>,
+    /// What the prompt is taken for, by the shipped seed.
+    pub domain: Option<Domain>,
 }
 
 /// One router by name: its serving version and the running scores of what it serves.
@@ -120,28 +130,23 @@ impl LiveRouter {
         spent.usd
     }
 
-    /// Expected score, latency and cost of each candidate, and the version that says so (`None`: the shipped seed).
-    pub fn predict(
-        &self,
-        features: &FeatureVector,
-        candidates: &[Candidate],
-        baseline: &str,
-    ) -> (Vec<Prediction>, Option<i64>) {
+    /// What to expect of each candidate for this prompt.
+    pub fn predict(&self, features: &FeatureVector, candidates: &[Candidate], baseline: &str) -> Outlook {
         let seed = SEED.as_deref();
-        match (self.serving.load_full(), seed) {
-            (Some(serving), Some(seed)) => {
-                let trained = serving.router.predict(features);
-                (with_unseen(trained, seed, features, candidates, baseline), Some(serving.id))
-            }
-            (Some(serving), None) => (serving.router.predict(features), Some(serving.id)),
-            (None, Some(seed)) => (cold_start(seed, features, candidates, baseline), None),
-            (None, None) => (Vec::new(), None),
+        let serving = self.serving.load();
+        let domains = seed.map(|seed| seed.classify(features));
+        let trained = serving.as_ref().map(|serving| serving.router.predict(features));
+        let predictions = match (trained, &domains) {
+            (Some(trained), Some(domains)) => with_unseen(trained, domains, features, candidates, baseline),
+            (Some(trained), None) => trained,
+            (None, Some(domains)) => cold_start(domains, features, candidates, baseline),
+            (None, None) => Vec::new(),
+        };
+        Outlook {
+            predictions,
+            version: serving.as_ref().map(|serving| serving.id),
+            domain: domains.map(|domains| Seed::likeliest(&domains).0),
         }
-    }
-
-    /// The domain the prompt is taken for.
-    pub fn domain(&self, features: &FeatureVector) -> Option<&'static str> {
-        SEED.as_ref().map(|seed| seed.top(features).0.name())
     }
 
     pub fn configure(&self, setup: Setup) {

@@ -389,7 +389,7 @@ fn unescape_unit<'a>(rest: &'a str, text: &mut String) -> &'a str {
 /// How many bytes can be stepped over before a quote, a backslash or a control character. Prompts are mostly this loop, so
 /// it takes eight bytes at a time: each test leaves the top bit of those bytes set that it is true for. A borrow may mark
 /// bytes above a true one too, but the lowest mark is always right.
-fn plain_prefix(bytes: &[u8]) -> usize {
+pub fn plain_prefix(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const TOPS: u64 = ONES << 7;
     let equal_to = |word: u64, byte: u8| {

@@ -4,6 +4,7 @@
 //! flywheel record, the access log and the metrics. Time is the caller's matter. Understood are OpenAI chat completions,
 //! completions and responses, and Anthropic messages; of Gemini, model and usage.
 
+mod frame;
 mod notes;
 mod upstream_error;
 mod usage;

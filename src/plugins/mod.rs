@@ -7,14 +7,18 @@
 //!
 //! One plugin is one file (or folder): head, `Config`, parsing, `impl Plugin`, tests.
 
+pub mod address;
 pub mod ai;
 pub mod auth;
 pub mod config;
+pub mod parts;
 pub mod registry;
 pub mod rules;
+pub mod security;
 pub mod state;
 #[cfg(test)]
 pub mod testing;
+pub mod values;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -151,6 +155,15 @@ impl Reply {
     pub fn header(mut self, name: HeaderName, value: &str) -> Reply {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// A text as the body; an empty one is no body, and then there is no content type either.
+    pub fn text(mut self, body: impl Into<Bytes>) -> Reply {
+        self.body = body.into();
+        if !self.body.is_empty() {
+            self.headers.push((http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain")));
         }
         self
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::config::FieldProblem;
 use super::rules::Family;
-use super::{Host, Plugin, ai, auth};
+use super::{Host, Plugin, ai, auth, security};
 use crate::config::PluginCatalog;
 use crate::config::model::Phase;
 
@@ -60,6 +60,10 @@ pub static PLUGINS: &[PluginSpec] = &[
     ai::model_router::SPEC,
     ai::model_mapper::SPEC,
     auth::key_auth::SPEC,
+    security::ip_restriction::SPEC,
+    security::cors::SPEC,
+    security::request_block::SPEC,
+    security::bot_detect::SPEC,
     ai::statistics::SPEC,
     ai::semantic_router::SPEC,
     ai::proxy::SPEC,
@@ -105,6 +109,10 @@ mod tests {
             Authn 900 model-router
             Authn 800 model-mapper
             Authn 310 key-auth
+            Authn 210 ip-restriction
+            Authz 340 cors
+            Authz 320 request-block
+            Authz 310 bot-detect
             Unspecified 900 ai-statistics
             Unspecified 860 semantic-router
             Unspecified 100 ai-proxy"#]]

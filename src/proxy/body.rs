@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::Version;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
+use pingora_timeout::timeout;
 
 use super::context::Context;
 use super::respond;
@@ -49,7 +50,7 @@ pub async fn read(session: &mut Session, ctx: &Context) -> Result<Result<Bytes, 
 
 /// Every client error here is the client's: pingora does not mark it so outside its own proxy loop.
 async fn next_piece(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
-    match tokio::time::timeout(patience, session.read_request_body()).await {
+    match timeout(patience, session.read_request_body()).await {
         Ok(read) => read.map_err(|error| error.into_down()),
         Err(_) => Err(Error::explain(ErrorType::ReadTimedout, "the request body stopped coming").into_down()),
     }

@@ -10,6 +10,7 @@ use pingora_proxy::Session;
 
 use super::body;
 use super::context::Context;
+use super::gate;
 use super::snapshot::Snapshot;
 use crate::config::model::{ObjectRef, PluginRule};
 use crate::llm::provider::Provider;
@@ -88,7 +89,7 @@ pub async fn run(session: &mut Session, ctx: &mut Context) -> pingora_error::Res
             }
         }
         if std::mem::take(&mut ctx.state.reroute)
-            && let Err(reply) = ctx.match_route(session.req_header())
+            && let Err(reply) = gate::enter(ctx, session.req_header())
         {
             return Ok(Some(reply));
         }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use pingora_http::RequestHeader;
 
+use super::arm::Arm;
 use super::respond;
 use super::route::RouteEntry;
 use super::snapshot::Snapshot;
 use super::upstream::Upstream;
+use crate::config::model::HeaderControl;
 use crate::llm::error::ErrorKind;
 use crate::plugins::rules::Place;
 use crate::plugins::{Plugin, Reply, RequestState};
@@ -21,6 +23,10 @@ pub struct Context {
     pub state: RequestState,
     pub route: Option<Arc<RouteEntry>>,
     pub upstream: Option<Arc<Upstream>>,
+    /// Position of the arm that takes the request in [`RouteEntry::arms`].
+    arm: usize,
+    /// The default backend was asked, because of the status of an answer.
+    pub has_fallen_back: bool,
     /// Plugins that saw this request, in order.
     pub ran: Vec<Arc<dyn Plugin>>,
     pub trace: Option<TraceContext>,
@@ -48,6 +54,8 @@ impl Context {
             state: RequestState::new(),
             route: None,
             upstream: None,
+            arm: 0,
+            has_fallen_back: false,
             ran: Vec::new(),
             trace: None,
             method: http::Method::GET,
@@ -83,15 +91,48 @@ impl Context {
             );
             return Err(respond::error(ErrorKind::NoRoute, message, "route_not_found"));
         };
-        let Some(destination) = entry.destination(self.state.id.sample("destination")) else {
-            let message = format!("Route \"{}\" has no destination with a weight above zero.", entry.name);
-            return Err(respond::error(ErrorKind::NoUpstream, message, "no_destination"));
-        };
-        self.state.route = entry.name.clone();
-        self.state.service = destination.service.clone();
-        self.state.service_port = destination.port;
-        self.upstream = destination.upstream.clone();
+        let arms = &entry.arms;
+        // Most routes have one arm, and need no sample to find it.
+        let share = if arms.len() > 1 { self.state.id.sample("canary") } else { 0.0 };
+        let position = Arm::choose(arms, &self.state.host, head, share);
+        let chosen = arms.get(position).and_then(|arm| {
+            let drawn = arm.destination(self.state.id.sample("destination"))?;
+            Some((arm, Arm::available(drawn, arms, entry.fallback.as_ref())))
+        });
+        match chosen {
+            Some((arm, destination)) => {
+                self.state.route = arm.name.clone();
+                self.state.service = destination.service.clone();
+                self.state.service_port = destination.port;
+                self.upstream = destination.upstream.clone();
+            }
+            // A redirect needs no destination.
+            None if entry.route.admission.redirect.is_some() => self.state.route = Arc::from(entry.route.name.as_str()),
+            None => {
+                let message = format!("Route \"{}\" has no destination with a weight above zero.", entry.route.name);
+                return Err(respond::error(ErrorKind::NoUpstream, message, "no_destination"));
+            }
+        }
+        self.arm = position;
         self.route = Some(entry.clone());
         Ok(())
+    }
+
+    /// What is changed in headers on the way to and from the upstream.
+    pub fn header_control(&self) -> Option<&HeaderControl> {
+        self.route.as_ref()?.arms.get(self.arm).map(|arm| &arm.header_control)
+    }
+
+    /// Sends the request to the route's default backend from here on; `false` if there is none or it has been asked.
+    pub fn fall_back(&mut self) -> bool {
+        let Some(fallback) = self.route.as_ref().and_then(|route| route.fallback.as_ref()) else { return false };
+        if self.has_fallen_back {
+            return false;
+        }
+        self.has_fallen_back = true;
+        self.state.service = fallback.service.clone();
+        self.state.service_port = fallback.port;
+        self.upstream = fallback.upstream.clone();
+        true
     }
 }

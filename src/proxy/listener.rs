@@ -29,6 +29,9 @@ use super::tls::SniResolver;
 const READ_BUFFER: usize = 16 * 1024;
 const WRITE_BUFFER: usize = 4 * 1024;
 
+/// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
 /// A bound socket that does not accept yet.
 pub struct Bound {
     pub address: SocketAddr,
@@ -49,6 +52,8 @@ impl Bound {
     /// The socket has no address or cannot be made non-blocking.
     pub fn from_socket(socket: TcpListener) -> io::Result<Bound> {
         socket.set_nonblocking(true)?;
+        // The standard library asks for 128; beyond it the kernel makes a burst of new clients wait a second or resets them.
+        socket2::SockRef::from(&socket).listen(BACKLOG)?;
         Ok(Bound { address: socket.local_addr()?, socket })
     }
 }

@@ -2,25 +2,35 @@
 //!
 //! 1. `listener` accepts, `tls` picks the certificate by SNI
 //! 2. `hygiene` removes what clients must not say, names the request and continues its trace
-//! 3. `context` matches the route (`route`) and chooses a destination (`upstream`)
+//! 3. `gate` matches the route (`route`, `context`), chooses arm and destination (`arm`), and asks what the route demands:
+//!    an allowed address, a token (`limit`), https; it answers preflight requests (`cors`) and redirects
 //! 4. `chain` runs the plugins by phase and priority; `body` reads the body if one asks for it
-//! 5. `exchange` calls the model provider when the body was read, `dubbo` the service of an Http2Rpc, else pingora streams
+//! 5. `outgoing` changes the head as the route says; `exchange` sends it when the body was read (model calls, for one), `dubbo`
+//!    calls the service of an Http2Rpc, else pingora streams through (`retry` decides about another attempt); `upstream` and
+//!    `resolve` know the addresses, `mirror` sends copies
 //! 6. `respond` runs the chain in reverse and answers
 //! 7. `finish` writes metrics and the access log line
 //!
 //! `service` calls these stages in this order (a test compares this list with its stage table). `snapshot` is the
 //! configuration a request runs under. Nothing here knows what a plugin does or where configuration comes from.
 
+pub mod arm;
 pub mod body;
 pub mod chain;
 pub mod context;
+pub mod cors;
 pub mod dubbo;
 pub mod exchange;
 pub mod finish;
+pub mod gate;
 pub mod hygiene;
+pub mod limit;
 pub mod listener;
+pub mod mirror;
+pub mod outgoing;
 pub mod resolve;
 pub mod respond;
+pub mod retry;
 pub mod route;
 pub mod service;
 pub mod snapshot;

@@ -9,6 +9,7 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::context::Context;
+use super::{cors, outgoing};
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::plugins::{Reply, Request};
 
@@ -59,6 +60,12 @@ pub async fn write(session: &mut Session, ctx: &mut Context, reply: Reply) -> Re
     Ok(())
 }
 
+/// What the answer of an upstream gets before it goes out.
+pub fn finish_upstream_head(session: &mut Session, ctx: &mut Context, head: &mut ResponseHeader) {
+    outgoing::finish(head, ctx);
+    finish_head(session, ctx, head);
+}
+
 /// What every answer gets before it goes out: headers that plugins asked for, then the chain in reverse.
 pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut ResponseHeader) {
     for (name, value) in std::mem::take(&mut ctx.state.reply_headers) {
@@ -68,6 +75,9 @@ pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut Response
     for plugin in ctx.ran.iter().rev() {
         let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
         plugin.on_response_headers(&mut request, head);
+    }
+    if let Some(cors) = ctx.route.as_ref().and_then(|entry| entry.route.admission.cors.as_ref()) {
+        cors::decorate(cors, session.req_header(), head);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which route takes a request: host first, then path in Higress' order, then conditions.
 //!
-//! Order inside a host: Exact before Prefix before regular expression, longer paths first, the bare `/` and default
+//! Order inside a host: the root of an application (`app-root`), Exact before Prefix before regular expression, longer paths first, the bare `/` and default
 //! backends last; for one path, routes that name methods come first (fewer methods earlier), then more headers, then more
 //! query conditions, then the older object. Exact paths and prefixes are hash lookups, so the cost does not grow with the
 //! number of routes.
@@ -11,42 +11,22 @@ use std::time::Duration;
 
 use pingora_http::RequestHeader;
 
+use super::arm::{Arm, Destination, arms};
+use super::limit::{Limiter, Limiters};
 use super::upstream::Upstream;
-use crate::config::model::{Gateway, HeaderMatch, HostMatch, PathMatch, QueryMatch, RetryPolicy, Route};
+use crate::config::model::{self, Gateway, HeaderMatch, HostMatch, PathMatch, QueryMatch, RetryPolicy, Route};
 
-/// A route with its live upstreams.
+/// A route with its live parts.
 pub struct RouteEntry {
-    pub name: Arc<str>,
     pub route: Route,
-    pub destinations: Vec<Destination>,
+    /// The route's own destinations come last; see [`Arm::choose`].
+    pub arms: Vec<Arm>,
+    pub fallback: Option<Destination>,
+    pub limiter: Option<Arc<Limiter>>,
     pub timeout: Option<Duration>,
-    total_weight: u32,
-}
-
-/// One weighted destination; `upstream` is absent when the service does not exist (503).
-pub struct Destination {
-    pub service: Arc<str>,
-    pub port: Option<u16>,
-    pub weight: u32,
-    pub upstream: Option<Arc<Upstream>>,
 }
 
 impl RouteEntry {
-    /// Picks a destination by weight. `sample` is uniform in `0..1`.
-    pub fn destination(&self, sample: f64) -> Option<&Destination> {
-        if self.total_weight == 0 {
-            return None;
-        }
-        let mut left = sample * f64::from(self.total_weight);
-        for destination in &self.destinations {
-            left -= f64::from(destination.weight);
-            if left < 0.0 && destination.weight > 0 {
-                return Some(destination);
-            }
-        }
-        self.destinations.iter().rev().find(|destination| destination.weight > 0)
-    }
-
     pub fn retry(&self) -> &RetryPolicy {
         &self.route.retry
     }
@@ -60,6 +40,7 @@ pub struct RouteTable {
     suffixes: Vec<(String, HostRoutes)>,
     any: HostRoutes,
     n_routes: usize,
+    limiters: Limiters,
 }
 
 #[derive(Default)]
@@ -79,29 +60,21 @@ struct PathMap {
 }
 
 impl RouteTable {
-    /// `upstream` finds the live upstream of a destination.
+    /// `upstream` finds the live upstream of a destination; rate limits of `before` go on.
     pub fn build(
         gateway: &Gateway,
+        before: &RouteTable,
         upstream: impl Fn(&crate::config::model::Destination) -> Option<Arc<Upstream>>,
     ) -> RouteTable {
         let mut table = RouteTable { n_routes: gateway.routes.len(), ..RouteTable::default() };
         let mut suffixes: HashMap<String, HostRoutes> = HashMap::new();
         for route in &gateway.routes {
-            let destinations: Vec<Destination> = route
-                .destinations
-                .iter()
-                .map(|destination| Destination {
-                    service: Arc::from(destination.service.as_str()),
-                    port: destination.port,
-                    weight: destination.weight,
-                    upstream: upstream(destination),
-                })
-                .collect();
+            let live = |destination: &model::Destination| Destination::new(destination, upstream(destination));
             let entry = Arc::new(RouteEntry {
-                name: Arc::from(route.name.as_str()),
+                arms: arms(route, live),
+                fallback: route.fallback.as_ref().map(|fallback| live(&fallback.destination)),
+                limiter: table.limiters.of(route, &before.limiters),
                 timeout: route.timeout.or(gateway.settings.route_timeout),
-                total_weight: destinations.iter().map(|destination| destination.weight).sum(),
-                destinations,
                 route: route.clone(),
             });
             let host = match &route.host {
@@ -125,16 +98,11 @@ impl RouteTable {
         self.n_routes == 0
     }
 
-    /// `host` without port, lower case. Only the most specific host that has routes is looked at, as Envoy does.
+    /// `host` without port, lower case. A less specific host takes what no route of a more specific one does.
     pub fn find(&self, host: &str, head: &RequestHeader) -> Option<&Arc<RouteEntry>> {
-        let routes = self
-            .exact
-            .get(host)
-            .or_else(|| {
-                self.suffixes.iter().find(|(suffix, _)| host.ends_with(suffix.as_str())).map(|(_, routes)| routes)
-            })
-            .unwrap_or(&self.any);
-        routes.find(host, head)
+        let suffixes = self.suffixes.iter().filter(|(suffix, _)| host.ends_with(suffix.as_str()));
+        let mut hosts = self.exact.get(host).into_iter().chain(suffixes.map(|(_, routes)| routes)).chain([&self.any]);
+        hosts.find_map(|routes| routes.find(host, head))
     }
 
     fn hosts_mut(&mut self) -> impl Iterator<Item = &mut HostRoutes> {
@@ -145,7 +113,7 @@ impl RouteTable {
 impl HostRoutes {
     fn insert(&mut self, entry: Arc<RouteEntry>) {
         let route = &entry.route;
-        let conditioned = !(route.headers.is_empty() && route.queries.is_empty() && route.methods.is_empty());
+        let conditioned = n_headers(route) > 0 || !route.queries.is_empty() || !route.methods.is_empty();
         match &route.path {
             _ if route.is_default_backend => self.default_backends.push(entry),
             PathMatch::Prefix(path) if path == "/" && !conditioned => self.plain_roots.push(entry),
@@ -213,11 +181,17 @@ impl PathMap {
     }
 }
 
+/// Conditions on headers. That on the scheme says at which listener the route is, and makes it no more specific.
+fn n_headers(route: &Route) -> usize {
+    route.headers.iter().filter(|condition| condition.name != ":scheme").count()
+}
+
 /// Sort key among routes of one path; smaller comes first.
-fn rank(entry: &Arc<RouteEntry>) -> (usize, std::cmp::Reverse<usize>, std::cmp::Reverse<usize>) {
+fn rank(entry: &Arc<RouteEntry>) -> (bool, usize, std::cmp::Reverse<usize>, std::cmp::Reverse<usize>) {
     let route = &entry.route;
     let methods = if route.methods.is_empty() { usize::MAX } else { route.methods.len() };
-    (methods, std::cmp::Reverse(route.headers.len()), std::cmp::Reverse(route.queries.len()))
+    let (headers, queries) = (std::cmp::Reverse(n_headers(route)), std::cmp::Reverse(route.queries.len()));
+    (!route.is_app_root(), methods, headers, queries)
 }
 
 fn conditions_hold(route: &Route, host: &str, head: &RequestHeader) -> bool {
@@ -226,11 +200,14 @@ fn conditions_hold(route: &Route, host: &str, head: &RequestHeader) -> bool {
         && route.queries.iter().all(|condition| query_holds(condition, head.uri.query().unwrap_or_default()))
 }
 
-fn header_holds(condition: &HeaderMatch, host: &str, head: &RequestHeader) -> bool {
+/// Whether a condition on a header, or pseudo header, holds.
+pub fn header_holds(condition: &HeaderMatch, host: &str, head: &RequestHeader) -> bool {
     let matches = |value: &str| condition.value.is_match(value);
     match condition.name.as_str() {
         ":authority" => matches(host),
         ":method" => matches(head.method.as_str()),
+        // `hygiene` says in this header how the client came.
+        ":scheme" => head.headers.get("x-forwarded-proto").is_some_and(|value| value.to_str().is_ok_and(matches)),
         ":path" => matches(head.uri.path_and_query().map_or("/", |path| path.as_str())),
         name => head.headers.get_all(name).iter().any(|value| value.to_str().is_ok_and(matches)),
     }
@@ -248,7 +225,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::model::{self, ObjectRef, Pattern, StringMatch};
+    use crate::config::model::{ObjectRef, Pattern, StringMatch};
 
     fn route(name: &str, host: HostMatch, path: PathMatch) -> Route {
         let origin = ObjectRef {
@@ -268,20 +245,25 @@ mod tests {
             queries: vec![],
             is_default_backend: false,
             destinations: vec![model::Destination { service: "a.static".into(), port: None, weight: 1, tls: None }],
+            canaries: vec![],
+            fallback: None,
+            mirror: None,
             timeout: None,
             retry: RetryPolicy::default(),
             rewrite: model::Rewrite::default(),
+            header_control: model::HeaderControl::default(),
+            admission: model::Admission::default(),
             rpc: None,
         }
     }
 
     fn check(routes: Vec<Route>, host: &str, path: &str, headers: &[(&'static str, &str)], expected: Option<&str>) {
-        let table = RouteTable::build(&Gateway { routes, ..Gateway::default() }, |_| None);
+        let table = RouteTable::build(&Gateway { routes, ..Gateway::default() }, &RouteTable::default(), |_| None);
         let mut head = RequestHeader::build("GET", path.as_bytes(), None).unwrap();
         for (name, value) in headers {
             head.insert_header(*name, *value).unwrap();
         }
-        assert_eq!(table.find(host, &head).map(|entry| &*entry.name), expected, "{host}{path}");
+        assert_eq!(table.find(host, &head).map(|entry| entry.route.name.as_str()), expected, "{host}{path}");
     }
 
     fn prefix(path: &str) -> PathMatch {
@@ -289,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_host_wins_and_others_are_not_consulted() {
+    fn the_most_specific_host_with_a_route_wins() {
         let routes = || {
             vec![
                 route("any", HostMatch::Any, prefix("/")),
@@ -299,7 +281,7 @@ mod tests {
             ]
         };
         check(routes(), "x.a.com", "/only", &[], Some("exact"));
-        check(routes(), "x.a.com", "/else", &[], None);
+        check(routes(), "x.a.com", "/else", &[], Some("wild"));
         check(routes(), "y.a.com", "/", &[], Some("wild"));
         check(routes(), "y.b.a.com", "/", &[], Some("wilder"));
         check(routes(), "a.com", "/", &[], Some("any"));
@@ -335,25 +317,21 @@ mod tests {
     }
 
     #[test]
+    fn the_scheme_keeps_routes_apart_and_counts_for_nothing_else() {
+        let mut tls = route("tls", HostMatch::Any, prefix("/"));
+        tls.headers = vec![HeaderMatch { name: ":scheme".into(), value: StringMatch::Exact("https".into()) }];
+        let regex = route("regex", HostMatch::Any, PathMatch::Regex(Pattern::full("/v[0-9]+").unwrap()));
+        let routes = || vec![tls.clone(), regex.clone()];
+        check(routes(), "h", "/v1", &[("x-forwarded-proto", "https")], Some("regex"));
+        check(routes(), "h", "/x", &[("x-forwarded-proto", "https")], Some("tls"));
+        check(routes(), "h", "/x", &[("x-forwarded-proto", "http")], None);
+    }
+
+    #[test]
     fn case_is_ignored_only_where_asked() {
         let mut folded = route("folded", HostMatch::Any, prefix("/Api"));
         folded.ignore_path_case = true;
         check(vec![folded], "h", "/aPI/x", &[], Some("folded"));
         check(vec![route("strict", HostMatch::Any, prefix("/Api"))], "h", "/api/x", &[], None);
-    }
-
-    #[test]
-    fn weights_split_the_samples() {
-        let mut split = route("split", HostMatch::Any, prefix("/"));
-        split.destinations = vec![
-            model::Destination { service: "a".into(), port: None, weight: 0, tls: None },
-            model::Destination { service: "b".into(), port: None, weight: 20, tls: None },
-            model::Destination { service: "c".into(), port: None, weight: 80, tls: None },
-        ];
-        let table = RouteTable::build(&Gateway { routes: vec![split], ..Gateway::default() }, |_| None);
-        let head = RequestHeader::build("GET", b"/", None).unwrap();
-        let entry = table.find("h", &head).unwrap();
-        let n_b = (0..1000).filter(|i| &*entry.destination(f64::from(*i) / 1000.0).unwrap().service == "b").count();
-        assert_eq!(n_b, 200);
     }
 }

@@ -16,8 +16,8 @@ use super::dubbo::Dubbo;
 use super::exchange::Exchange;
 use super::resolve::Resolver;
 use super::snapshot::Snapshot;
-use super::{body, chain, finish, hygiene, respond};
-use crate::config::model::{PathRewrite, RetryOn};
+use super::{body, chain, finish, gate, hygiene, mirror, outgoing, respond, retry};
+use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -32,10 +32,12 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
     pub spans: SpanSink,
+    /// For copies of requests.
+    pub tasks: Tasks,
 }
 
 /// The stages of a request in the order [`Gateway`] runs them; the list in the module documentation is checked against it.
-pub const STAGES: &[&str] = &["listener", "hygiene", "context", "chain", "exchange", "respond", "finish"];
+pub const STAGES: &[&str] = &["listener", "hygiene", "gate", "chain", "outgoing", "respond", "finish"];
 
 impl Gateway {
     /// Everything before the upstream: admit, match, run the chain. `Some` is an answer to give now.
@@ -43,7 +45,7 @@ impl Gateway {
         if let Err(reply) = hygiene::admit(session, ctx) {
             return Ok(Some(reply));
         }
-        if let Err(reply) = ctx.match_route(session.req_header()) {
+        if let Err(reply) = gate::enter(ctx, session.req_header()) {
             return Ok(Some(reply));
         }
         chain::run(session, ctx).await
@@ -79,7 +81,7 @@ impl ProxyHttp for Gateway {
             // A compressed answer would tell the plugins nothing.
             session.req_header_mut().remove_header(&http::header::ACCEPT_ENCODING);
         }
-        if is_held && ctx.state.body.is_none() {
+        if (is_held || mirror::wants_body(session, ctx)) && ctx.state.body.is_none() {
             match body::read(session, ctx).await? {
                 Ok(whole) => ctx.state.body = Some(whole),
                 Err(reply) => {
@@ -88,6 +90,7 @@ impl ProxyHttp for Gateway {
                 }
             }
         }
+        mirror::send(self, session, ctx);
         if ctx.state.body.is_some() {
             self.exchange.serve(session, ctx).await?;
             return Ok(true);
@@ -123,10 +126,16 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if let Some(route) = &ctx.route {
-            rewrite(request, route)?;
-        }
-        Ok(())
+        outgoing::prepare(request, ctx)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        retry::after_answer(session, ctx, response.status.as_u16())
     }
 
     async fn response_filter(
@@ -138,7 +147,7 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
-        respond::finish_head(session, ctx, response);
+        respond::finish_upstream_head(session, ctx, response);
         Ok(())
     }
 
@@ -160,7 +169,20 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        error.set_retry(may_retry(session, ctx, RetryOn::ConnectFailure));
+        error.set_retry(retry::after_no_connection(session, ctx));
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Context,
+        is_reused: bool,
+    ) -> Box<Error> {
+        let again = retry::after_failure(session, ctx, &error, is_reused);
+        error.set_retry(again);
         error
     }
 
@@ -191,14 +213,6 @@ impl ProxyHttp for Gateway {
     }
 }
 
-/// Whether the route allows one more attempt after this kind of failure.
-fn may_retry(session: &Session, ctx: &Context, reason: RetryOn) -> bool {
-    let Some(route) = &ctx.route else { return false };
-    let retry = route.retry();
-    let safe = retry.non_idempotent || session.req_header().method.is_idempotent();
-    ctx.tries <= retry.attempts && safe && retry.on.contains(&reason)
-}
-
 /// Error class and log detail; `None` when the client itself went away.
 fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
     match (error.etype(), error.esource()) {
@@ -225,36 +239,6 @@ fn explain(kind: ErrorKind) -> &'static str {
         ErrorKind::BodyTooLarge => "the request body is over the limit.",
         _ => "the gateway failed to proxy the request; its log has the cause.",
     }
-}
-
-/// Applies the route's rewrite to the head that goes upstream.
-pub fn rewrite(request: &mut RequestHeader, route: &super::route::RouteEntry) -> Result<()> {
-    let rewrite = &route.route.rewrite;
-    if let Some(host) = &rewrite.host {
-        request.insert_header(http::header::HOST, host.as_str())?;
-    }
-    let Some(path_rewrite) = &rewrite.path else { return Ok(()) };
-    let path = request.uri.path();
-    let path = match path_rewrite {
-        PathRewrite::Full(to) => to.clone(),
-        PathRewrite::Prefix { from, to, .. } => {
-            let rest = path.get(from.trim_end_matches('/').len()..).unwrap_or_default();
-            let rest = rest.trim_start_matches('/');
-            match (to.trim_end_matches('/'), rest) {
-                ("", "") => "/".to_owned(),
-                (_, "") => to.clone(),
-                (base, rest) => format!("{base}/{rest}"),
-            }
-        }
-        PathRewrite::Regex { pattern, substitution } => {
-            pattern.regex().replace_all(path, substitution.as_str()).into_owned()
-        }
-    };
-    let full = match request.uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path,
-    };
-    request.set_raw_path(full.as_bytes())
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ impl Snapshot {
         }
     }
 
-    /// Builds the running form of `gateway`.
+    /// Builds the running form of `gateway`. Counters that must survive a reload are taken over from `before`.
     ///
     /// # Errors
     /// Every plugin configuration and certificate that cannot be used, with object and field.
@@ -88,6 +88,7 @@ impl Snapshot {
         settings: &Settings,
         host: &Arc<dyn Host>,
         resolver: &Resolver,
+        before: &Snapshot,
     ) -> Result<Snapshot, Vec<Problem>> {
         let limits = Limits::merge(settings, &gateway.settings);
         let mut problems = Vec::new();
@@ -121,7 +122,7 @@ impl Snapshot {
                 overridden => Some(Arc::new(Upstream::new(service, port, overridden, limits.verify_tls, resolver))),
             }
         };
-        let routes = RouteTable::build(gateway, find);
+        let routes = RouteTable::build(gateway, &before.routes, find);
         Ok(Snapshot {
             number,
             routes,

@@ -82,6 +82,15 @@ impl Upstream {
         }
     }
 
+    /// Whether an address is known, or may be found by its name.
+    pub fn has_endpoints(&self) -> bool {
+        match &self.endpoints {
+            EndpointSet::Static(addresses) => !addresses.is_empty(),
+            EndpointSet::Dns(names) => !names.is_empty(),
+            EndpointSet::Reported(addresses) => !addresses.load().is_empty(),
+        }
+    }
+
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
     }

@@ -1,5 +1,6 @@
 //! From an HTTP request to a call: which method it means, and where its arguments are.
 
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use crate::config::model::{AttachedHeaders, DubboMethod, DubboParam, DubboService, ParamSource};
@@ -73,8 +74,8 @@ pub fn call<'a>(service: &'a DubboService, source: &Source<'_>) -> Result<Call<'
                 typed(value, param, "path variable")?
             }
             ParamSource::Query => {
-                let found = pairs(source.query).find(|(name, _)| *name == param.key);
-                typed(found.map(|(_, value)| value), param, "query parameter")?
+                let found = form_urlencoded::parse(source.query.as_bytes()).find(|(name, _)| *name == param.key);
+                typed(found.map(|(_, value)| value.into_owned()), param, "query parameter")?
             }
             ParamSource::Header => {
                 let found = source.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(&param.key));
@@ -98,7 +99,8 @@ fn find<'a>(service: &'a DubboService, source: &Source<'_>) -> Option<(&'a Dubbo
     service.methods.iter().filter(|method| method.http_methods.iter().any(|it| it == source.method)).find_map(
         |method| {
             let captures = method.path.regex().captures(source.path)?;
-            let values = captures.iter().skip(1).map(|group| decode(group.map_or("", |group| group.as_str()), false));
+            let texts = captures.iter().skip(1).map(|group| group.map_or("", |group| group.as_str()));
+            let values = texts.map(|text| percent_decode_str(text).decode_utf8_lossy().into_owned());
             Some((method, method.variables.iter().map(String::as_str).zip(values).collect()))
         },
     )
@@ -145,38 +147,6 @@ fn attachments(headers: &AttachedHeaders, source: &Source<'_>) -> Result<Vec<(St
             })
             .collect(),
     }
-}
-
-/// The pairs of a query, decoded.
-fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
-    query.split('&').map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decode(name, true), decode(value, true))
-    })
-}
-
-/// Percent-encoding; in forms and queries a plus is a space.
-fn decode(text: &str, is_form: bool) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let hex = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let code = match tail {
-            [high, low, ..] if *first == b'%' => hex(*high).zip(hex(*low)).map(|(high, low)| high * 16 + low),
-            _ => None,
-        };
-        match code {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(if is_form && *first == b'+' { b' ' } else { *first });
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

@@ -207,6 +207,7 @@ impl Process {
             metrics: metrics.clone(),
             access_log,
             spans,
+            tasks: tasks.clone(),
         };
         let (stop, stopped) = watch::channel(false);
         let token = control::admin_token(&settings.data_dir)?;

@@ -127,7 +127,14 @@ impl Reloader {
         let built = if has_errors {
             Err(Vec::new())
         } else {
-            Snapshot::build(number, &compiled.gateway, &self.settings, &self.host, &self.resolver)
+            Snapshot::build(
+                number,
+                &compiled.gateway,
+                &self.settings,
+                &self.host,
+                &self.resolver,
+                &self.snapshot.load(),
+            )
         };
         for problem in &problems {
             tracing::warn!(%problem, "Configuration");

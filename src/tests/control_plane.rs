@@ -1,4 +1,5 @@
-//! Services that are found at run time, calls of Dubbo services, and the history of the configuration.
+//! Services that are found at run time, calls of Dubbo services, routes of the Gateway API, and the history of the
+//! configuration.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -225,6 +226,61 @@ async fn a_service_behind_a_proxy_is_asked_for_with_connect() {
         asked[0].starts_with("CONNECT api.example.com:8443 HTTP/1.1\r\nHost: api.example.com:8443\r\n"),
         "{asked:?}"
     );
+}
+
+#[tokio::test]
+async fn routes_of_the_gateway_api_rewrite_redirect_split_and_mirror() {
+    let (a, b, copy) = (saying("a").await, saying("b").await, saying("copy").await);
+    let folder = Folder::new();
+    folder.services(&[("a", a.address), ("b", b.address), ("copy", copy.address)]);
+    let group = "gateway.networking.k8s.io";
+    let object = |kind: &str, name: &str, spec: Value| json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": {"name": name}, "spec": spec});
+    folder.write(
+        "gatewayclasses/own.yaml",
+        &object("GatewayClass", "own", json!({"controllerName": "higress.io/gateway-controller"})),
+    );
+    let listeners = json!([{"name": "http", "port": 80, "protocol": "HTTP"},
+        {"name": "https", "port": 443, "protocol": "HTTPS", "tls": {}}]);
+    folder.write(
+        "gateways/web.yaml",
+        &object("Gateway", "web", json!({"gatewayClassName": "own", "listeners": listeners})),
+    );
+    let service = |name: &str, weight: u32| json!({"group": "networking.higress.io", "kind": "Service", "name": name, "port": 80, "weight": weight});
+    let prefix = |path: &str| json!([{"path": {"type": "PathPrefix", "value": path}}]);
+    let route = |name: &str, section: &str, rules: Value| {
+        let spec = json!({"parentRefs": [{"name": "web", "sectionName": section}], "rules": rules});
+        folder.write(&format!("httproutes/{name}.yaml"), &object("HTTPRoute", name, spec));
+    };
+    route(
+        "shop",
+        "http",
+        json!([
+        {"matches": prefix("/cart"), "backendRefs": [service("a.static", 1), service("b.static", 0)], "filters": [
+            {"type": "URLRewrite", "urlRewrite": {"hostname": "inner.local", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/v2"}}},
+            {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-set", "value": "1"}], "remove": ["x-drop"]}},
+            {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"add": [{"name": "x-added", "value": "2"}]}},
+            {"type": "RequestMirror", "requestMirror": {"backendRef": service("copy.static", 1)}}]},
+        {"matches": prefix("/old"), "filters": [{"type": "RequestRedirect", "requestRedirect": {
+            "scheme": "https", "port": 8443, "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/new"}, "statusCode": 308}}]},
+        {"matches": [{"path": {"value": "/"}, "headers": [{"name": "x-version", "value": "b"}]}], "backendRefs": [service("b.static", 1)]}]),
+    );
+    route("tls", "https", json!([{"matches": prefix("/"), "backendRefs": [service("a.static", 1)]}]));
+    let gateway = Gateway::start(folder);
+    let get = async |path: &str, headers: &[(&str, &str)]| send(gateway.http, "GET", path, headers, "".into()).await;
+    let answer = get("/cart/7?x=1", &[("x-drop", "y")]).await;
+    assert_eq!((answer.status, answer.header("x-added")), (200, Some("2")), "{}", answer.text());
+    let seen = a.last();
+    assert_eq!((seen.path.as_str(), seen.headers["host"].as_str()), ("/v2/7?x=1", "inner.local"));
+    assert_eq!(
+        (seen.headers.get("x-set").map(String::as_str), seen.headers.contains_key("x-drop")),
+        (Some("1"), false)
+    );
+    eventually("the copy", || (copy.n_calls() == 1).then_some(()));
+    let answer = get("/old/page?x=1", &[]).await;
+    assert_eq!((answer.status, answer.header("location")), (308, Some("https://127.0.0.1:8443/new/page?x=1")));
+    assert_eq!(get("/any", &[("x-version", "b")]).await.json(), "b");
+    assert_eq!(get("/any", &[]).await.status, 404, "the other route is for https only");
+    assert_eq!((a.n_calls(), b.n_calls()), (1, 1));
 }
 
 #[tokio::test]

@@ -367,6 +367,8 @@ impl Upstream {
         R: Future<Output = Response> + Send + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // A thousand connections may come at once.
+        socket2::SockRef::from(&listener).listen(4096).unwrap();
         let address = listener.local_addr().unwrap();
         let n_calls = Arc::new(AtomicUsize::new(0));
         let last = Arc::new(parking_lot::Mutex::new(None));

@@ -38,6 +38,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("clap", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("prometheus_client", &["telemetry/"]),
+    ("governor", &["proxy/limit.rs"]),
     ("rustls", &["proxy/tls.rs"]),
 ];
 

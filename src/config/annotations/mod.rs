@@ -4,10 +4,18 @@
 //! Prefixes as in Higress `pkg/ingress/kube/annotations/parser.go`: `nginx.ingress.kubernetes.io/` is read first where a
 //! key allows both, then `higress.io/`.
 
+mod canary;
+mod cors;
 mod destination;
+mod fallback;
+mod headers;
 mod matching;
+mod mirror;
+mod rate_limit;
+mod redirect;
 mod retry;
 mod rewrite;
+mod sources;
 mod timeout;
 mod unsupported;
 
@@ -16,13 +24,17 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::model::RetryPolicy;
+use super::model::{CanaryTakes, Cors, HeaderControl, RateLimit, RetryPolicy};
 use super::problem::ObjectReport;
 use super::suggest::did_you_mean;
 
 pub(super) use destination::Target;
+pub(super) use fallback::FallbackRule;
 pub(super) use matching::{Matches, reason};
+pub(super) use mirror::{MirrorRule, MirrorTarget};
+pub(super) use redirect::Redirects;
 pub(super) use rewrite::RewriteRule;
+pub(super) use sources::Sources;
 
 const HIGRESS: &str = "higress.io/";
 const NGINX: &str = "nginx.ingress.kubernetes.io/";
@@ -38,8 +50,15 @@ pub(super) struct IngressOptions {
     pub timeout: Option<Duration>,
     /// Path of the annotation and name of an Http2Rpc.
     pub rpc: Option<(String, String)>,
-    /// The Ingress is a canary of another, which is not supported yet.
-    pub is_canary: bool,
+    /// The Ingress takes part of the requests of another.
+    pub canary: Option<CanaryTakes>,
+    pub cors: Option<Cors>,
+    pub fallback: Option<FallbackRule>,
+    pub header_control: HeaderControl,
+    pub mirror: Option<MirrorRule>,
+    pub rate_limit: Option<RateLimit>,
+    pub redirects: Redirects,
+    pub sources: Sources,
 }
 
 impl IngressOptions {
@@ -54,8 +73,16 @@ impl IngressOptions {
                 .higress("rpc-destination-name")
                 .filter(|(_, name)| !name.trim().is_empty())
                 .map(|(key, name)| (annotations.path_of(&key), name.trim().to_owned())),
-            is_canary: unsupported::read(annotations),
+            canary: canary::read(annotations),
+            cors: cors::read(annotations),
+            fallback: fallback::read(annotations),
+            header_control: headers::read(annotations),
+            mirror: mirror::read(annotations),
+            rate_limit: rate_limit::read(annotations),
+            redirects: redirect::read(annotations),
+            sources: sources::read(annotations),
         };
+        unsupported::read(annotations);
         annotations.finish();
         options
     }

@@ -8,13 +8,43 @@ const INERT: &[&str] = &["enable-rewrite", "enable-header-control", "enable-prox
 
 const UNSUPPORTED: &[&str] = &[
     "affinity",
-    "app-root",
     "auth-realm",
     "auth-secret",
     "auth-tls-secret",
     "auth-type",
     "backend-protocol",
+    "domain-blacklist-source-range",
+    "domain-whitelist-source-range",
+    "load-balance",
+    "mcp-server",
+    "mcp-server-enable-path-rewrite",
+    "mcp-server-match-rule-domains",
+    "mcp-server-match-rule-type",
+    "mcp-server-match-rule-value",
+    "mcp-server-path-rewrite-prefix",
+    "mcp-server-upstream-type",
+    "mcp-sse-stateful-param-name",
+    "proxy-ssl-name",
+    "proxy-ssl-secret",
+    "proxy-ssl-server-name",
+    "proxy-ssl-verify",
+    "session-cookie-expires",
+    "session-cookie-max-age",
+    "session-cookie-name",
+    "session-cookie-path",
+    "ssl-cipher",
+    "ssl-passthrough",
+    "tls-max-protocol-version",
+    "tls-min-protocol-version",
+    "upstream-hash-by",
+    "warmup",
+];
+
+/// Every key that has a meaning, for suggestions.
+pub(super) const ALL_KEYS: &[&str] = &[
+    "app-root",
     "blacklist-source-range",
+    "canary",
     "canary-by-cookie",
     "canary-by-header",
     "canary-by-header-pattern",
@@ -29,75 +59,42 @@ const UNSUPPORTED: &[&str] = &[
     "cors-max-age",
     "custom-http-errors",
     "default-backend",
-    "domain-blacklist-source-range",
-    "domain-whitelist-source-range",
+    "destination",
     "enable-cors",
     "force-ssl-redirect",
-    "load-balance",
-    "mcp-server",
-    "mcp-server-enable-path-rewrite",
-    "mcp-server-match-rule-domains",
-    "mcp-server-match-rule-type",
-    "mcp-server-match-rule-value",
-    "mcp-server-path-rewrite-prefix",
-    "mcp-server-upstream-type",
-    "mcp-sse-stateful-param-name",
+    "full-path-regex",
+    "ignore-path-case",
+    "match-method",
     "mirror-percentage",
     "mirror-target-fqdn",
     "mirror-target-fqdn-port",
     "mirror-target-service",
     "permanent-redirect",
     "permanent-redirect-code",
-    "proxy-ssl-name",
-    "proxy-ssl-secret",
-    "proxy-ssl-server-name",
-    "proxy-ssl-verify",
+    "proxy-next-upstream",
+    "proxy-next-upstream-timeout",
+    "proxy-next-upstream-tries",
     "request-header-control-add",
     "request-header-control-remove",
     "request-header-control-update",
     "response-header-control-add",
     "response-header-control-remove",
     "response-header-control-update",
+    "rewrite-path",
+    "rewrite-target",
     "route-limit-burst-multiplier",
     "route-limit-rpm",
     "route-limit-rps",
-    "session-cookie-expires",
-    "session-cookie-max-age",
-    "session-cookie-name",
-    "session-cookie-path",
-    "ssl-cipher",
-    "ssl-passthrough",
+    "rpc-destination-name",
     "ssl-redirect",
     "temporal-redirect",
-    "tls-max-protocol-version",
-    "tls-min-protocol-version",
-    "upstream-hash-by",
-    "warmup",
-    "whitelist-source-range",
-];
-
-/// Every key that has a meaning, for suggestions.
-pub(super) const ALL_KEYS: &[&str] = &[
-    "destination",
-    "full-path-regex",
-    "ignore-path-case",
-    "match-method",
-    "proxy-next-upstream",
-    "proxy-next-upstream-timeout",
-    "proxy-next-upstream-tries",
-    "rewrite-path",
-    "rewrite-target",
-    "rpc-destination-name",
     "timeout",
     "upstream-vhost",
     "use-regex",
-    "enable-cors",
-    "ssl-redirect",
     "whitelist-source-range",
 ];
 
-/// Returns whether the Ingress is a canary.
-pub(super) fn read(annotations: &Annotations<'_>) -> bool {
+pub(super) fn read(annotations: &Annotations<'_>) {
     for (key, value) in annotations.all() {
         let Some(short) = key.strip_prefix(HIGRESS).or_else(|| key.strip_prefix(NGINX)) else { continue };
         // The console parks values it was told to switch off as `disabled.<key>`.
@@ -110,11 +107,4 @@ pub(super) fn read(annotations: &Annotations<'_>) -> bool {
             }
         }
     }
-    let is_canary = annotations.flag(annotations.either("canary"));
-    if is_canary {
-        annotations
-            .report
-            .warn(&annotations.path, "make this Ingress a canary, which is not supported yet; it is ignored");
-    }
-    is_canary
 }

@@ -7,9 +7,9 @@ use super::secret::Secrets;
 use super::{service, skip_metadata};
 use crate::base::secret::Secret;
 use crate::config::SYSTEM_NAMESPACE;
-use crate::config::annotations::{Annotations, IngressOptions, Target, reason};
+use crate::config::annotations::{Annotations, IngressOptions, MirrorTarget, Target, reason};
 use crate::config::fields::Fields;
-use crate::config::model::{Certificate, HostMatch, ObjectRef, PathMatch, Rewrite, Route};
+use crate::config::model::{Admission, CanaryTakes, Certificate, HostMatch, ObjectRef, PathMatch, Rewrite, Route};
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
 
@@ -17,6 +17,8 @@ use crate::config::source::RawObject;
 #[derive(Debug, Default)]
 pub(in crate::config) struct Ingress {
     pub routes: Vec<Draft>,
+    /// The routes are parts of those of other Ingresses.
+    pub canary: Option<CanaryTakes>,
     /// At most one host each.
     pub certificates: Vec<Certificate>,
 }
@@ -31,6 +33,26 @@ pub(in crate::config) struct Draft {
     pub targets: Vec<TargetRef>,
     /// Key of the annotation and name of the Http2Rpc the route is bound to.
     pub rpc: Option<(String, String)>,
+    pub fallback: Option<FallbackDraft>,
+    pub mirror: Option<SideTarget>,
+}
+
+/// A service beside those of the backend.
+#[derive(Debug, Clone)]
+pub(in crate::config) struct SideTarget {
+    /// Dotted path of the annotation.
+    pub field: String,
+    pub target: TargetRef,
+    /// Percentage of the requests.
+    pub percent: u32,
+}
+
+#[derive(Debug, Clone)]
+pub(in crate::config) struct FallbackDraft {
+    pub target: SideTarget,
+    /// `namespace/name`.
+    pub service: String,
+    pub statuses: Vec<u16>,
 }
 
 /// A service as the Ingress names it.
@@ -44,15 +66,25 @@ pub(in crate::config) enum TargetRef {
 pub(in crate::config) enum BackendPort {
     Number(u16),
     Name(String),
+    /// Whatever port the service has first.
+    First,
 }
 
 impl TargetRef {
+    /// Key of the service.
+    pub fn host(&self) -> &str {
+        match self {
+            Self::Registry(target) => &target.host,
+            Self::Backend { host, .. } => host,
+        }
+    }
+
     /// `None` if no port is written, or a name instead.
     pub fn port_number(&self) -> Option<u16> {
         match self {
             Self::Registry(target) => target.port,
             Self::Backend { port: BackendPort::Number(number), .. } => Some(*number),
-            Self::Backend { port: BackendPort::Name(_), .. } => None,
+            Self::Backend { port: BackendPort::Name(_) | BackendPort::First, .. } => None,
         }
     }
 }
@@ -74,7 +106,7 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
         let annotations = Annotations::new(top.text_map("annotations"), "annotations".to_owned(), report);
         top.inert(&["labels", "metadata"]);
         let options = IngressOptions::read(&annotations);
-        return Reader { origin: &object.origin, options, secrets, report }.spec(top);
+        return Reader { origin: &object.origin, options, annotations: "annotations", secrets, report }.spec(top);
     }
     let mut values = Vec::new();
     if let Some(mut metadata) = top.object("metadata") {
@@ -87,7 +119,9 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
     let spec = top.object("spec");
     top.finish();
     match spec {
-        Some(spec) => Reader { origin: &object.origin, options, secrets, report }.spec(spec),
+        Some(spec) => {
+            Reader { origin: &object.origin, options, annotations: "metadata.annotations", secrets, report }.spec(spec)
+        }
         None => {
             report.error("spec", "is missing");
             Ingress::default()
@@ -98,6 +132,8 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
 struct Reader<'a> {
     origin: &'a ObjectRef,
     options: IngressOptions,
+    /// Dotted path of the annotations.
+    annotations: &'static str,
     secrets: &'a Secrets,
     report: ObjectReport<'a>,
 }
@@ -124,6 +160,7 @@ impl Reader<'_> {
                 Ok(host) => {
                     self.certificate(written, &mut tls, &mut ingress.certificates);
                     if let Some(mut http) = rule.object("http") {
+                        ingress.routes.extend(self.app_root(&host));
                         for path in http.objects("paths") {
                             has_backends = true;
                             ingress.routes.extend(self.path(path, &host));
@@ -149,10 +186,17 @@ impl Reader<'_> {
             self.report.warn(&entry.path, "names no host of a rule, so its certificate is not used");
         }
         spec.finish();
-        if self.options.is_canary {
-            ingress.routes.clear();
-        }
+        ingress.canary = self.options.canary.clone();
         ingress
+    }
+
+    /// Sends requests for exactly `/` to the application's own root.
+    fn app_root(&self, host: &HostMatch) -> Option<Draft> {
+        let redirect = self.options.redirects.app_root.clone()?;
+        let mut route = self.route(host.clone(), PathMatch::Exact("/".to_owned()), Rewrite::default(), false);
+        route.admission.redirect = Some(redirect);
+        let field = self.annotation("app-root");
+        Some(Draft { route, field, targets: Vec::new(), rpc: None, fallback: None, mirror: None })
     }
 
     fn path(&self, mut fields: Fields<'_>, host: &HostMatch) -> Option<Draft> {
@@ -186,8 +230,7 @@ impl Reader<'_> {
                 return None;
             }
         };
-        let route = self.route(host.clone(), path, rewrite, false);
-        Some(Draft { route, field, targets: targets?, rpc: self.options.rpc.clone() })
+        Some(self.draft(self.route(host.clone(), path, rewrite, false), field, targets?))
     }
 
     fn path_match(&self, written: &str, kind: Option<&str>) -> Result<PathMatch, PathFault> {
@@ -220,13 +263,41 @@ impl Reader<'_> {
         let (Some(targets), Ok(rewrite)) = (self.backend(backend), self.options.rewrite.apply(&path, "/")) else {
             return Vec::new();
         };
-        let draft = |host: &HostMatch| Draft {
-            route: self.route(host.clone(), path.clone(), rewrite.clone(), true),
-            field: field.clone(),
-            targets: targets.clone(),
-            rpc: self.options.rpc.clone(),
+        let draft = |host: &HostMatch| {
+            let route = self.route(host.clone(), path.clone(), rewrite.clone(), true);
+            self.draft(route, field.clone(), targets.clone())
         };
         hosts.iter().map(draft).collect()
+    }
+
+    fn draft(&self, route: Route, field: String, targets: Vec<TargetRef>) -> Draft {
+        let own = &self.origin.namespace;
+        let fallback = self.options.fallback.as_ref().map(|rule| {
+            let namespace = rule.namespace.as_ref().unwrap_or(own);
+            let target = TargetRef::Backend { host: service::host(&rule.name, namespace), port: BackendPort::First };
+            FallbackDraft {
+                target: SideTarget { field: self.annotation(&rule.key), target, percent: 100 },
+                service: format!("{namespace}/{}", rule.name),
+                statuses: rule.statuses.clone(),
+            }
+        });
+        let mirror = self.options.mirror.as_ref().map(|rule| {
+            let target = match &rule.target {
+                MirrorTarget::Host { host, port } => {
+                    TargetRef::Registry(Target { host: host.clone(), port: Some(*port), weight: 100, tls: None })
+                }
+                MirrorTarget::Service { namespace, name, port } => TargetRef::Backend {
+                    host: service::host(name, namespace.as_ref().unwrap_or(own)),
+                    port: port.map_or(BackendPort::First, BackendPort::Number),
+                },
+            };
+            SideTarget { field: self.annotation(&rule.key), target, percent: rule.percent }
+        });
+        Draft { route, field, targets, rpc: self.options.rpc.clone(), fallback, mirror }
+    }
+
+    fn annotation(&self, key: &str) -> String {
+        format!("{}[{key}]", self.annotations)
     }
 
     fn route(&self, host: HostMatch, path: PathMatch, rewrite: Rewrite, is_default_backend: bool) -> Route {
@@ -242,9 +313,21 @@ impl Reader<'_> {
             queries: options.matches.queries.clone(),
             is_default_backend,
             destinations: Vec::new(),
+            canaries: Vec::new(),
+            fallback: None,
+            mirror: None,
             timeout: options.timeout,
             retry: options.retry.clone(),
             rewrite,
+            header_control: options.header_control.clone(),
+            admission: Admission {
+                allowed_sources: options.sources.allowed.clone(),
+                denied_sources: options.sources.denied.clone(),
+                cors: options.cors.clone(),
+                rate_limit: options.rate_limit,
+                https_only: options.redirects.https_only,
+                redirect: options.redirects.url.clone(),
+            },
             rpc: None,
         }
     }
@@ -380,7 +463,7 @@ fn backend_port(mut port: Fields<'_>) -> Option<BackendPort> {
     number.or(name)
 }
 
-fn route_name(origin: &ObjectRef) -> String {
+pub(super) fn route_name(origin: &ObjectRef) -> String {
     if origin.namespace == SYSTEM_NAMESPACE {
         origin.name.clone()
     } else {
@@ -388,7 +471,7 @@ fn route_name(origin: &ObjectRef) -> String {
     }
 }
 
-fn host_match(written: &str) -> Result<HostMatch, String> {
+pub(super) fn host_match(written: &str) -> Result<HostMatch, String> {
     if written.is_empty() || written == "*" {
         return Ok(HostMatch::Any);
     }

@@ -26,6 +26,7 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("envoyfilters", "EnvoyFilter", true),
     ("gatewayclasses", "GatewayClass", false),
     ("gateways", "Gateway", true),
+    ("grpcroutes", "GRPCRoute", true),
     ("http2rpcs", "Http2Rpc", true),
     ("httproutes", "HTTPRoute", true),
     ("ingressclasses", "IngressClass", false),

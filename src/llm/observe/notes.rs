@@ -1,5 +1,6 @@
 //! The observation as it grows, event by event, in every dialect.
 
+use super::frame::Frame;
 use super::upstream_error::{UpstreamError, error_of};
 use super::usage::UsageNotes;
 use super::wire::{Block, Delta, Inner, OneOf, Text, Wire, read};
@@ -20,6 +21,8 @@ pub struct Notes {
     /// The last event was one of those that say nothing.
     pub is_ping: bool,
     pub usage: UsageNotes,
+    /// Of the last event, if it did nothing but add text to the answer.
+    pub frame: Option<Frame>,
 }
 
 impl Notes {
@@ -29,8 +32,16 @@ impl Notes {
             return;
         }
         self.seen.n_events += 1;
+        if event.event.is_empty()
+            && let Some(text) = self.frame.as_ref().and_then(|frame| frame.text(event.data))
+        {
+            return self.answer_text(text);
+        }
         match read(event.data) {
-            Ok(wire) => self.wire(&wire),
+            Ok(wire) => {
+                self.wire(&wire);
+                self.frame = only_text(&wire).and_then(|text| Frame::around(text, event.data));
+            }
             Err(_) => self.seen.n_unreadable += 1,
         }
         if event.event == b"error" && self.seen.error.is_none() {
@@ -243,6 +254,23 @@ impl Notes {
         self.seen.usage = self.usage.into_usage();
         self.seen
     }
+}
+
+/// The text of an event of a chat stream that says nothing new beside it.
+fn only_text<'a>(wire: &'a Wire<'_>) -> Option<&'a str> {
+    let choice = wire.choices.0.as_ref().filter(|choice| choice.index.0.unwrap_or(0) == 0)?;
+    let delta = choice.delta.as_ref()?;
+    let has_more = wire.kind.0.is_some()
+        || wire.usage.is_some()
+        || wire.usage_metadata.is_some()
+        || !wire.output.is_empty()
+        || choice.usage.is_some()
+        || choice.message.is_some()
+        || !delta.tool_calls.is_empty()
+        || [&choice.text, &delta.refusal, &delta.reasoning, &delta.reasoning_content]
+            .iter()
+            .any(|text| text.filled().is_some());
+    if has_more { None } else { delta.content.filled() }
 }
 
 /// Appends what fits within `limit` bytes, whole characters only. False if something was left out.

@@ -1,3 +1,6 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
 use super::notes::MAX_TOOL_CALLS;
 use super::*;
 
@@ -9,7 +12,7 @@ fn observe<'c>(kind: BodyKind, chunks: impl IntoIterator<Item = &'c [u8]>) -> Ob
     observer.finish()
 }
 
-fn json(body: &str) -> Observation {
+fn whole(body: &str) -> Observation {
     observe(BodyKind::Json, [body.as_bytes()])
 }
 
@@ -38,7 +41,7 @@ fn counts(usage: &Option<Usage>) -> Option<Counts> {
 
 #[test]
 fn a_chat_completion() {
-    let seen = json(fixture!("responses/chat.json"));
+    let seen = whole(fixture!("responses/chat.json"));
     assert_eq!(seen.chat_id.as_deref(), Some("chatcmpl-1"));
     assert_eq!(seen.model.as_deref(), Some("gpt-4o-mini-2024"));
     assert_eq!((seen.answer.as_str(), seen.reasoning.as_str()), ("Four.", "2+2=4"));
@@ -53,38 +56,38 @@ fn a_chat_completion() {
 #[test]
 fn other_answers() {
     let tools = [tool(0, "call_a", "weather", "{\"city\":\"Paris\"}"), tool(1, "call_b", "time", "{}")];
-    assert_eq!(json(fixture!("responses/tools.json")).tool_calls, tools);
+    assert_eq!(whole(fixture!("responses/tools.json")).tool_calls, tools);
 
-    let completion = json(fixture!("responses/completion.json"));
+    let completion = whole(fixture!("responses/completion.json"));
     assert_eq!((completion.answer.as_str(), completion.finish_reason.as_deref()), (" Four.", Some("length")));
     assert_eq!(counts(&completion.usage), Some((5, 3, 8, None, None)), "the total is the sum");
 
-    let message = json(fixture!("responses/anthropic.json"));
+    let message = whole(fixture!("responses/anthropic.json"));
     assert_eq!((message.answer.as_str(), message.reasoning.as_str()), ("Four.", "hm"));
     assert_eq!(message.tool_calls, [tool(2, "tu_1", "weather", "{\"city\": \"Paris\"}")]);
     assert_eq!(message.finish_reason.as_deref(), Some("tool_use"));
     assert_eq!(counts(&message.usage), Some((10, 5, 22, Some(4), None)), "cache tokens are counted beside the prompt");
 
-    let response = json(fixture!("responses/responses_api.json"));
+    let response = whole(fixture!("responses/responses_api.json"));
     assert_eq!((response.answer.as_str(), response.reasoning.as_str()), ("Four.", "Add."));
     assert_eq!(response.tool_calls, [tool(2, "call_a", "weather", "{}")]);
     assert_eq!(response.finish_reason.as_deref(), Some("completed"));
     assert_eq!(counts(&response.usage), Some((9, 4, 13, Some(2), Some(3))));
 
-    let gemini = json(fixture!("responses/gemini.json"));
+    let gemini = whole(fixture!("responses/gemini.json"));
     assert_eq!(gemini.model.as_deref(), Some("gemini-2.5"));
     assert_eq!(counts(&gemini.usage), Some((6, 2, 11, None, Some(3))));
 }
 
 #[test]
 fn oddities_cost_one_field_each() {
-    let seen = json(fixture!("responses/odd.json"));
+    let seen = whole(fixture!("responses/odd.json"));
     assert_eq!(seen.chat_id.as_deref(), Some("7"));
     assert_eq!(seen.answer, "Four.");
     assert_eq!(counts(&seen.usage), Some((4, 0, 4, None, None)));
     assert_eq!((seen.finish_reason, seen.error, seen.n_unreadable), (None, None, 0));
-    assert_eq!(json("<html>").n_unreadable, 1);
-    assert!(!json("<html>").is_complete());
+    assert_eq!(whole("<html>").n_unreadable, 1);
+    assert!(!whole("<html>").is_complete());
 }
 
 #[test]
@@ -142,7 +145,7 @@ fn a_stream_cut_at_every_byte_says_the_same() {
         }
     }
     let body = fixture!("responses/chat.json");
-    assert_eq!(observe(BodyKind::Json, body.as_bytes().chunks(7)), json(body));
+    assert_eq!(observe(BodyKind::Json, body.as_bytes().chunks(7)), whole(body));
 }
 
 #[test]
@@ -262,4 +265,31 @@ fn the_first_event_decides_whether_to_commit() {
     assert_eq!(classify_first(": ping\n\n".repeat(10_000).as_bytes()), FirstEvent::Meaningful, "it must end somewhere");
     let start = fixture!("streams/anthropic.sse").split_inclusive("\n\n").take(2).collect::<String>();
     assert_eq!(classify_first(start.as_bytes()), FirstEvent::NeedMore);
+}
+
+proptest! {
+    /// The shortcut for repeating events says what parsing says.
+    #[test]
+    fn a_stream_reads_the_same_as_its_events_one_by_one(
+        pieces in proptest::collection::vec("[a-z世\"\\\\\n ]{0,6}", 1..20),
+        reasons in proptest::collection::vec(0..12u8, 20),
+    ) {
+        let event = |piece: &str, reason: u8| {
+            let finish = if reason == 0 { json!("stop") } else { Value::Null };
+            let mut event = json!({"id": "c1", "model": "m", "choices": [
+                {"index": 0, "delta": {"content": piece}, "finish_reason": finish}]});
+            if reason == 1 {
+                event["usage"] = json!({"prompt_tokens": 3, "completion_tokens": 4});
+            }
+            format!("data: {event}\n\n")
+        };
+        let stream: Vec<String> = pieces.iter().zip(&reasons).map(|(piece, &reason)| event(piece, reason)).collect();
+        let seen = sse(&stream.concat());
+        prop_assert_eq!(&seen.answer, &pieces.concat());
+        prop_assert_eq!(seen.n_events, pieces.len());
+        let is_finished = reasons[..pieces.len()].contains(&0);
+        prop_assert_eq!(seen.finish_reason.as_deref(), is_finished.then_some("stop"));
+        prop_assert_eq!(seen.usage.is_some(), reasons[..pieces.len()].contains(&1));
+        prop_assert!(seen.n_unreadable == 0 && seen.error.is_none());
+    }
 }

@@ -9,6 +9,7 @@ use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType};
 use pingora_http::ResponseHeader;
+use pingora_timeout::timeout;
 
 use super::call::Call;
 use super::{DISCARD_LIMIT, Exchange};
@@ -163,13 +164,13 @@ impl Exchange {
         let patience = first_byte.unwrap_or(call.timeouts.first_byte).min(limit.unwrap_or(Duration::MAX));
         let (head, body) = call.prepare(token).map_err(Failure::Invalid)?;
         let host = authority(&head).unwrap_or_default().to_owned();
-        let resolved = tokio::time::timeout(patience, call.upstream.peer(&host, &call.timeouts, &self.resolver)).await;
+        let resolved = timeout(patience, call.upstream.peer(&host, &call.timeouts, &self.resolver)).await;
         let peer = resolved
             .unwrap_or_else(|_| Err("the name does not resolve in time".into()))
             .map_err(Failure::Unreachable)?;
         let (mut upstream, is_reused) = connect(&self.connector, &peer).await?;
         upstream.set_write_timeout(Some(call.timeouts.between_reads));
-        let waited = tokio::time::timeout(patience, send_and_await(&mut upstream, head, body, is_reused));
+        let waited = timeout(patience, send_and_await(&mut upstream, head, body, is_reused));
         let Ok(begun) = waited.await else {
             upstream.shutdown().await;
             return Err(Failure::TimedOut(format!("no answer within {} ms", patience.as_millis())));

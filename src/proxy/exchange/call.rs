@@ -17,10 +17,9 @@ use crate::plugins::rules::Place;
 use crate::plugins::{Answered, CredentialPlace, End, LlmCall, Reply, Target, without_query};
 use crate::proxy::context::Context;
 use crate::proxy::hygiene::{authority, nominated};
-use crate::proxy::respond;
-use crate::proxy::service::rewrite;
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::upstream::{Upstream, UpstreamTimeouts};
+use crate::proxy::{outgoing, respond};
 
 /// Everything an attempt needs; attempts at the same target share it.
 #[derive(Clone)]
@@ -77,9 +76,7 @@ impl Call {
         };
         let place = Place { service: &service, port, ..ctx.place() };
         let mut head = session.req_header().clone();
-        if let Some(route) = &ctx.route
-            && let Err(error) = rewrite(&mut head, route)
-        {
+        if let Err(error) = outgoing::prepare(&mut head, ctx) {
             return Err(respond::error(
                 ErrorKind::Internal,
                 format!("The route's rewrite failed: {error}"),

@@ -27,8 +27,8 @@ use self::call::Call;
 use self::tokens::Tokens;
 use super::context::Context;
 use super::resolve::Resolver;
-use super::respond;
 use super::snapshot::Snapshot;
+use super::{respond, retry};
 use crate::config::model::{RetryOn, RetryPolicy};
 use crate::llm::error::ErrorKind;
 use crate::plugins::{Answered, CompletedCall, End, LlmCall, Reply, Target};
@@ -62,6 +62,17 @@ impl Exchange {
             ctx.state.llm_mut().current = position;
             match self.try_target(session, ctx, &target, deadline).await? {
                 Tried::Usable(opened) => return relay::relay(self, session, ctx, opened).await,
+                Tried::Refused(opened) if retry::wants_fallback(ctx, opened.status()) && ctx.fall_back() => {
+                    self.give_up(ctx, opened).await;
+                    let instead =
+                        self.try_target(session, ctx, &Target { service: None, model: None }, deadline).await?;
+                    return match instead {
+                        Tried::Usable(opened) | Tried::Refused(opened) => {
+                            relay::relay(self, session, ctx, opened).await
+                        }
+                        Tried::Failed(reply) => respond::write(session, ctx, reply).await,
+                    };
+                }
                 // An error answer of the provider is the better thing to pass on than our own words, but only if it is last.
                 Tried::Refused(opened) => refusal = Some(Ok(opened)),
                 Tried::Failed(reply) => refusal = Some(Err(reply)),

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http::header;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_error::{Error, ErrorType, Result};
@@ -34,7 +35,7 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
     let Opened { mut upstream, peer, mut head, first, is_done, call, .. } = opened;
 
     prepare_head(session, &mut head);
-    respond::finish_head(session, ctx, &mut head);
+    respond::finish_upstream_head(session, ctx, &mut head);
     if respond::holds(session, ctx, &head) {
         let limit = ctx.snapshot.limits.max_body_bytes;
         let (end, mut body) = read_whole(&mut upstream, &mut watch, first, is_done, limit).await;
@@ -145,6 +146,9 @@ async fn stream(
     session.write_response_header(head, is_done && first.is_empty()).await?;
     let mut chunk = first;
     loop {
+        let gathered = if is_done { Gathered { chunk, is_done, failed: None } } else { gather(upstream, chunk) };
+        chunk = gathered.chunk;
+        is_done = gathered.is_done;
         // Known only for HTTP/2 and for bodies with a length that has been reached: saves one empty read.
         is_done = is_done || upstream.response_done();
         watch.see(&chunk);
@@ -156,6 +160,9 @@ async fn stream(
             let mut out = Some(chunk);
             respond::pass_chunk(session, ctx, &mut out);
             session.write_response_body(out, is_done).await?;
+        }
+        if let Some(error) = gathered.failed {
+            return Ok(End::Cut(error.to_string()));
         }
         if is_done {
             return Ok(End::Complete);
@@ -176,6 +183,44 @@ async fn stream(
             Err(error) => return Ok(End::Cut(error.to_string())),
         }
     }
+}
+
+/// A piece of the answer with what had already arrived behind it.
+struct Gathered {
+    chunk: Bytes,
+    is_done: bool,
+    /// The upstream broke off after `chunk`.
+    failed: Option<Box<Error>>,
+}
+
+/// Bytes gathered before they go out.
+const GATHER_LIMIT: usize = 64 * 1024;
+
+/// Takes what has arrived by now, without waiting: an answer that comes in one burst leaves in one write.
+fn gather(upstream: &mut HttpSession, chunk: Bytes) -> Gathered {
+    let mut gathered = Gathered { chunk, is_done: false, failed: None };
+    while gathered.chunk.len() < GATHER_LIMIT {
+        // Reading a body may be broken off at any await; pingora's own proxy relies on that too.
+        match upstream.read_response_body().now_or_never() {
+            None => break,
+            Some(Ok(Some(more))) if gathered.chunk.is_empty() => gathered.chunk = more,
+            Some(Ok(Some(more))) => {
+                let mut joined = BytesMut::with_capacity(gathered.chunk.len() + more.len());
+                joined.extend_from_slice(&gathered.chunk);
+                joined.extend_from_slice(&more);
+                gathered.chunk = joined.freeze();
+            }
+            Some(Ok(None)) => {
+                gathered.is_done = true;
+                break;
+            }
+            Some(Err(error)) => {
+                gathered.failed = Some(error);
+                break;
+            }
+        }
+    }
+    gathered
 }
 
 fn prepare_head(session: &Session, head: &mut ResponseHeader) {

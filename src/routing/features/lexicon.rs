@@ -43,10 +43,10 @@ const MEDICAL_ENDINGS: [&str; 27] = [
 
 /// The group of a Latin word that is in no list but is formed as a medical term.
 pub fn group_of_ending(word: &[char]) -> Option<usize> {
-    let medical = word.len() >= 7
-        && MEDICAL_ENDINGS.iter().any(|ending| {
-            ending.len() < word.len() && word.iter().rev().copied().zip(ending.chars().rev()).all(|(a, b)| a == b)
-        });
+    let ends_with = |ending: &str| {
+        ending.len() < word.len() && word[word.len() - ending.len()..].iter().copied().eq(ending.chars())
+    };
+    let medical = word.len() >= 7 && MEDICAL_ENDINGS.into_iter().any(ends_with);
     medical.then_some(Group::Condition as usize)
 }
 

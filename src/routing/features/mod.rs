@@ -13,7 +13,7 @@ pub use structure::{CJK_SHARE, LENGTH, N_NEUTRAL, N_STRUCTURE, TOOLS, TOTAL_LENG
 pub use vector::{FeatureVector, VectorError};
 
 /// Raised whenever the same prompt would give another vector; stored vectors and routers carry it.
-pub const FEATURES_VERSION: u32 = 1;
+pub const FEATURES_VERSION: u32 = 2;
 
 /// Buckets that n-grams are hashed into; a power of two.
 pub const NGRAM_BUCKETS: u32 = 1 << 18;
@@ -47,7 +47,7 @@ pub fn extract(prompt: &Prompt<'_>) -> FeatureVector {
     let mut vector = FeatureVector { indices: Vec::with_capacity(n), values: Vec::with_capacity(n) };
     for &(bucket, count) in &grams.counts {
         vector.indices.push(bucket);
-        vector.values.push(vector::round_value(if count == 1 { 1.0 } else { 1.0 + (count as f32).ln() }));
+        vector.values.push(if count == 1 { 1.0 } else { vector::round_value(1.0 + (count as f32).ln()) });
     }
     for (feature, &value) in structure.iter().enumerate() {
         let value = vector::round_value(value);

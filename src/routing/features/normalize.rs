@@ -5,9 +5,9 @@
 
 use unicode_normalization::UnicodeNormalization;
 
-/// Longest text looked at, in characters: the first and the last half of it. A prompt says what it wants at its ends,
-/// and the bound keeps a megabyte prompt as cheap as a long one.
-pub const MAX_CHARS: usize = 4096;
+/// Longest text looked at, in characters: the first and the last half of it. A prompt says what it wants at its ends, what
+/// stands between them is mostly material, and the bound keeps a megabyte prompt as cheap as a long one.
+pub const MAX_CHARS: usize = 1280;
 
 /// The ends of `text` if it is longer than [`MAX_CHARS`] characters, else all of it.
 pub fn ends(text: &str) -> (&str, &str) {
@@ -16,7 +16,7 @@ pub fn ends(text: &str) -> (&str, &str) {
     let (head, rest) = text.split_at(head_end);
     match rest.char_indices().rev().nth(half - 1) {
         Some((tail_start, _)) => (head, &rest[tail_start..]),
-        None => (head, rest),
+        None => (text, ""),
     }
 }
 
@@ -25,11 +25,24 @@ pub fn fold_into(text: &str, out: &mut Vec<char>) {
     if !out.is_empty() && !text.is_empty() && out.last() != Some(&' ') {
         out.push(' ');
     }
-    if text.is_ascii() {
-        text.bytes().for_each(|byte| push_folded(char::from(byte.to_ascii_lowercase()), out));
-    } else {
-        text.nfkc().flat_map(char::to_lowercase).for_each(|folded| push_folded(folded, out));
+    for run in text.split_inclusive(is_ideograph) {
+        // The run ends with an ideograph, which is its own folded form and composes with nothing; often it is all there is.
+        let (rest, last) = match run.chars().next_back().filter(|&c| is_ideograph(c)) {
+            Some(last) => (&run[..run.len() - last.len_utf8()], Some(last)),
+            None => (run, None),
+        };
+        if rest.is_ascii() {
+            rest.bytes().for_each(|byte| push_folded(char::from(byte.to_ascii_lowercase()), out));
+        } else {
+            rest.nfkc().flat_map(char::to_lowercase).for_each(|folded| push_folded(folded, out));
+        }
+        out.extend(last);
     }
+}
+
+/// The unified ideographs of the basic plane.
+fn is_ideograph(c: char) -> bool {
+    matches!(c as u32, 0x3400..=0x4DBF | 0x4E00..=0x9FFF)
 }
 
 /// Folded text between single spaces, as n-grams see it: a space at either end marks the edge.
@@ -56,7 +69,7 @@ fn push_folded(c: char, out: &mut Vec<char>) {
         if out.last() != Some(&' ') {
             out.push(' ');
         }
-    } else if c.is_numeric() && !is_cjk(c) {
+    } else if !is_cjk(c) && c.is_numeric() {
         let n = out.len();
         if n < 2 || out[n - 1] != '0' || out[n - 2] != '0' {
             out.push('0');

@@ -150,13 +150,13 @@ impl Marks {
         let letter = c.is_ascii_alphabetic();
         match c {
             _ if letter => self.latin += 1.0,
-            _ if c.is_numeric() && !is_cjk(c) => {
+            _ if is_cjk(c) => self.cjk += 1.0,
+            _ if c.is_numeric() => {
                 self.digits += 1.0;
                 if !p1.is_numeric() {
                     self.numbers += 1.0;
                 }
             }
-            _ if is_cjk(c) => self.cjk += 1.0,
             _ if c.is_alphabetic() => self.other_script += 1.0,
             _ if c.is_whitespace() => {}
             _ => self.punctuation += 1.0,

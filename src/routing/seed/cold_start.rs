@@ -1,7 +1,7 @@
 //! Predictions for candidates without a single outcome: from the seed's domain, the candidates' tags and their prices.
 //! All of them are guesses and say so (`n = 0`); they order candidates sensibly until outcomes arrive.
 
-use super::{Domain, Seed};
+use super::{Domain, DomainProbabilities, Seed};
 use crate::routing::features::{self, FeatureVector};
 use crate::routing::{Candidate, Prediction};
 
@@ -14,12 +14,16 @@ const OUTPUT_TOKENS: f64 = 400.0;
 /// Latency assumed for the smallest and the largest candidate, ms.
 const LATENCY_MS: (f32, f32) = (300.0, 1200.0);
 
-/// Guessed predictions for `candidates`, in their order. A candidate tagged with the likely domain's name is expected
+/// Guessed predictions for `candidates`, in their order, given what [`Seed::classify`] says of the prompt. A candidate tagged with the likely domain's name is expected
 /// to be good at it, more so if it is large (by size tag, else by price); when the domain is unsure or `generic`, the
 /// candidate named `baseline` is.
-pub fn cold_start(seed: &Seed, features: &FeatureVector, candidates: &[Candidate], baseline: &str) -> Vec<Prediction> {
-    let probabilities = seed.classify(features);
-    let (domain, probability) = seed.top(features);
+pub fn cold_start(
+    domains: &DomainProbabilities,
+    features: &FeatureVector,
+    candidates: &[Candidate],
+    baseline: &str,
+) -> Vec<Prediction> {
+    let (domain, probability) = Seed::likeliest(domains);
     let unsure = domain == Domain::Generic || probability < SURE;
     let sizes = sizes(candidates);
     let mut predictions: Vec<Prediction> = candidates
@@ -27,7 +31,7 @@ pub fn cold_start(seed: &Seed, features: &FeatureVector, candidates: &[Candidate
         .zip(sizes)
         .map(|(candidate, size)| Prediction {
             model: candidate.model.clone(),
-            score: expected_score(candidate, size, &probabilities),
+            score: expected_score(candidate, size, domains),
             latency_ms: LATENCY_MS.0 + size * (LATENCY_MS.1 - LATENCY_MS.0),
             cost_usd: expected_cost(candidate, features) as f32,
             confidence: probability,
@@ -48,7 +52,7 @@ pub fn cold_start(seed: &Seed, features: &FeatureVector, candidates: &[Candidate
 /// best trained score: a model without outcomes earns traffic by outcomes (shadow calls, training mode), not by its tags.
 pub fn with_unseen(
     trained: Vec<Prediction>,
-    seed: &Seed,
+    domains: &DomainProbabilities,
     features: &FeatureVector,
     candidates: &[Candidate],
     baseline: &str,
@@ -58,7 +62,7 @@ pub fn with_unseen(
     if known.len() == candidates.len() {
         return known;
     }
-    let guesses = cold_start(seed, features, candidates, baseline);
+    let guesses = cold_start(domains, features, candidates, baseline);
     if known.is_empty() {
         return guesses;
     }
@@ -110,12 +114,9 @@ fn sizes(candidates: &[Candidate]) -> Vec<f32> {
 
 /// Billions of parameters named by a tag.
 fn parameters(tag: &str) -> Option<f64> {
-    match tag.to_ascii_lowercase().as_str() {
-        "small" | "mini" => Some(4.0),
-        "medium" => Some(14.0),
-        "large" | "max" => Some(70.0),
-        other => other.strip_suffix('b')?.parse().ok().filter(|b: &f64| b.is_finite() && *b > 0.0),
-    }
+    const NAMED: [(&str, f64); 5] = [("small", 4.0), ("mini", 4.0), ("medium", 14.0), ("large", 70.0), ("max", 70.0)];
+    let named = NAMED.into_iter().find(|(name, _)| tag.eq_ignore_ascii_case(name)).map(|(_, size)| size);
+    named.or_else(|| tag.strip_suffix(['b', 'B'])?.parse().ok().filter(|b: &f64| b.is_finite() && *b > 0.0))
 }
 
 #[cfg(test)]
@@ -142,7 +143,8 @@ mod tests {
     fn route(text: &str) -> String {
         let seed = Seed::shipped().unwrap();
         let policy = Policy { lambda_latency: 0.0, ..Policy::default() };
-        decide(&cold_start(&seed, &extract(&Prompt::single(text)), &pool(), "max"), &policy, "max").model
+        let features = extract(&Prompt::single(text));
+        decide(&cold_start(&seed.classify(&features), &features, &pool(), "max"), &policy, "max").model
     }
 
     #[test]
@@ -168,7 +170,7 @@ mod tests {
             n: 50,
         };
         let trained = vec![known("max", 0.7), known("math-7b", 0.8), known("retired", 0.99)];
-        let all = with_unseen(trained, &seed, &features, &pool(), "max");
+        let all = with_unseen(trained, &seed.classify(&features), &features, &pool(), "max");
         assert_eq!(all.len(), pool().len());
         assert!(all.iter().all(|p| p.model != "retired"));
         let best = all.iter().max_by(|a, b| a.score.total_cmp(&b.score)).unwrap();

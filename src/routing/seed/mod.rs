@@ -64,6 +64,9 @@ impl FromStr for Domain {
     }
 }
 
+/// Probability of each domain, in the order of [`Domain::ALL`]; they add up to 1.
+pub type DomainProbabilities = [f32; N_DOMAINS];
+
 /// The classifier: multinomial logistic regression over n-grams and structure (the mean of a few differently
 /// regularised fits, which is one linear model), with a calibration temperature.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,7 +123,7 @@ impl Seed {
     }
 
     /// Probability of each domain, in the order of [`Domain::ALL`].
-    pub fn classify(&self, features: &FeatureVector) -> [f32; N_DOMAINS] {
+    pub fn classify(&self, features: &FeatureVector) -> DomainProbabilities {
         let mut outputs = [0.0; N_DOMAINS];
         self.linear.outputs(&project(&self.space, features), &mut outputs);
         outputs.iter_mut().for_each(|output| *output /= self.temperature);
@@ -130,7 +133,11 @@ impl Seed {
 
     /// The likeliest domain with its probability.
     pub fn top(&self, features: &FeatureVector) -> (Domain, f32) {
-        let probabilities = self.classify(features);
+        Self::likeliest(&self.classify(features))
+    }
+
+    /// The likeliest of the [`classify`](Self::classify) probabilities; `generic` if none is above it.
+    pub fn likeliest(probabilities: &DomainProbabilities) -> (Domain, f32) {
         let mut best = (Domain::Generic, probabilities[Domain::Generic as usize]);
         for domain in Domain::ALL {
             if probabilities[domain as usize] > best.1 {

@@ -21,7 +21,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::json;
 
 use self::config::Config;
-use self::record::Routed;
+use self::record::{Decided, Routed};
 use super::is_json;
 use crate::config::model::Phase;
 use crate::flywheel::Flywheel;
@@ -33,7 +33,7 @@ use crate::llm::request::ChatRequest;
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, LlmCall, Plugin, Reply, Request, Target};
-use crate::routing::{Decision, FeatureVector, Prompt, decide, extract};
+use crate::routing::{Decision, Domain, FeatureVector, Prompt, decide, extract};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "semantic-router",
@@ -103,21 +103,23 @@ impl Plugin for SemanticRouter {
         if training::is_asked(&self.config.training, request) {
             return training::run(&self.config, &self.live, &self.host, request, &chat).await;
         }
-        let must_extract = is_routed || self.host.flywheel().is_some_and(Flywheel::is_redacting);
-        let features = must_extract.then(|| features_of(&chat));
-        let decision = features.as_ref().filter(|_| is_routed).map(|features| self.decide(features));
-        self.announce(request, features.as_ref());
-        if let Some((decision, _)) = &decision {
-            self.aim(request, decision);
-            shadow::consider(&self.config, &self.live, &self.host, request, &chat, decision);
+        let is_redacting = self.host.flywheel().is_some_and(Flywheel::is_redacting);
+        let features = (is_routed || is_redacting).then(|| features_of(&chat));
+        let decided = features.as_ref().filter(|_| is_routed).map(|features| self.decide(features));
+        announce(request, decided.as_ref().and_then(|decided| decided.domain));
+        if let Some(decided) = &decided {
+            self.aim(request, &decided.decision);
+            shadow::consider(&self.config, &self.live, &self.host, request, &chat, &decided.decision);
         }
-        request.state.notes.insert(Arc::new(Routed { features, decision, chat }));
+        // Training extracts them again from the stored messages, unless those are not stored or do not tell everything.
+        let features = features.filter(|_| is_redacting || chat.has_tools());
+        request.state.notes.insert(Arc::new(Routed { features, decided, chat }));
         Flow::Continue
     }
 
     fn on_response_headers(&self, request: &mut Request<'_>, response: &mut pingora_http::ResponseHeader) {
         // After a fallback another candidate answers than the one announced.
-        let is_routed = request.state.notes.get::<Arc<Routed>>().is_some_and(|routed| routed.decision.is_some());
+        let is_routed = request.state.notes.get::<Arc<Routed>>().is_some_and(|routed| routed.decided.is_some());
         let Some(llm) = request.state.llm.as_deref().filter(|_| is_routed) else { return };
         if let Some(model) = llm.targets.get(llm.current).and_then(|target| target.model.as_ref())
             && let Ok(value) = HeaderValue::from_str(model)
@@ -132,13 +134,12 @@ impl Plugin for SemanticRouter {
 }
 
 impl SemanticRouter {
-    /// The decision and the version that made it.
-    fn decide(&self, features: &FeatureVector) -> (Decision, Option<i64>) {
+    fn decide(&self, features: &FeatureVector) -> Decided {
         let started = Instant::now();
-        let (predictions, version) = self.live.predict(features, &self.config.candidates, &self.config.baseline);
-        let decision = decide(&predictions, &self.config.policy, &self.config.baseline);
+        let outlook = self.live.predict(features, &self.config.candidates, &self.config.baseline);
+        let decision = decide(&outlook.predictions, &self.config.policy, &self.config.baseline);
         self.host.metrics().decision_seconds.observe(started.elapsed().as_secs_f64());
-        (decision, version)
+        Decided { decision, version: outlook.version, domain: outlook.domain }
     }
 
     /// Points the exchange at the chosen candidate, then the next best ones.
@@ -146,14 +147,6 @@ impl SemanticRouter {
         let next = decision.ranked.iter().map(|(model, _)| model).filter(|model| **model != decision.model);
         let models = std::iter::once(&decision.model).chain(next).take(1 + self.config.fallbacks);
         request.state.llm_mut().targets = models.map(|model| target(&self.config, model)).collect();
-    }
-
-    fn announce(&self, request: &mut Request<'_>, features: Option<&FeatureVector>) {
-        let id = request.state.id.to_string();
-        let domain = features.and_then(|features| self.live.domain(features));
-        let headers = &mut request.state.reply_headers;
-        headers.extend(HeaderValue::from_str(&id).ok().map(|value| (DECISION_HEADER, value)));
-        headers.extend(domain.map(|domain| (DOMAIN_HEADER, HeaderValue::from_static(domain))));
     }
 
     /// The names clients may ask for, in the shape of OpenAI's model list.
@@ -166,6 +159,14 @@ impl SemanticRouter {
         let list = json!({"object": "list", "data": routed.chain(candidates).collect::<Vec<_>>()});
         Reply::new(200, "semantic-router.models").json(Bytes::from(list.to_string()))
     }
+}
+
+/// Names the record, and what the prompt was taken for, in the answer's head.
+fn announce(request: &mut Request<'_>, domain: Option<Domain>) {
+    let id = request.state.id.to_string();
+    let headers = &mut request.state.reply_headers;
+    headers.extend(HeaderValue::from_str(&id).ok().map(|value| (DECISION_HEADER, value)));
+    headers.extend(domain.map(|domain| (DOMAIN_HEADER, HeaderValue::from_static(domain.name()))));
 }
 
 /// The target of a candidate.

@@ -14,7 +14,7 @@ use crate::learning::live::LiveRouter;
 use crate::llm::request::ChatRequest;
 use crate::llm::tokens::estimate_tokens;
 use crate::plugins::{Answered, End, Host, Request};
-use crate::routing::{Decision, FEATURES_VERSION, FeatureVector};
+use crate::routing::{Decision, Domain, FEATURES_VERSION, FeatureVector};
 use crate::telemetry::metrics::ByModel;
 
 /// Served answers being scored at a time; beyond it answers stay without a score rather than pile up in memory.
@@ -22,18 +22,26 @@ const MAX_SCORINGS: usize = 64;
 
 /// What the request half notes for the log half.
 pub struct Routed {
-    /// Extracted for a decision, or because the text will not be stored; otherwise training extracts them later.
+    /// To be stored in place of the text; otherwise training extracts them from it.
     pub features: Option<FeatureVector>,
-    /// With the version that made it; `None` when the client named the model.
-    pub decision: Option<(Decision, Option<i64>)>,
+    /// `None` when the client named the model.
+    pub decided: Option<Decided>,
     pub chat: ChatRequest,
+}
+
+/// A decision and where it came from.
+pub struct Decided {
+    pub decision: Decision,
+    /// Version of the router; `None` is the shipped seed.
+    pub version: Option<i64>,
+    pub domain: Option<Domain>,
 }
 
 /// Records a served exchange and counts it.
 pub fn served(config: &Arc<Config>, live: &Arc<LiveRouter>, host: &Arc<dyn Host>, request: &mut Request<'_>) {
     let Some(routed) = request.state.notes.get::<Arc<Routed>>().cloned() else { return };
     let Some(last) = request.state.llm.as_deref().and_then(|llm| llm.attempts.last()).cloned() else { return };
-    if routed.decision.is_some() {
+    if routed.decided.is_some() {
         host.metrics().count_routed(&last.model, config.is_large(&last.model));
         let elapsed = request.state.started.elapsed().as_secs_f64();
         host.metrics().response_time.get_or_create(&ByModel { model: last.model.to_string() }).observe(elapsed);
@@ -101,11 +109,11 @@ pub fn exchange_record(config: &Config, request: &Request<'_>, routed: &Routed, 
         features: routed.features.as_ref().map(FeatureVector::to_bytes),
         features_version: routed.features.as_ref().map(|_| FEATURES_VERSION),
         stream: routed.chat.stream(),
-        decision: routed.decision.as_ref().map(|(decision, version)| DecisionRecord {
+        decision: routed.decided.as_ref().map(|decided| DecisionRecord {
             router: config.router.clone(),
-            router_version: *version,
-            chosen: decision.model.clone(),
-            reasons: serde_json::to_value(&decision.reasons).unwrap_or_default(),
+            router_version: decided.version,
+            chosen: decided.decision.model.clone(),
+            reasons: serde_json::to_value(&decided.decision.reasons).unwrap_or_default(),
         }),
         answers: Vec::new(),
     }
@@ -153,8 +161,10 @@ pub fn text_of(answered: &Answered) -> &str {
 
 /// SHA-256 of the messages as sent, hex.
 fn prompt_hash(chat: &ChatRequest) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digest = Sha256::digest(chat.messages_json().as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    let nibbles = digest.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    nibbles.map(|nibble| char::from(DIGITS[usize::from(nibble)])).collect()
 }
 
 /// There is one tenant until tenants can be configured.

@@ -98,7 +98,7 @@ fn store(
     best: Option<usize>,
 ) {
     let Some(flywheel) = host.flywheel() else { return };
-    let routed = Routed { features: Some(features_of(chat)), decision: None, chat: chat.clone() };
+    let routed = Routed { features: Some(features_of(chat)), decided: None, chat: chat.clone() };
     let mut record = exchange_record(config, request, &routed, Mode::Training);
     record.answers = completed
         .iter()

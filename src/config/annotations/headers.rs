@@ -1,0 +1,57 @@
+//! `request-header-control-…` and `response-header-control-…` with `add`, `update`, `remove` (Higress
+//! `annotations/header_control.go`): lines `name value`, either in quotes if need be; for `remove` a comma list.
+
+use http::{HeaderName, HeaderValue};
+
+use super::Annotations;
+use crate::config::model::{HeaderControl, HeaderOperations};
+
+pub(super) fn read(annotations: &Annotations<'_>) -> HeaderControl {
+    HeaderControl { request: operations(annotations, "request"), response: operations(annotations, "response") }
+}
+
+fn operations(annotations: &Annotations<'_>, side: &str) -> HeaderOperations {
+    let find = |what: &str| annotations.higress(&format!("{side}-header-control-{what}"));
+    HeaderOperations {
+        remove: find("remove").map(|(key, text)| names(annotations, &key, text)).unwrap_or_default(),
+        update: find("update").map(|(key, text)| pairs(annotations, &key, text)).unwrap_or_default(),
+        add: find("add").map(|(key, text)| pairs(annotations, &key, text)).unwrap_or_default(),
+    }
+}
+
+fn names(annotations: &Annotations<'_>, key: &str, text: &str) -> Vec<String> {
+    let names = text.split(',').map(unquoted).filter(|name| !name.is_empty());
+    names.filter(|name| is_name(annotations, key, name)).map(str::to_owned).collect()
+}
+
+fn pairs(annotations: &Annotations<'_>, key: &str, text: &str) -> Vec<(String, String)> {
+    let mut pairs = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let Some((name, value)) = line.split_once(char::is_whitespace) else {
+            annotations.warn(key, format!("`{line}` has no value and has no effect; write a name, a space, a value"));
+            continue;
+        };
+        let (name, value) = (unquoted(name), unquoted(value));
+        if !is_name(annotations, key, name) {
+            continue;
+        }
+        if HeaderValue::from_str(value).is_err() {
+            annotations.warn(key, format!("the value of `{name}` cannot stand in a header and has no effect"));
+            continue;
+        }
+        pairs.push((name.to_owned(), value.to_owned()));
+    }
+    pairs
+}
+
+fn is_name(annotations: &Annotations<'_>, key: &str, name: &str) -> bool {
+    let is_name = HeaderName::from_bytes(name.as_bytes()).is_ok();
+    if !is_name {
+        annotations.warn(key, format!("`{name}` is not a header name and has no effect"));
+    }
+    is_name
+}
+
+fn unquoted(text: &str) -> &str {
+    text.trim().trim_matches(['"', '\''])
+}

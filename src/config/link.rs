@@ -1,0 +1,148 @@
+//! Points drafts of routes at services. What is missing is said, and answers 503 at run time, as in Higress: a folder whose
+//! services are still to come must start.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::higress::ingress::{BackendPort, Draft, SideTarget, TargetRef};
+use super::model::{Destination, DubboService, Endpoints, Fallback, Mirror, Route, Service};
+use super::problem::ObjectReport;
+
+/// Everything a route can name.
+pub(super) struct Services {
+    pub by_host: BTreeMap<String, Service>,
+    /// Http2Rpcs by name.
+    pub rpcs: BTreeMap<String, Arc<DubboService>>,
+    /// Registries have yet to be heard.
+    pub may_come: bool,
+}
+
+impl Services {
+    /// Eureka shows the names of applications in capitals whatever their owners wrote, so their case does not count.
+    fn get(&self, host: &str) -> Option<&Service> {
+        self.by_host.get(host).or_else(|| {
+            let is_eureka = host.to_ascii_lowercase().ends_with(".eureka");
+            self.by_host.values().find(|service| is_eureka && service.host.eq_ignore_ascii_case(host))
+        })
+    }
+
+    /// Whether a registry may yet name a service that is not there now.
+    fn may_come(&self, host: &str) -> bool {
+        let is_of_folder = [".static", ".dns", ".svc.cluster.local"].iter().any(|suffix| host.ends_with(suffix));
+        self.may_come && !is_of_folder
+    }
+}
+
+pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) -> Route {
+    let Draft { mut route, field, targets, rpc, fallback, mirror } = draft;
+    if let Some((annotation, name)) = rpc {
+        route.rpc = services.rpcs.get(&name).cloned();
+        if route.rpc.is_none() {
+            report.warn(&annotation, format!("there is no usable Http2Rpc `{name}`; requests go on as they are"));
+        }
+    }
+    route.fallback = fallback.and_then(|fallback| {
+        let destination = side(&fallback.target, services, report)?;
+        Some(Fallback { destination, service: fallback.service, statuses: fallback.statuses })
+    });
+    route.mirror = mirror.and_then(|mirror| {
+        let destination = side(&mirror, services, report)?;
+        Some(Mirror { destination, percent: mirror.percent })
+    });
+    let instead = if route.fallback.is_some() { "the default backend" } else { "503" };
+    for target in &targets {
+        route.destinations.push(destination(target, services, &field, instead, report));
+    }
+    route
+}
+
+/// A service beside those of the backend; without it the annotation has no effect.
+fn side(target: &SideTarget, services: &Services, report: ObjectReport<'_>) -> Option<Destination> {
+    let host = target.target.host();
+    if services.may_come(host) {
+        return Some(Destination {
+            service: host.to_owned(),
+            port: target.target.port_number(),
+            weight: 100,
+            tls: None,
+        });
+    }
+    let found = services.get(host).and_then(|service| port_of(service, &target.target).map(|port| port.number));
+    let Some(port) = found else {
+        report.warn(&target.field, format!("there is no service `{host}` with such a port, so this has no effect"));
+        return None;
+    };
+    Some(Destination { service: host.to_owned(), port: Some(port), weight: 100, tls: None })
+}
+
+fn destination(
+    target: &TargetRef,
+    services: &Services,
+    field: &str,
+    instead: &str,
+    report: ObjectReport<'_>,
+) -> Destination {
+    let (weight, tls) = match target {
+        TargetRef::Registry(target) => (target.weight, target.tls),
+        TargetRef::Backend { .. } => (100, None),
+    };
+    let host = target.host();
+    let found = services.get(host);
+    let port = match found {
+        Some(service) => find_port(service, target, field, instead, report),
+        // What is wrong with the reference has been said.
+        None if host.is_empty() || services.may_come(host) => target.port_number(),
+        None => {
+            report.warn(field, format!("there is no service `{host}`; requests to it are answered with {instead}"));
+            target.port_number()
+        }
+    };
+    let service = found.map_or(host, |service| &service.host).to_owned();
+    Destination { service, port, weight, tls }
+}
+
+fn port_of<'a>(service: &'a Service, target: &TargetRef) -> Option<&'a super::model::ServicePort> {
+    match target {
+        TargetRef::Backend { port: BackendPort::Name(name), .. } => {
+            service.ports.iter().find(|port| port.name.as_ref() == Some(name))
+        }
+        TargetRef::Backend { port: BackendPort::First, .. } => service.ports.first(),
+        _ => service.port(target.port_number()),
+    }
+}
+
+fn find_port(
+    service: &Service,
+    target: &TargetRef,
+    field: &str,
+    instead: &str,
+    report: ObjectReport<'_>,
+) -> Option<u16> {
+    let host = &service.host;
+    let number = target.port_number();
+    let Some(port) = port_of(service, target) else {
+        let ports: Vec<String> = service.ports.iter().map(|port| port.number.to_string()).collect();
+        let fault = match (number, target) {
+            (Some(number), _) => format!("has no port {number}"),
+            (None, TargetRef::Backend { port: BackendPort::Name(name), .. }) => format!("has no port named `{name}`"),
+            (None, _) => "has several ports and the destination names none".to_owned(),
+        };
+        report.warn_hint(
+            field,
+            format!("the service `{host}` {fault}; requests to it are answered with {instead}"),
+            format!("its ports are: {}", ports.join(", ")),
+        );
+        return number;
+    };
+    if port.endpoints == Endpoints::Static(Vec::new()) {
+        report.warn_hint(
+            field,
+            format!(
+                "the service `{host}` has no ready endpoint at port {}; requests to it are answered with {instead}",
+                port.number
+            ),
+            "add an EndpointSlice or Endpoints object for it",
+        );
+    }
+    Some(port.number)
+}

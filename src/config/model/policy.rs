@@ -1,0 +1,133 @@
+//! What a route does besides leading to its destinations: canaries, fallback, mirror, header control, admission. Plain data
+//! like the rest of the model.
+
+use std::num::NonZeroU32;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::{Destination, HeaderMatch, ObjectRef, PathRewrite, StringMatch};
+
+/// Another Ingress that takes part of a route's requests. Everything but name, destinations and header control is that of
+/// the route.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Canary {
+    /// What plugin rules match for these requests.
+    pub name: String,
+    pub origin: ObjectRef,
+    pub takes: CanaryTakes,
+    pub destinations: Vec<Destination>,
+    pub header_control: HeaderControl,
+}
+
+/// Which requests a canary takes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanaryTakes {
+    Header(HeaderMatch),
+    /// Those with the cookie of this name set to `always`.
+    Cookie(String),
+    /// `weight` of `total` requests; `total` is not zero.
+    Share {
+        weight: u32,
+        total: u32,
+    },
+}
+
+/// A service that answers when the chosen one has no endpoint, or answered with one of some statuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fallback {
+    pub destination: Destination,
+    /// `namespace/name` as Higress tells the service.
+    pub service: String,
+    /// Statuses for which the service is asked instead, at the path `/`.
+    pub statuses: Vec<u16>,
+}
+
+/// A service that gets a copy of requests; its answers are not looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mirror {
+    pub destination: Destination,
+    /// Up to 100.
+    pub percent: u32,
+}
+
+/// Changes of headers, each in the order remove, update, add.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct HeaderControl {
+    /// On the way to the upstream, after all plugins.
+    pub request: HeaderOperations,
+    /// Of answers of the upstream, before all plugins.
+    pub response: HeaderOperations,
+}
+
+/// Names are header names and values header values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct HeaderOperations {
+    pub remove: Vec<String>,
+    pub update: Vec<(String, String)>,
+    pub add: Vec<(String, String)>,
+}
+
+/// What a route asks of a request before it goes on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Admission {
+    /// Networks of clients that may use the route; `None`: all.
+    pub allowed_sources: Option<Vec<IpNet>>,
+    /// Networks of clients that may not.
+    pub denied_sources: Vec<IpNet>,
+    pub cors: Option<Cors>,
+    pub rate_limit: Option<RateLimit>,
+    /// Requests without TLS are sent to `https`.
+    pub https_only: bool,
+    pub redirect: Option<Redirect>,
+}
+
+/// Cross-origin requests that browsers are told to allow.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cors {
+    /// Any of them admits an origin.
+    pub origins: Vec<StringMatch>,
+    pub methods: Vec<String>,
+    pub headers: Vec<String>,
+    pub expose: Vec<String>,
+    pub credentials: bool,
+    pub max_age_secs: u64,
+}
+
+/// A token bucket: `tokens` more per period, at most `burst` at once. Neither is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct RateLimit {
+    pub tokens: NonZeroU32,
+    pub period_secs: u32,
+    pub burst: NonZeroU32,
+}
+
+/// Where requests are sent instead. What is `None` stays as it is in the request.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Redirect {
+    pub scheme: Option<String>,
+    /// With its port, unless `port` has one.
+    pub authority: Option<String>,
+    pub port: RedirectPort,
+    /// A full path may have a query, which then replaces that of the request.
+    pub path: Option<PathRewrite>,
+    pub status: u16,
+}
+
+impl Redirect {
+    /// Sends requests to another path of the same place.
+    pub fn is_app_root(&self) -> bool {
+        self.scheme.is_none() && self.authority.is_none() && self.port == RedirectPort::Kept
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RedirectPort {
+    /// As the authority has it.
+    Kept,
+    /// None: that of the scheme.
+    OfScheme,
+    Number(u16),
+}
