@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::config::FieldProblem;
 use super::rules::Family;
-use super::{Host, Plugin, ai, auth};
+use super::{Host, Plugin, ai, auth, transform};
 use crate::config::PluginCatalog;
 use crate::config::model::Phase;
 
@@ -57,12 +57,15 @@ impl Scope<'_> {
 }
 
 pub static PLUGINS: &[PluginSpec] = &[
+    transform::custom_response::SPEC,
     ai::model_router::SPEC,
     ai::model_mapper::SPEC,
+    transform::transformer::SPEC,
     auth::key_auth::SPEC,
     ai::statistics::SPEC,
     ai::semantic_router::SPEC,
     ai::proxy::SPEC,
+    transform::gw_error_format::SPEC,
 ];
 
 pub fn find(name: &str) -> Option<&'static PluginSpec> {
@@ -102,12 +105,15 @@ mod tests {
         let listed: Vec<String> =
             specs.iter().map(|spec| format!("{:?} {} {}", spec.phase, spec.priority, spec.name)).collect();
         expect![[r#"
+            Authn 910 custom-response
             Authn 900 model-router
             Authn 800 model-mapper
+            Authn 410 transformer
             Authn 310 key-auth
             Unspecified 900 ai-statistics
             Unspecified 860 semantic-router
-            Unspecified 100 ai-proxy"#]]
+            Unspecified 100 ai-proxy
+            Unspecified 0 gw-error-format"#]]
         .assert_eq(&listed.join("\n"));
         let written: Vec<&str> = PLUGINS.iter().map(|spec| spec.name).collect();
         let sorted: Vec<&str> = specs.iter().map(|spec| spec.name).collect();

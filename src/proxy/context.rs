@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use pingora_http::RequestHeader;
+use bytes::Bytes;
+use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::respond;
 use super::route::RouteEntry;
@@ -29,6 +30,8 @@ pub struct Context {
     pub status: Option<u16>,
     pub upstream_address: String,
     pub tries: u32,
+    /// A plugin's answer instead of the upstream's, on its way to the client.
+    pub replacement: Option<(ResponseHeader, Bytes)>,
     metrics: Arc<Metrics>,
 }
 
@@ -55,6 +58,7 @@ impl Context {
             status: None,
             upstream_address: String::new(),
             tries: 0,
+            replacement: None,
         }
     }
 
