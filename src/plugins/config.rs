@@ -53,6 +53,11 @@ impl<'a> Fields<'a> {
         self.typed(key, "a string", Value::as_str)
     }
 
+    /// A value as text, however YAML spelled it: `10`, `"10"` and `true` alike; objects and lists as JSON.
+    pub fn text(&mut self, key: &'static str) -> Option<String> {
+        self.get(key).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    }
+
     pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
         self.typed(key, "true or false", Value::as_bool)
     }

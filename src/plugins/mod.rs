@@ -18,6 +18,7 @@ pub mod security;
 pub mod state;
 #[cfg(test)]
 pub mod testing;
+pub mod transform;
 pub mod values;
 
 use std::future::Future;
@@ -56,18 +57,25 @@ pub trait Plugin: Send + Sync {
         Flow::Continue
     }
 
-    /// Whether this plugin may want to see or replace the whole answer to this request. Asked once the chain has run, before
-    /// anything goes upstream: yes moves the request to the exchange path, the only one that can hold an answer back, which
-    /// reads the request's body too.
+    /// Whether this plugin may want to see or replace the whole answer of the upstream to this request. Asked once the chain
+    /// has run, before anything goes upstream: yes moves the request to the exchange path, the only one that can hold an answer
+    /// back, which reads the request's body too. The gateway's own answers are whole from the start and need no yes here.
     fn may_hold_answer(&self, _request: &Request<'_>) -> bool {
         false
+    }
+
+    /// Another answer in place of this one, judged by its head alone; what the upstream still has to say is not waited for.
+    /// Asked in reverse chain order, just before [`Plugin::on_response_headers`] of this plugin, which then sees the new head.
+    /// Unlike holding an answer back it costs nothing where it says no, so the request keeps streaming.
+    fn replace_answer(&self, _request: &Request<'_>, _response: &ResponseHeader) -> Option<Reply> {
+        None
     }
 
     /// Runs in reverse chain order before the answer's head goes to the client.
     fn on_response_headers(&self, _request: &mut Request<'_>, _response: &mut ResponseHeader) {}
 
-    /// Whether this answer must be held back until its body is complete (limit: `limits.max_body_bytes`). Asked only if
-    /// [`Plugin::may_hold_answer`] said yes, after [`Plugin::on_response_headers`].
+    /// Whether this answer must be held back until its body is complete (limit: `limits.max_body_bytes`). Asked after
+    /// [`Plugin::on_response_headers`]; of an upstream's answer only if [`Plugin::may_hold_answer`] said yes.
     fn wants_response_body(&self, _request: &Request<'_>, _response: &ResponseHeader) -> bool {
         false
     }

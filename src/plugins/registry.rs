@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::config::FieldProblem;
 use super::rules::Family;
-use super::{Host, Plugin, ai, auth, security};
+use super::{Host, Plugin, ai, auth, security, transform};
 use crate::config::PluginCatalog;
 use crate::config::model::Phase;
 
@@ -57,8 +57,10 @@ impl Scope<'_> {
 }
 
 pub static PLUGINS: &[PluginSpec] = &[
+    transform::custom_response::SPEC,
     ai::model_router::SPEC,
     ai::model_mapper::SPEC,
+    transform::transformer::SPEC,
     auth::key_auth::SPEC,
     security::ip_restriction::SPEC,
     security::cors::SPEC,
@@ -67,6 +69,7 @@ pub static PLUGINS: &[PluginSpec] = &[
     ai::statistics::SPEC,
     ai::semantic_router::SPEC,
     ai::proxy::SPEC,
+    transform::gw_error_format::SPEC,
 ];
 
 pub fn find(name: &str) -> Option<&'static PluginSpec> {
@@ -106,8 +109,10 @@ mod tests {
         let listed: Vec<String> =
             specs.iter().map(|spec| format!("{:?} {} {}", spec.phase, spec.priority, spec.name)).collect();
         expect![[r#"
+            Authn 910 custom-response
             Authn 900 model-router
             Authn 800 model-mapper
+            Authn 410 transformer
             Authn 310 key-auth
             Authn 210 ip-restriction
             Authz 340 cors
@@ -115,7 +120,8 @@ mod tests {
             Authz 310 bot-detect
             Unspecified 900 ai-statistics
             Unspecified 860 semantic-router
-            Unspecified 100 ai-proxy"#]]
+            Unspecified 100 ai-proxy
+            Unspecified 0 gw-error-format"#]]
         .assert_eq(&listed.join("\n"));
         let written: Vec<&str> = PLUGINS.iter().map(|spec| spec.name).collect();
         let sorted: Vec<&str> = specs.iter().map(|spec| spec.name).collect();

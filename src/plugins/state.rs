@@ -34,6 +34,8 @@ pub struct RequestState {
     pub consumer: Option<String>,
     /// Where the client's credential for the gateway stands; it goes neither to model providers nor into the access log.
     pub credential: Option<CredentialPlace>,
+    /// The answer on its way back is an upstream's, not one the gateway made itself.
+    pub is_upstream_answer: bool,
     /// Set by a plugin whose header write may select another route; the chain matches again and clears it.
     pub reroute: bool,
     /// Added to the answer's head.
@@ -62,6 +64,7 @@ impl RequestState {
             body: None,
             consumer: None,
             credential: None,
+            is_upstream_answer: false,
             reroute: false,
             reply_headers: Vec::new(),
             details: String::new(),

@@ -136,11 +136,29 @@ impl Exchange {
 
     /// Runs the response half on an answer of the upstream; returns what the client gets.
     pub fn answered(&mut self, plugin: &Arc<dyn Plugin>, upstream: HttpAnswer) -> HttpAnswer {
-        let HttpAnswer { mut head, mut body } = upstream;
+        self.state.is_upstream_answer = true;
+        self.respond(plugin, upstream)
+    }
+
+    /// Runs the response half on an answer the gateway made itself.
+    pub fn replied(&mut self, plugin: &Arc<dyn Plugin>, own: HttpAnswer) -> HttpAnswer {
+        self.state.is_upstream_answer = false;
+        self.respond(plugin, own)
+    }
+
+    fn respond(&mut self, plugin: &Arc<dyn Plugin>, answer: HttpAnswer) -> HttpAnswer {
+        let HttpAnswer { mut head, mut body } = answer;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut request = self.request();
+        let is_upstream_answer = request.state.is_upstream_answer;
+        if let Some(reply) = plugin.replace_answer(&request, &head) {
+            head = ResponseHeader::build(reply.status, None).unwrap();
+            reply.headers.into_iter().for_each(|(name, value)| drop(head.append_header(name, value)));
+            body = reply.body;
+        }
         plugin.on_response_headers(&mut request, &mut head);
-        if plugin.may_hold_answer(&request) && plugin.wants_response_body(&request, &head) {
+        let may_hold = !is_upstream_answer || plugin.may_hold_answer(&request);
+        if may_hold && plugin.wants_response_body(&request, &head) {
             runtime.block_on(plugin.on_response_body(&mut request, &mut head, &mut body));
         } else {
             plugin.on_response_chunk(&mut request, &mut body);
