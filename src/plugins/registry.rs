@@ -59,7 +59,12 @@ impl Scope<'_> {
 pub static PLUGINS: &[PluginSpec] = &[
     ai::model_router::SPEC,
     ai::model_mapper::SPEC,
+    auth::hmac_auth::SPEC,
+    auth::basic_auth::SPEC,
+    auth::basic_auth::GO_SPEC,
+    auth::key_auth::GO_SPEC,
     auth::key_auth::SPEC,
+    auth::hmac_auth_apisix::SPEC,
     ai::statistics::SPEC,
     ai::semantic_router::SPEC,
     ai::proxy::SPEC,
@@ -104,7 +109,12 @@ mod tests {
         expect![[r#"
             Authn 900 model-router
             Authn 800 model-mapper
+            Authn 330 hmac-auth
+            Authn 320 basic-auth
+            Authn 320 go-basic-auth
+            Authn 310 go-key-auth
             Authn 310 key-auth
+            Authn 200 hmac-auth-apisix
             Unspecified 900 ai-statistics
             Unspecified 860 semantic-router
             Unspecified 100 ai-proxy"#]]
