@@ -59,12 +59,15 @@ impl Scope<'_> {
 pub static PLUGINS: &[PluginSpec] = &[
     ai::model_router::SPEC,
     ai::model_mapper::SPEC,
+    auth::jwt_auth::GO_SPEC,
+    auth::jwt_auth::SPEC,
     auth::hmac_auth::SPEC,
     auth::basic_auth::SPEC,
     auth::basic_auth::GO_SPEC,
     auth::key_auth::GO_SPEC,
     auth::key_auth::SPEC,
     auth::hmac_auth_apisix::SPEC,
+    auth::simple_jwt_auth::SPEC,
     ai::statistics::SPEC,
     ai::semantic_router::SPEC,
     ai::proxy::SPEC,
@@ -109,12 +112,15 @@ mod tests {
         expect![[r#"
             Authn 900 model-router
             Authn 800 model-mapper
+            Authn 340 go-jwt-auth
+            Authn 340 jwt-auth
             Authn 330 hmac-auth
             Authn 320 basic-auth
             Authn 320 go-basic-auth
             Authn 310 go-key-auth
             Authn 310 key-auth
             Authn 200 hmac-auth-apisix
+            Authn 200 simple-jwt-auth
             Unspecified 900 ai-statistics
             Unspecified 860 semantic-router
             Unspecified 100 ai-proxy"#]]
