@@ -59,6 +59,8 @@ impl Scope<'_> {
 pub static PLUGINS: &[PluginSpec] = &[
     ai::model_router::SPEC,
     ai::model_mapper::SPEC,
+    auth::ext_auth::SPEC,
+    auth::oauth::SPEC,
     auth::jwt_auth::GO_SPEC,
     auth::jwt_auth::SPEC,
     auth::hmac_auth::SPEC,
@@ -66,6 +68,7 @@ pub static PLUGINS: &[PluginSpec] = &[
     auth::basic_auth::GO_SPEC,
     auth::key_auth::GO_SPEC,
     auth::key_auth::SPEC,
+    auth::opa::SPEC,
     auth::hmac_auth_apisix::SPEC,
     auth::simple_jwt_auth::SPEC,
     ai::statistics::SPEC,
@@ -112,6 +115,8 @@ mod tests {
         expect![[r#"
             Authn 900 model-router
             Authn 800 model-mapper
+            Authn 360 ext-auth
+            Authn 350 oauth
             Authn 340 go-jwt-auth
             Authn 340 jwt-auth
             Authn 330 hmac-auth
@@ -119,6 +124,7 @@ mod tests {
             Authn 320 go-basic-auth
             Authn 310 go-key-auth
             Authn 310 key-auth
+            Authn 225 opa
             Authn 200 hmac-auth-apisix
             Authn 200 simple-jwt-auth
             Unspecified 900 ai-statistics
