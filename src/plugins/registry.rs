@@ -61,8 +61,20 @@ pub static PLUGINS: &[PluginSpec] = &[
     ai::model_router::SPEC,
     ai::model_mapper::SPEC,
     transform::transformer::SPEC,
+    auth::ext_auth::SPEC,
+    auth::oauth::SPEC,
+    auth::oidc::SPEC,
+    auth::jwt_auth::GO_SPEC,
+    auth::jwt_auth::SPEC,
+    auth::hmac_auth::SPEC,
+    auth::basic_auth::SPEC,
+    auth::basic_auth::GO_SPEC,
+    auth::key_auth::GO_SPEC,
     auth::key_auth::SPEC,
+    auth::opa::SPEC,
     security::ip_restriction::SPEC,
+    auth::hmac_auth_apisix::SPEC,
+    auth::simple_jwt_auth::SPEC,
     security::cors::SPEC,
     security::request_block::SPEC,
     security::bot_detect::SPEC,
@@ -113,8 +125,20 @@ mod tests {
             Authn 900 model-router
             Authn 800 model-mapper
             Authn 410 transformer
+            Authn 360 ext-auth
+            Authn 350 oauth
+            Authn 350 oidc
+            Authn 340 go-jwt-auth
+            Authn 340 jwt-auth
+            Authn 330 hmac-auth
+            Authn 320 basic-auth
+            Authn 320 go-basic-auth
+            Authn 310 go-key-auth
             Authn 310 key-auth
+            Authn 225 opa
             Authn 210 ip-restriction
+            Authn 200 hmac-auth-apisix
+            Authn 200 simple-jwt-auth
             Authz 340 cors
             Authz 320 request-block
             Authz 310 bot-detect

@@ -95,7 +95,8 @@ pub enum CredentialPlace {
 /// Path and query without the parameter `name`.
 pub fn without_query(path_and_query: &str, name: &str) -> String {
     let Some((path, query)) = path_and_query.split_once('?') else { return path_and_query.to_owned() };
-    let is_other = |pair: &&str| pair.split('=').next() != Some(name);
+    // Compared decoded, as whoever read the credential did.
+    let is_other = |pair: &&str| form_urlencoded::parse(pair.as_bytes()).all(|(key, _)| key != name);
     let kept: Vec<&str> = query.split('&').filter(is_other).collect();
     if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
 }
