@@ -16,12 +16,15 @@ pub mod registry;
 pub mod rules;
 pub mod security;
 pub mod state;
+pub mod store;
 #[cfg(test)]
 pub mod testing;
+pub mod traffic;
 pub mod transform;
 pub mod values;
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +37,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
 use crate::llm::provider::Provider;
+use crate::stores::Store;
+use crate::stores::redis::RedisConfig;
 use crate::telemetry::metrics::Metrics;
 
 pub use state::{Answered, CredentialPlace, End, LlmState, RequestState, Target, without_query};
@@ -89,6 +94,10 @@ pub trait Plugin: Send + Sync {
 
     /// Runs after the last byte, for accounting only. Must not block.
     fn on_log(&self, _request: &mut Request<'_>) {}
+
+    /// Called once when built, with a name for this scope (object and rule) that is the same after a reload: for state that
+    /// outlives the plugin.
+    fn placed(&self, _place: &str) {}
 
     /// Called once, after the snapshot that holds this plugin went live. Building a plugin must not change anything
     /// outside it, because the snapshot may still be refused; this may.
@@ -198,6 +207,12 @@ pub trait Host: Send + Sync {
 
     /// The store of outcomes; `None` when it could not be opened (the start log says why).
     fn flywheel(&self) -> Option<&Flywheel>;
+
+    /// Where counters and marks are kept: the Redis of that configuration, or this process. Does not connect.
+    fn store(&self, redis: Option<&RedisConfig>) -> Arc<dyn Store>;
+
+    /// The folder that users put files into for plugins to read.
+    fn data_dir(&self) -> &Path;
 
     /// The live router of that name, made on first use.
     fn router(&self, name: &str) -> Arc<LiveRouter>;

@@ -1,6 +1,8 @@
 //! Running one plugin in unit tests: a request as a value, and a [`Host`] whose answers the test writes.
 
 use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -14,6 +16,8 @@ use super::registry::{PluginSpec, Scope};
 use super::{CompletedCall, Flow, Host, HttpAnswer, HttpCall, LlmCall, Plugin, Reply, Request, RequestState};
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
+use crate::stores::redis::{Locate, RedisConfig};
+use crate::stores::{Store, Stores};
 use crate::telemetry::metrics::Metrics;
 
 type Answer = dyn Fn(&HttpCall) -> Result<HttpAnswer, String> + Send + Sync;
@@ -22,6 +26,7 @@ type Answer = dyn Fn(&HttpCall) -> Result<HttpAnswer, String> + Send + Sync;
 pub struct FakeHost {
     pub calls: Mutex<Vec<HttpCall>>,
     answer: Box<Answer>,
+    stores: Stores,
     metrics: Metrics,
 }
 
@@ -34,7 +39,18 @@ impl FakeHost {
     pub fn answering(
         answer: impl Fn(&HttpCall) -> Result<HttpAnswer, String> + Send + Sync + 'static,
     ) -> Arc<FakeHost> {
-        Arc::new(FakeHost { calls: Mutex::default(), answer: Box::new(answer), metrics: Metrics::new() })
+        let stores = Stores::new(Arc::new(Nowhere));
+        Arc::new(FakeHost { calls: Mutex::default(), answer: Box::new(answer), stores, metrics: Metrics::new() })
+    }
+}
+
+/// No service is configured: every Redis is down.
+struct Nowhere;
+
+#[async_trait]
+impl Locate for Nowhere {
+    async fn locate(&self, service: &str, _port: u16) -> Result<SocketAddr, String> {
+        Err(format!("service {service} is not configured"))
     }
 }
 
@@ -63,6 +79,14 @@ impl Host for FakeHost {
 
     fn flywheel(&self) -> Option<&Flywheel> {
         None
+    }
+
+    fn store(&self, redis: Option<&RedisConfig>) -> Arc<dyn Store> {
+        self.stores.get(redis)
+    }
+
+    fn data_dir(&self) -> &Path {
+        Path::new("no data folder")
     }
 
     fn router(&self, _name: &str) -> Arc<LiveRouter> {

@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use self::host::ProcessHost;
+use self::host::{LiveServices, ProcessHost};
 use self::reload::Reloader;
 use crate::admin;
 use crate::base::tasks::Tasks;
@@ -31,6 +31,7 @@ use crate::proxy::listener::{self, Bound, Listeners};
 use crate::proxy::service::Gateway;
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::upstream::Resolver;
+use crate::stores::Stores;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::{self, SpanSink};
@@ -164,10 +165,12 @@ impl Process {
         let exchange = Arc::new(Exchange::new(resolver.clone(), metrics.clone(), 512));
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(&settings)));
         let host: Arc<dyn Host> = Arc::new(ProcessHost {
+            settings: settings.clone(),
             exchange: exchange.clone(),
             snapshot: snapshot.clone(),
             flywheel: flywheel.clone(),
             routers: routers.clone(),
+            stores: Stores::new(Arc::new(LiveServices { exchange: exchange.clone(), snapshot: snapshot.clone() })),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         });

@@ -12,11 +12,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("flywheel", &[]),
     ("routing", &[]),
+    ("stores", &[]),
     ("learning", &["routing", "flywheel", "telemetry"]),
-    ("plugins", &["learning", "routing", "flywheel", "config", "telemetry", "llm"]),
+    ("plugins", &["learning", "routing", "flywheel", "config", "telemetry", "llm", "stores"]),
     ("proxy", &["plugins", "config", "telemetry", "llm"]),
     ("admin", &["telemetry"]),
-    ("server", &["admin", "proxy", "plugins", "learning", "routing", "flywheel", "config", "telemetry", "llm"]),
+    (
+        "server",
+        &["admin", "proxy", "plugins", "learning", "routing", "flywheel", "config", "telemetry", "llm", "stores"],
+    ),
     ("cli", &["server", "proxy", "plugins", "learning", "routing", "flywheel", "config"]),
 ];
 
@@ -34,6 +38,9 @@ const FENCES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["telemetry/"]),
     ("governor", &["proxy/limit.rs"]),
     ("rustls", &["proxy/tls.rs"]),
+    ("redis", &["stores/redis.rs"]),
+    ("zentinel_modsec", &["plugins/security/waf/"]),
+    ("jsonschema", &["plugins/security/request_validation.rs"]),
 ];
 
 fn src() -> PathBuf {

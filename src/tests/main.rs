@@ -22,3 +22,4 @@ mod process;
 mod routing;
 mod sdk;
 mod streams;
+mod traffic;

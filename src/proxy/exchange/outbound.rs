@@ -1,5 +1,6 @@
 //! Plain HTTP calls beside the client's exchange: evaluators, authorisation services, identity providers, collectors.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -30,6 +31,18 @@ impl Exchange {
             Ok(answered) => answered,
             Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
         }
+    }
+
+    /// An address of a configured service, for what is not HTTP.
+    ///
+    /// # Errors
+    /// There is no such service or port, or it has no address now.
+    pub async fn locate(&self, snapshot: &Snapshot, service: &str, port: u16) -> Result<SocketAddr, String> {
+        let upstream = snapshot.upstream(service, Some(port)).ok_or_else(|| {
+            format!("service {service} is not configured with port {port}; add it to the McpBridge or as a Service")
+        })?;
+        let peer = upstream.peer(service, &snapshot.limits.timeouts, &self.resolver).await?;
+        peer._address.as_inet().copied().ok_or_else(|| format!("service {service} has no network address"))
     }
 
     async fn call_out(&self, snapshot: &Snapshot, call: HttpCall) -> Result<HttpAnswer, String> {
