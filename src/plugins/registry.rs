@@ -61,6 +61,7 @@ pub static PLUGINS: &[PluginSpec] = &[
     ai::model_mapper::SPEC,
     auth::ext_auth::SPEC,
     auth::oauth::SPEC,
+    auth::oidc::SPEC,
     auth::jwt_auth::GO_SPEC,
     auth::jwt_auth::SPEC,
     auth::hmac_auth::SPEC,
@@ -117,6 +118,7 @@ mod tests {
             Authn 800 model-mapper
             Authn 360 ext-auth
             Authn 350 oauth
+            Authn 350 oidc
             Authn 340 go-jwt-auth
             Authn 340 jwt-auth
             Authn 330 hmac-auth

@@ -13,6 +13,7 @@ pub mod jwt_auth;
 pub mod key_auth;
 pub mod matching;
 pub mod oauth;
+pub mod oidc;
 pub mod opa;
 pub mod password;
 pub mod places;
