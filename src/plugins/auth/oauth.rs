@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(status(&plugin, &issued, "r2"), (200, Some("one".into())));
         let jwt = Jwt::parse(&issued).unwrap();
         assert_eq!((jwt.text("aud"), jwt.text("scope"), jwt.text("sub")), (Some("default"), Some("read"), Some("one")));
-        let claims = Value::Object(jwt.claims.clone());
+        let claims = Value::Object(jwt.claims);
         for (kind, changed, secret) in [
             ("JWT", json!({}), "s 1"),
             (TOKEN_TYPE, json!({}), "s2"),

@@ -43,6 +43,12 @@ struct Tokens {
     refresh_token: Option<String>,
 }
 
+/// When the provider was asked about itself, and what came of it.
+struct Discovery {
+    at: Instant,
+    result: Result<Arc<Metadata>, String>,
+}
+
 pub struct Provider {
     issuer: String,
     client_id: String,
@@ -52,8 +58,8 @@ pub struct Provider {
     discovery_timeout: Duration,
     redeem_timeout: Duration,
     host: Arc<dyn Host>,
-    /// When it was asked for, and what came; one request asks for all.
-    metadata: tokio::sync::Mutex<Option<(Instant, Result<Arc<Metadata>, String>)>>,
+    /// One request asks for all.
+    metadata: tokio::sync::Mutex<Option<Discovery>>,
     keys: RemoteKeys,
 }
 
@@ -77,14 +83,14 @@ impl Provider {
     /// Why the provider cannot be used now.
     pub async fn metadata(&self) -> Result<Arc<Metadata>, String> {
         let mut known = self.metadata.lock().await;
-        if let Some((at, result)) = known.as_ref()
+        if let Some(Discovery { at, result }) = known.as_ref()
             && at.elapsed() < if result.is_ok() { KEEP_METADATA } else { PAUSE }
         {
             return result.clone();
         }
-        let found = self.discover().await.map(Arc::new);
-        *known = Some((Instant::now(), found.clone()));
-        found
+        let result = self.discover().await.map(Arc::new);
+        *known = Some(Discovery { at: Instant::now(), result: result.clone() });
+        result
     }
 
     async fn discover(&self) -> Result<Metadata, String> {
