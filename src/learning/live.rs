@@ -35,6 +35,8 @@ pub struct Setup {
     pub min_rows: u64,
     pub folds: usize,
     pub seed: u64,
+    /// Whether prompts are embedded: then the family that reads embeddings is trained too.
+    pub embeds: bool,
 }
 
 /// The router that decides now.
@@ -124,19 +126,25 @@ impl LiveRouter {
     pub fn predict(
         &self,
         features: &FeatureVector,
+        embedding: Option<&[f32]>,
         candidates: &[Candidate],
         baseline: &str,
     ) -> (Vec<Prediction>, Option<i64>) {
         let seed = SEED.as_deref();
         match (self.serving.load_full(), seed) {
             (Some(serving), Some(seed)) => {
-                let trained = serving.router.predict(features);
+                let trained = serving.router.predict(features, embedding);
                 (with_unseen(trained, seed, features, candidates, baseline), Some(serving.id))
             }
-            (Some(serving), None) => (serving.router.predict(features), Some(serving.id)),
+            (Some(serving), None) => (serving.router.predict(features, embedding), Some(serving.id)),
             (None, Some(seed)) => (cold_start(seed, features, candidates, baseline), None),
             (None, None) => (Vec::new(), None),
         }
+    }
+
+    /// Whether the serving version would decide otherwise with an embedding of the prompt.
+    pub fn reads_embedding(&self) -> bool {
+        self.serving.load().as_ref().is_some_and(|serving| serving.router.reads_embedding())
     }
 
     /// The domain the prompt is taken for.

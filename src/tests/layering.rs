@@ -12,12 +12,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("flywheel", &[]),
     ("routing", &[]),
-    ("learning", &["routing", "flywheel", "telemetry"]),
+    ("infer", &[]),
+    ("learning", &["routing", "infer", "flywheel", "telemetry"]),
     ("plugins", &["learning", "routing", "flywheel", "config", "telemetry", "llm"]),
     ("proxy", &["plugins", "config", "telemetry", "llm"]),
     ("admin", &["telemetry"]),
-    ("server", &["admin", "proxy", "plugins", "learning", "routing", "flywheel", "config", "telemetry", "llm"]),
-    ("cli", &["server", "proxy", "plugins", "learning", "routing", "flywheel", "config"]),
+    (
+        "server",
+        &["admin", "proxy", "plugins", "learning", "routing", "infer", "flywheel", "config", "telemetry", "llm"],
+    ),
+    ("cli", &["server", "proxy", "plugins", "learning", "routing", "infer", "flywheel", "config"]),
 ];
 
 /// Crates that only the named places may use.
@@ -33,6 +37,11 @@ const FENCES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli/"]),
     ("prometheus_client", &["telemetry/"]),
     ("rustls", &["proxy/tls.rs"]),
+    ("candle_core", &["infer/"]),
+    ("candle_nn", &["infer/"]),
+    ("tokenizers", &["infer/"]),
+    ("rayon", &["infer/"]),
+    ("zip", &["infer/"]),
 ];
 
 fn src() -> PathBuf {
