@@ -13,6 +13,7 @@ pub mod learning;
 pub mod routing;
 
 pub mod flywheel;
+pub mod infer;
 pub mod stores;
 
 pub mod config;

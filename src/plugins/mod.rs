@@ -218,6 +218,15 @@ pub trait Host: Send + Sync {
     fn router(&self, name: &str) -> Arc<LiveRouter>;
 
     fn metrics(&self) -> &Metrics;
+
+    /// Has the sentence model loaded in the background, if it is not yet.
+    fn prepare_embedding(&self) {}
+
+    /// The sentence embedding of a text; `None` at once when the model is not loaded or too many texts wait, and after a
+    /// short time when it takes too long.
+    async fn embed(&self, _text: &str) -> Option<Vec<f32>> {
+        None
+    }
 }
 
 /// A plain HTTP call a plugin makes. The process adds `Host` (unless the head has one) and `Content-Length`.

@@ -23,6 +23,7 @@ use crate::base::tasks::Tasks;
 use crate::config::settings::{AccessLog as AccessLogTarget, LogFormat, Settings};
 use crate::config::{Problem, Watcher};
 use crate::flywheel::{Flywheel, Options as FlywheelOptions};
+use crate::infer::{Engine, Library};
 use crate::learning::follow::{self, Triggers};
 use crate::learning::live::Routers;
 use crate::plugins::{Host, HttpCall};
@@ -161,6 +162,7 @@ impl Process {
         })?;
         let flywheel = open_flywheel(&settings);
         let routers = Arc::new(Routers::default());
+        let engine = Engine::new(Library::new(&settings.models_dir));
         let resolver = Arc::new(Resolver::new(tasks.clone()));
         let exchange = Arc::new(Exchange::new(resolver.clone(), metrics.clone(), 512));
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(&settings)));
@@ -173,6 +175,7 @@ impl Process {
             stores: Stores::new(Arc::new(LiveServices { exchange: exchange.clone(), snapshot: snapshot.clone() })),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
+            engine: engine.clone(),
         });
         let reloader =
             Arc::new(Reloader::new(settings.clone(), snapshot.clone(), host, resolver.clone(), metrics.clone()));
@@ -195,7 +198,12 @@ impl Process {
         let admin_state = admin::Admin {
             health: health.clone(),
             metrics: metrics.clone(),
-            control: Arc::new(control::Control { reloader, routers: routers.clone(), flywheel: flywheel.clone() }),
+            control: Arc::new(control::Control {
+                reloader,
+                routers: routers.clone(),
+                flywheel: flywheel.clone(),
+                engine: engine.clone(),
+            }),
             token,
         };
         let (http, https, admin) = (sockets.http.address, sockets.https.address, sockets.admin_address);
@@ -215,7 +223,7 @@ impl Process {
                 rows: settings.routing.retrain_rows,
                 interval: Duration::from_secs(settings.routing.retrain_interval_secs),
             };
-            tasks.spawn_until_stopped(follow::follow(routers, flywheel.clone(), triggers, tasks.clone()));
+            tasks.spawn_until_stopped(follow::follow(routers, flywheel.clone(), engine, triggers, tasks.clone()));
             tasks.spawn_until_stopped(control::tend_flywheel(flywheel.clone(), settings.clone(), metrics.clone()));
         }
         health.set_ready(true);

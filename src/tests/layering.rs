@@ -13,15 +13,28 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("flywheel", &[]),
     ("routing", &[]),
     ("stores", &[]),
-    ("learning", &["routing", "flywheel", "telemetry"]),
+    ("infer", &[]),
+    ("learning", &["routing", "infer", "flywheel", "telemetry"]),
     ("plugins", &["learning", "routing", "flywheel", "config", "telemetry", "llm", "stores"]),
     ("proxy", &["plugins", "config", "telemetry", "llm"]),
     ("admin", &["telemetry"]),
     (
         "server",
-        &["admin", "proxy", "plugins", "learning", "routing", "flywheel", "config", "telemetry", "llm", "stores"],
+        &[
+            "admin",
+            "proxy",
+            "plugins",
+            "learning",
+            "routing",
+            "infer",
+            "flywheel",
+            "config",
+            "telemetry",
+            "llm",
+            "stores",
+        ],
     ),
-    ("cli", &["server", "proxy", "plugins", "learning", "routing", "flywheel", "config"]),
+    ("cli", &["server", "proxy", "plugins", "learning", "routing", "infer", "flywheel", "config"]),
 ];
 
 /// Crates that only the named places may use.
@@ -41,6 +54,11 @@ const FENCES: &[(&str, &[&str])] = &[
     ("redis", &["stores/redis.rs"]),
     ("zentinel_modsec", &["plugins/security/waf/"]),
     ("jsonschema", &["plugins/security/request_validation.rs"]),
+    ("candle_core", &["infer/"]),
+    ("candle_nn", &["infer/"]),
+    ("tokenizers", &["infer/"]),
+    ("rayon", &["infer/"]),
+    ("zip", &["infer/"]),
 ];
 
 fn src() -> PathBuf {

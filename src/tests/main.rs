@@ -18,6 +18,7 @@ mod config;
 mod flywheel;
 mod harness;
 mod layering;
+mod models;
 mod process;
 mod routing;
 mod sdk;
