@@ -14,7 +14,9 @@ pub mod routing;
 
 pub mod discovery;
 pub mod flywheel;
+pub mod infer;
 pub mod rpc;
+pub mod stores;
 
 pub mod config;
 

@@ -47,7 +47,8 @@ enum Action {
 }
 
 pub fn run(args: &FlywheelArgs) -> Result<(), CliError> {
-    let store = open(&args.places)?;
+    // An import may be the first thing that happens to a data folder; what reads must not make an empty database.
+    let store = if matches!(args.action, Action::Import { .. }) { create(&args.places)? } else { open(&args.places)? };
     match &args.action {
         Action::Stats { json } => stats(&store, *json),
         Action::Export { file } => {
@@ -93,7 +94,14 @@ pub fn run(args: &FlywheelArgs) -> Result<(), CliError> {
     }
 }
 
-/// The database of the data folder, which must exist: these commands never make one.
+/// The database of the data folder, made if it is not there.
+fn create(places: &Places) -> Result<Store, CliError> {
+    let folder = places.settings()?.data_dir;
+    std::fs::create_dir_all(&folder).map_err(|error| at(&folder, &error))?;
+    Store::open(&folder.join(FILE_NAME)).map_err(CliError::failed)
+}
+
+/// The database of the data folder, which must exist.
 pub fn open(places: &Places) -> Result<Store, CliError> {
     let path = places.settings()?.data_dir.join(FILE_NAME);
     if !path.exists() {

@@ -3,9 +3,11 @@
 mod config;
 mod config_history;
 mod flywheel;
+mod models;
 mod output;
 mod router;
 mod router_eval;
+mod router_families;
 mod serve;
 mod validate;
 
@@ -38,6 +40,8 @@ enum Command {
     Router(router::RouterArgs),
     /// Look into the record of outcomes, export, import, prune.
     Flywheel(flywheel::FlywheelArgs),
+    /// Model files that run inside the process: list, fetch, verify.
+    Models(models::ModelsArgs),
 }
 
 /// Where settings, configuration and data are; the same flags on every command.
@@ -52,6 +56,9 @@ pub struct Places {
     /// Folder for the database and what else the gateway writes (overrides config.toml).
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Folder of model files (overrides config.toml).
+    #[arg(long, value_name = "DIR")]
+    models_dir: Option<PathBuf>,
 }
 
 impl Places {
@@ -73,6 +80,9 @@ impl Places {
         }
         if let Some(dir) = &self.data_dir {
             settings.data_dir.clone_from(dir);
+        }
+        if let Some(dir) = &self.models_dir {
+            settings.models_dir.clone_from(dir);
         }
         Ok(settings)
     }
@@ -123,6 +133,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(&args),
         Command::Router(args) => router::run(&args),
         Command::Flywheel(args) => flywheel::run(&args),
+        Command::Models(args) => models::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,10 +8,12 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::output::{say, say_json, table};
+use super::output::{complain, say, say_json, table};
 use super::router_eval::{self, EvalArgs, read_labelled};
 use super::{CliError, Places, flywheel};
+use crate::config::model::{Gateway, PluginUse};
 use crate::config::{Folder, compile};
+use crate::infer::{Embedder, Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
 use crate::learning::learner::{Learned, learn};
 use crate::learning::live::Setup;
 use crate::plugins::ai::semantic_router::config::Config;
@@ -97,7 +99,12 @@ fn train(places: &Places, router: &str, force: bool, json: bool) -> Result<(), C
     if let Ok(style) = ProgressStyle::with_template("training {bar:30} {pos}/{len} {msg} {elapsed}") {
         bar.set_style(style);
     }
-    let learned = learn(&store, router, &setup, force, &mut |progress| {
+    let embedder = setup.embeds.then(|| embedder(places)).transpose().unwrap_or_else(|error| {
+        complain(&format!("training without embeddings: {error}"));
+        None
+    });
+    let embedder = embedder.as_ref().map(|embedder| embedder as &dyn Embedder);
+    let learned = learn(&store, router, &setup, embedder, force, &mut |progress| {
         bar.set_length(u64::try_from(progress.total).unwrap_or(0));
         bar.set_position(u64::try_from(progress.done).unwrap_or(0));
         bar.set_message(format!("{:?}", progress.family));
@@ -119,21 +126,37 @@ fn train(places: &Places, router: &str, force: bool, json: bool) -> Result<(), C
     Ok(())
 }
 
+/// The sentence model of `models_dir`.
+///
+/// # Errors
+/// Its files are missing or not what they should be.
+pub fn embedder(places: &Places) -> Result<SentenceEmbedder, CliError> {
+    let library = Library::new(places.settings()?.models_dir);
+    let model = Manifest::shipped().model(SENTENCE_MODEL).map_err(CliError::failed)?;
+    library.verify(model).map_err(CliError::failed)?;
+    SentenceEmbedder::load(&library.folder(model)).map_err(CliError::failed)
+}
+
+/// Every semantic-router configuration of a folder, with the object it is in; those with problems are left out.
+pub fn configured(gateway: &Gateway) -> impl Iterator<Item = (&PluginUse, Config)> {
+    let uses = gateway.plugins.iter().filter(|plugin| plugin.plugin == "semantic-router");
+    uses.flat_map(|plugin| {
+        let global = plugin.global.as_ref();
+        let n_rules = plugin.rules.len();
+        let of_rules = plugin.rules.iter().map(move |rule| Scope { global, rule: Some(&rule.config), n_rules });
+        let own = global.map(|_| Scope { global, rule: None, n_rules });
+        let read = own.into_iter().chain(of_rules).map(|scope| Config::read(&scope));
+        read.filter(|(_, problems)| problems.is_empty()).map(move |(config, _)| (plugin, config)).collect::<Vec<_>>()
+    })
+}
+
 /// What the plugin of that router is configured with.
 pub fn setup(places: &Places, router: &str) -> Result<Setup, CliError> {
     let settings = places.settings()?;
     let listing = Folder::new(&settings.config_dir).read().map_err(|error| CliError::Usage(error.to_string()))?;
     let gateway = compile(&listing.objects, &BuiltIns).gateway;
-    let uses = gateway.plugins.iter().filter(|plugin| plugin.plugin == "semantic-router");
-    let mut configs = uses.flat_map(|plugin| {
-        let global = plugin.global.as_ref();
-        let n_rules = plugin.rules.len();
-        let of_rules = plugin.rules.iter().map(move |rule| Scope { global, rule: Some(&rule.config), n_rules });
-        let own = global.map(|_| Scope { global, rule: None, n_rules });
-        own.into_iter().chain(of_rules).map(|scope| Config::read(&scope)).collect::<Vec<_>>()
-    });
-    let found = configs.find(|(config, problems)| problems.is_empty() && config.router == router);
-    let Some((config, _)) = found else {
+    let found = configured(&gateway).find(|(_, config)| config.router == router);
+    let Some((_, config)) = found else {
         let dir = settings.config_dir.display();
         return Err(CliError::Usage(format!(
             "no semantic-router plugin in {dir} names the router \"{router}\"; check --config-dir and --router"

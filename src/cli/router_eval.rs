@@ -1,8 +1,10 @@
 //! `weirgate router eval`: what can be said of a router without calling a model.
 //!
-//! Domain accuracy of the classifier on labelled questions; the time from prompt to decision; and how many decisions stay
-//! the same when the prompt has typos.
+//! Domain accuracy of the classifier on labelled questions, also on sources it was not trained on; the time from prompt to
+//! decision; how many decisions stay the same when the prompt has typos; and what a sentence embedding adds to any of it
+//! (`router_families`).
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,10 +14,11 @@ use clap::Args;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::output::{complain, say_json, table};
-use super::{CliError, Places, flywheel, router};
+use super::{CliError, Places, flywheel, router, router_families};
 use crate::learning::learner::serving_router;
 use crate::routing::{Decision, Domain, FeatureVector, Prompt, Router, Seed, cold_start, decide, extract, with_unseen};
 
@@ -26,6 +29,15 @@ pub struct EvalArgs {
     /// Train the classifier on these questions instead of using the shipped one.
     #[arg(long, value_name = "FILE")]
     train: Option<PathBuf>,
+    /// Also train without each source in turn and judge on it: the accuracy on text from elsewhere.
+    #[arg(long, requires = "train")]
+    unseen_sources: bool,
+    /// Also compare families of routers that read the sentence embedding with those that do not.
+    #[arg(long, requires = "train")]
+    embedding: bool,
+    /// With `--embedding`: recorded outcomes of a strong and a weak model to compare them on too.
+    #[arg(long, value_name = "FILE", requires = "embedding")]
+    outcomes: Option<PathBuf>,
     /// The router whose decisions are timed: its candidates come from the configuration folder, its serving version from
     /// the data folder if there is one.
     #[arg(long, default_value = "default")]
@@ -43,24 +55,38 @@ pub struct Labelled {
     pub domain: Domain,
     #[serde(default)]
     lang: String,
+    /// `collection:file`.
+    #[serde(default)]
+    source: String,
 }
 
 impl Labelled {
     pub fn features(&self) -> FeatureVector {
         extract(&Prompt::single(&self.question))
     }
+
+    /// Where it comes from: text of one collection is alike.
+    pub fn collection(&self) -> &str {
+        self.source.split(':').next().unwrap_or_default()
+    }
 }
 
 /// # Errors
 /// The file cannot be read, or a line is no labelled question; with file and line.
 pub fn read_labelled(path: &Path) -> Result<Vec<Labelled>, CliError> {
+    read_lines(path, "a labelled question")
+}
+
+/// # Errors
+/// The file cannot be read, or a line is not `what`; with file and line.
+pub fn read_lines<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Vec<T>, CliError> {
     let at = |error: &dyn std::fmt::Display| CliError::Usage(format!("{}: {error}", path.display()));
     let file = File::open(path).map_err(|error| at(&error))?;
     let mut rows = Vec::new();
     for (index, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(|error| at(&error))?;
-        let row = serde_json::from_str(&line)
-            .map_err(|error| at(&format!("line {}: not a labelled question: {error}", index + 1)))?;
+        let row =
+            serde_json::from_str(&line).map_err(|error| at(&format!("line {}: not {what}: {error}", index + 1)))?;
         rows.push(row);
     }
     if rows.is_empty() {
@@ -70,11 +96,12 @@ pub fn read_labelled(path: &Path) -> Result<Vec<Labelled>, CliError> {
 }
 
 pub fn run(places: &Places, args: &EvalArgs) -> Result<(), CliError> {
+    let mut training = Vec::new();
     let classifier = match &args.train {
         Some(path) => {
-            let rows: Vec<_> = read_labelled(path)?.into_iter().map(|row| (row.features(), row.domain)).collect();
-            complain(&format!("training on {} questions", rows.len()));
-            Seed::train(&rows, args.seed)
+            training = read_labelled(path)?;
+            complain(&format!("training on {} questions", training.len()));
+            Seed::train(&pairs(&training), args.seed)
         }
         None => Seed::shipped().map_err(CliError::failed)?,
     };
@@ -85,6 +112,19 @@ pub fn run(places: &Places, args: &EvalArgs) -> Result<(), CliError> {
         Ok(decider) => metrics.extend(decider.measure(&rows, args.seed)),
         Err(error) => complain(&format!("decisions are not measured: {error}")),
     }
+    if args.unseen_sources {
+        metrics.insert("unseen_source_accuracy".into(), json!(unseen_sources(&training, args.seed)));
+    }
+    if args.embedding {
+        let embedder = router::embedder(places)?;
+        let mut rng = Pcg64Mcg::seed_from_u64(args.seed);
+        let typos: Vec<String> = rows.iter().map(|row| with_typos(&row.question, &mut rng)).collect();
+        complain("embedding the questions; some 20 ms each");
+        metrics.extend(router_families::domains(&training, &rows, &typos, &embedder, args.seed)?);
+        if let Some(path) = &args.outcomes {
+            metrics.extend(router_families::outcomes(path, &embedder, args.seed)?);
+        }
+    }
     if args.json {
         say_json(&metrics);
         return Ok(());
@@ -92,6 +132,21 @@ pub fn run(places: &Places, args: &EvalArgs) -> Result<(), CliError> {
     let lines = metrics.iter().map(|(name, value)| vec![name.clone(), value.to_string()]);
     table(&std::iter::once(["metric", "value"].map(str::to_owned).to_vec()).chain(lines).collect::<Vec<_>>());
     Ok(())
+}
+
+fn pairs<'a>(rows: impl IntoIterator<Item = &'a Labelled>) -> Vec<(FeatureVector, Domain)> {
+    rows.into_iter().map(|row| (row.features(), row.domain)).collect()
+}
+
+/// Each source judged by a classifier that was trained on the others.
+fn unseen_sources(rows: &[Labelled], seed: u64) -> f64 {
+    let sources: BTreeSet<&str> = rows.iter().map(Labelled::collection).collect();
+    let right = |source: &&str| {
+        let classifier = Seed::train(&pairs(rows.iter().filter(|row| row.collection() != *source)), seed);
+        let own = rows.iter().filter(|row| row.collection() == *source);
+        own.filter(|row| classifier.top(&row.features()).0 == row.domain).count()
+    };
+    ratio(sources.iter().map(right).sum(), rows.len())
 }
 
 fn accuracy(classifier: &Seed, rows: &[Labelled]) -> Map<String, Value> {
@@ -133,7 +188,7 @@ impl Decider {
         let domains = self.seed.classify(&features);
         let (candidates, baseline) = (&self.setup.candidates, &self.setup.baseline);
         let predictions = match &self.serving {
-            Some(router) => with_unseen(router.predict(&features), &domains, &features, candidates, baseline),
+            Some(router) => with_unseen(router.predict(&features, None), &domains, &features, candidates, baseline),
             None => cold_start(&domains, &features, candidates, baseline),
         };
         decide(&predictions, &self.setup.policy, baseline)
@@ -186,7 +241,7 @@ fn with_typos(text: &str, rng: &mut Pcg64Mcg) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^52")]
-fn ratio(part: usize, whole: usize) -> f64 {
+pub fn ratio(part: usize, whole: usize) -> f64 {
     part as f64 / whole.max(1) as f64
 }
 

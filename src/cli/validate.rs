@@ -6,8 +6,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::output::{say, say_json};
-use super::{CliError, Places};
-use crate::config::{Folder, Problem, compile};
+use super::{CliError, Places, router};
+use crate::config::model::Gateway;
+use crate::config::{Folder, Problem, Severity, compile};
+use crate::infer::{Library, Manifest, SENTENCE_MODEL, State};
 use crate::plugins::registry::BuiltIns;
 use crate::proxy::tls::Certificates;
 
@@ -25,11 +27,13 @@ pub struct ValidateArgs {
 pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     let settings = args.places.settings()?;
     let dir = args.dir.clone().unwrap_or(settings.config_dir);
+    let library = Library::new(settings.models_dir);
     let listing = Folder::new(&dir).read().map_err(|error| CliError::Usage(error.to_string()))?;
     let compiled = compile(&listing.objects, &BuiltIns);
     let mut problems: Vec<Problem> = listing.problems;
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).err().unwrap_or_default());
+    problems.extend(missing_models(&compiled.gateway, &library));
     problems.sort_by_key(|problem| problem.severity);
     let n_errors = problems.iter().filter(|problem| problem.is_error()).count();
     let gateway = &compiled.gateway;
@@ -59,4 +63,19 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     } else {
         Err(CliError::Usage(format!("{n_errors} errors; this configuration would not go live")))
     }
+}
+
+/// A router that asks for embeddings while the model's files are not there decides without them: a warning.
+fn missing_models(gateway: &Gateway, library: &Library) -> Option<Problem> {
+    let (plugin, _) = router::configured(gateway).find(|(_, config)| config.setup().embeds)?;
+    let model = Manifest::shipped().model(SENTENCE_MODEL).ok()?;
+    let what = match library.glance(model) {
+        State::Present => return None,
+        State::Missing { file } => format!("the model it needs is missing: {}", file.display()),
+        State::Corrupt { what, .. } => what,
+    };
+    let mut problem = Problem::error(&plugin.object, "embedding", what);
+    problem.severity = Severity::Warning;
+    problem.hint = Some("`weirgate models fetch` installs it; until then it decides without embeddings".into());
+    Some(problem)
 }

@@ -8,6 +8,7 @@ use super::learner::{learn, serving_router};
 use super::live::{LiveRouter, Routers, Serving};
 use crate::base::tasks::Tasks;
 use crate::flywheel::Flywheel;
+use crate::infer::Engine;
 
 /// How often the database is asked whether another version serves now.
 const POLL: Duration = Duration::from_secs(1);
@@ -24,7 +25,7 @@ pub struct Triggers {
 }
 
 /// Runs until the process drains.
-pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, triggers: Triggers, tasks: Tasks) {
+pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, engine: Arc<Engine>, triggers: Triggers, tasks: Tasks) {
     let mut last_training: HashMap<String, (i64, Instant)> = HashMap::new();
     let mut last_count = Instant::now();
     let trains = triggers.rows > 0 || !triggers.interval.is_zero();
@@ -46,7 +47,7 @@ pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, triggers: Trigger
             let by_time = !triggers.interval.is_zero() && n_new > 0 && at.elapsed() >= triggers.interval;
             if by_rows || by_time {
                 last_training.insert(router.name.clone(), (now_ms(), Instant::now()));
-                start_training(&router, &flywheel, &tasks);
+                start_training(&router, &flywheel, &engine, &tasks);
             }
         }
         if is_due {
@@ -96,11 +97,13 @@ pub async fn refresh(router: &Arc<LiveRouter>, flywheel: &Flywheel) {
     }
 }
 
-fn start_training(router: &Arc<LiveRouter>, flywheel: &Flywheel, tasks: &Tasks) {
+fn start_training(router: &Arc<LiveRouter>, flywheel: &Flywheel, engine: &Arc<Engine>, tasks: &Tasks) {
     let Some(setup) = router.setup() else { return };
-    let (store, name) = (flywheel.store().clone(), router.name.clone());
+    let (store, engine, name) = (flywheel.store().clone(), engine.clone(), router.name.clone());
     tasks.spawn(async move {
-        let training = tokio::task::spawn_blocking(move || (learn(&store, &name, &setup, false, &mut |_| {}), name));
+        let training = tokio::task::spawn_blocking(move || {
+            (learn(&store, &name, &setup, Some(&engine), false, &mut |_| {}), name)
+        });
         match training.await {
             Ok((Ok(learned), name)) => tracing::info!(
                 router = name,

@@ -3,13 +3,15 @@
 //! A fifth of the questions (by hash, always the same ones) is never trained on, by any version: on these the new router is
 //! compared with the serving one. The result is stored either way, with the verdict.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::live::{Setup, shipped_seed};
 use crate::flywheel::{Filter, FlywheelError, NewVersion, Store, TrainingRow};
+use crate::infer::{Embedder, InferError};
 use crate::routing::{
     CrossValidation, Example, FEATURES_VERSION, FeatureVector, Outcome, Prediction, Progress, Prompt, Router, Seed,
     TrainError, TrainOptions, Trained, Verdict, cold_start, extract, gate, train, with_unseen,
@@ -17,6 +19,8 @@ use crate::routing::{
 
 /// Newest scored exchanges that are trained on.
 const MAX_ROWS: usize = 50_000;
+/// Newest questions that are embedded for a training: at some 15 ms each, a minute.
+const MAX_EMBEDDED: usize = 4000;
 /// One question in this many is held out.
 const HOLD_OUT: u64 = 5;
 
@@ -46,7 +50,8 @@ pub struct Learned {
     pub is_promoted: bool,
 }
 
-/// Trains, judges and stores a version; promotes it if the gate says so (or `force` does).
+/// Trains, judges and stores a version; promotes it if the gate says so (or `force` does). Prompts are embedded by `embedder`
+/// if the setup asks for it; without one, or if it cannot, the families that need none are trained.
 ///
 /// # Errors
 /// Too few rows, rows that cannot be trained on, or a database that cannot be read or written.
@@ -54,11 +59,17 @@ pub fn learn(
     store: &Store,
     name: &str,
     setup: &Setup,
+    embedder: Option<&dyn Embedder>,
     force: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Learned, LearnError> {
     let rows = store.examples(&Filter::default(), MAX_ROWS)?;
-    let examples = newest_outcomes(rows.iter().filter_map(|row| Some((row.at_ms, example(row, setup)?))).collect());
+    let mut examples = newest_outcomes(rows.iter().filter_map(|row| Some((row.at_ms, example(row, setup)?))).collect());
+    if let Some(embedder) = embedder.filter(|_| setup.embeds)
+        && let Err(error) = embed(&mut examples, &rows, embedder)
+    {
+        tracing::warn!(router = name, %error, "The new version is trained without embeddings");
+    }
     let found = u64::try_from(examples.len()).unwrap_or(u64::MAX);
     if found < setup.min_rows {
         return Err(LearnError::TooFewRows { found, needed: setup.min_rows });
@@ -131,20 +142,40 @@ fn newest_outcomes(mut dated: Vec<(i64, Example)>) -> Vec<Example> {
     by_question.into_values().collect()
 }
 
-/// How a router decides when it serves: its own predictions, the seed's for candidates it has never seen.
-fn predictor(
-    router: Option<Router>,
-    seed: Option<Arc<Seed>>,
-    setup: &Setup,
-) -> impl Fn(&FeatureVector) -> Vec<Prediction> {
-    let (candidates, baseline) = (setup.candidates.clone(), setup.baseline.clone());
-    move |features| match (&router, &seed) {
-        (Some(router), Some(seed)) => {
-            with_unseen(router.predict(features), &seed.classify(features), features, &candidates, &baseline)
+/// Gives the newest questions whose text is stored their embedding.
+fn embed(examples: &mut [Example], rows: &[TrainingRow], embedder: &dyn Embedder) -> Result<(), InferError> {
+    let mut dated: Vec<&TrainingRow> = rows.iter().filter(|row| row.messages.is_some()).collect();
+    dated.sort_by_key(|row| std::cmp::Reverse(row.at_ms));
+    let mut texts: HashMap<u64, Cow<'_, str>> = HashMap::new();
+    for row in dated {
+        let known = question_hash(row).zip(row.messages.as_ref().and_then(last_user_text));
+        if let Some((hash, text)) = known.filter(|_| texts.len() < MAX_EMBEDDED) {
+            texts.entry(hash).or_insert(text);
         }
-        (Some(router), None) => router.predict(features),
-        (None, Some(seed)) => cold_start(&seed.classify(features), features, &candidates, &baseline),
-        (None, None) => Vec::new(),
+    }
+    let mut chosen: Vec<&mut Example> =
+        examples.iter_mut().filter(|example| texts.contains_key(&example.hash)).collect();
+    let of_chosen: Vec<&str> = chosen.iter().map(|example| texts[&example.hash].as_ref()).collect();
+    for (example, vector) in chosen.iter_mut().zip(embedder.embed(&of_chosen)?) {
+        example.embedding = Some(vector);
+    }
+    Ok(())
+}
+
+/// How a router decides when it serves: its own predictions, the seed's for candidates it has never seen.
+fn predictor(router: Option<Router>, seed: Option<Arc<Seed>>, setup: &Setup) -> impl Fn(&Example) -> Vec<Prediction> {
+    let (candidates, baseline) = (setup.candidates.clone(), setup.baseline.clone());
+    move |example| {
+        let (features, embedding) = (&example.features, example.embedding.as_deref());
+        match (&router, &seed) {
+            (Some(router), Some(seed)) => {
+                let domains = seed.classify(features);
+                with_unseen(router.predict(features, embedding), &domains, features, &candidates, &baseline)
+            }
+            (Some(router), None) => router.predict(features, embedding),
+            (None, Some(seed)) => cold_start(&seed.classify(features), features, &candidates, &baseline),
+            (None, None) => Vec::new(),
+        }
     }
 }
 
@@ -170,27 +201,37 @@ fn example(row: &TrainingRow, setup: &Setup) -> Option<Example> {
             cost_usd: answer.cost_usd.unwrap_or(0.0) as f32,
         })
         .collect();
-    let hash = row.prompt_hash.get(..16).and_then(|head| u64::from_str_radix(head, 16).ok())?;
-    (!outcomes.is_empty()).then_some(Example { hash, features, outcomes })
+    (!outcomes.is_empty()).then_some(Example { hash: question_hash(row)?, features, embedding: None, outcomes })
+}
+
+fn question_hash(row: &TrainingRow) -> Option<u64> {
+    row.prompt_hash.get(..16).and_then(|head| u64::from_str_radix(head, 16).ok())
 }
 
 /// Features made anew from stored messages, when the extractor has changed since.
-fn features_of_messages(messages: &serde_json::Value) -> Option<FeatureVector> {
+fn features_of_messages(messages: &Value) -> Option<FeatureVector> {
     let list = messages.as_array()?;
-    let is_user = |message: &&serde_json::Value| message.get("role").and_then(|role| role.as_str()) == Some("user");
-    let last = list.iter().rev().find(is_user).or(list.last())?;
-    let content = last.get("content")?;
-    let parts = content.as_array().map(|parts| {
-        let texts: Vec<&str> = parts.iter().filter_map(|part| part.get("text")?.as_str()).collect();
-        texts.join("\n")
-    });
-    let text = parts.or_else(|| content.as_str().map(str::to_owned))?;
     Some(extract(&Prompt {
-        text: &text,
+        text: &last_user_text(messages)?,
         n_turns: u32::try_from(list.iter().filter(is_user).count()).unwrap_or(u32::MAX),
         n_chars_total: messages.to_string().len(),
         has_tools: false,
     }))
+}
+
+fn is_user(message: &&Value) -> bool {
+    message.get("role").and_then(|role| role.as_str()) == Some("user")
+}
+
+/// What the user asked last.
+fn last_user_text(messages: &Value) -> Option<Cow<'_, str>> {
+    let list = messages.as_array()?;
+    let content = list.iter().rev().find(is_user).or(list.last())?.get("content")?;
+    if let Some(parts) = content.as_array() {
+        let texts: Vec<&str> = parts.iter().filter_map(|part| part.get("text")?.as_str()).collect();
+        return Some(Cow::Owned(texts.join("\n")));
+    }
+    content.as_str().map(Cow::Borrowed)
 }
 
 #[cfg(test)]
@@ -202,6 +243,7 @@ mod tests {
         let example = |hash: u64, model: &str, score: f32| Example {
             hash,
             features: extract(&Prompt::single("x")),
+            embedding: None,
             outcomes: vec![Outcome { model: model.to_owned(), score, latency_ms: 1.0, cost_usd: 0.0 }],
         };
         let dated = vec![

@@ -35,6 +35,8 @@ pub struct Setup {
     pub min_rows: u64,
     pub folds: usize,
     pub seed: u64,
+    /// Whether prompts are embedded: then the family that reads embeddings is trained too.
+    pub embeds: bool,
 }
 
 /// The router that decides now.
@@ -131,11 +133,17 @@ impl LiveRouter {
     }
 
     /// What to expect of each candidate for this prompt.
-    pub fn predict(&self, features: &FeatureVector, candidates: &[Candidate], baseline: &str) -> Outlook {
+    pub fn predict(
+        &self,
+        features: &FeatureVector,
+        embedding: Option<&[f32]>,
+        candidates: &[Candidate],
+        baseline: &str,
+    ) -> Outlook {
         let seed = SEED.as_deref();
         let serving = self.serving.load();
         let domains = seed.map(|seed| seed.classify(features));
-        let trained = serving.as_ref().map(|serving| serving.router.predict(features));
+        let trained = serving.as_ref().map(|serving| serving.router.predict(features, embedding));
         let predictions = match (trained, &domains) {
             (Some(trained), Some(domains)) => with_unseen(trained, domains, features, candidates, baseline),
             (Some(trained), None) => trained,
@@ -147,6 +155,11 @@ impl LiveRouter {
             version: serving.as_ref().map(|serving| serving.id),
             domain: domains.map(|domains| Seed::likeliest(&domains).0),
         }
+    }
+
+    /// Whether the serving version would decide otherwise with an embedding of the prompt.
+    pub fn reads_embedding(&self) -> bool {
+        self.serving.load().as_ref().is_some_and(|serving| serving.router.reads_embedding())
     }
 
     pub fn configure(&self, setup: Setup) {

@@ -20,7 +20,7 @@
 pub mod cost;
 pub mod error;
 pub mod failover;
-mod json;
+pub mod json;
 pub mod model_map;
 pub mod multipart;
 pub mod observe;

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::base::secret::Secret;
+
 /// A problem in a plugin's configuration: dotted field path and message.
 pub type FieldProblem = (String, String);
 
@@ -53,6 +55,36 @@ impl<'a> Fields<'a> {
         self.typed(key, "a string", Value::as_str)
     }
 
+    /// A value as text, however YAML spelled it: `10`, `"10"` and `true` alike; objects and lists as JSON.
+    pub fn text(&mut self, key: &'static str) -> Option<String> {
+        self.get(key).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    }
+
+    /// A string that no message may show: problems name its type only.
+    pub fn secret(&mut self, key: &'static str) -> Option<Secret> {
+        let value = self.get(key)?;
+        match value.as_str() {
+            Some(text) => Some(Secret::new(text)),
+            None => {
+                self.problem(key, format!("must be a string, found {}", type_name(value)));
+                None
+            }
+        }
+    }
+
+    /// A list of [`Fields::secret`]; `None` if one of them is none.
+    pub fn secrets(&mut self, key: &'static str) -> Option<Vec<Secret>> {
+        let value = self.get(key)?;
+        let Some(list) = value.as_array() else {
+            self.problem(key, format!("must be a list, found {}", type_name(value)));
+            return None;
+        };
+        for (index, value) in list.iter().enumerate().filter(|(_, value)| !value.is_string()) {
+            self.problem(&format!("{key}[{index}]"), format!("must be a string, found {}", type_name(value)));
+        }
+        list.iter().map(|value| value.as_str().map(Secret::new)).collect()
+    }
+
     pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
         self.typed(key, "true or false", Value::as_bool)
     }
@@ -101,6 +133,18 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The type of a JSON value without anything of its content.
+pub fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
 /// How a message names the type of a JSON value.
 pub fn kind(value: &Value) -> String {
     match value {
@@ -130,5 +174,16 @@ mod tests {
         let named: Vec<&str> = problems.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(named, ["shadow.rate", "shadow.names[1]", "shadow.extra"]);
         assert!(problems[0].1.contains("the string \"fast\""), "{}", problems[0].1);
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_problems() {
+        let value = json!({"key": 4711, "keys": "hunter2", "list": [4712, "ok"]});
+        let mut fields = Fields::of(&value, "");
+        assert!(fields.secret("key").is_none());
+        assert!(fields.secrets("keys").is_none());
+        assert!(fields.secrets("list").is_none());
+        let told = format!("{:?}", fields.finish());
+        assert!(!told.contains("471") && !told.contains("hunter2"), "{told}");
     }
 }

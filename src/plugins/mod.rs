@@ -16,11 +16,15 @@ pub mod registry;
 pub mod rules;
 pub mod security;
 pub mod state;
+pub mod store;
 #[cfg(test)]
 pub mod testing;
+pub mod traffic;
+pub mod transform;
 pub mod values;
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +37,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
 use crate::llm::provider::Provider;
+use crate::stores::Store;
+use crate::stores::redis::RedisConfig;
 use crate::telemetry::metrics::Metrics;
 
 pub use state::{Answered, CredentialPlace, End, LlmState, RequestState, Target, without_query};
@@ -56,18 +62,25 @@ pub trait Plugin: Send + Sync {
         Flow::Continue
     }
 
-    /// Whether this plugin may want to see or replace the whole answer to this request. Asked once the chain has run, before
-    /// anything goes upstream: yes moves the request to the exchange path, the only one that can hold an answer back, which
-    /// reads the request's body too.
+    /// Whether this plugin may want to see or replace the whole answer of the upstream to this request. Asked once the chain
+    /// has run, before anything goes upstream: yes moves the request to the exchange path, the only one that can hold an answer
+    /// back, which reads the request's body too. The gateway's own answers are whole from the start and need no yes here.
     fn may_hold_answer(&self, _request: &Request<'_>) -> bool {
         false
+    }
+
+    /// Another answer in place of this one, judged by its head alone; what the upstream still has to say is not waited for.
+    /// Asked in reverse chain order, just before [`Plugin::on_response_headers`] of this plugin, which then sees the new head.
+    /// Unlike holding an answer back it costs nothing where it says no, so the request keeps streaming.
+    fn replace_answer(&self, _request: &Request<'_>, _response: &ResponseHeader) -> Option<Reply> {
+        None
     }
 
     /// Runs in reverse chain order before the answer's head goes to the client.
     fn on_response_headers(&self, _request: &mut Request<'_>, _response: &mut ResponseHeader) {}
 
-    /// Whether this answer must be held back until its body is complete (limit: `limits.max_body_bytes`). Asked only if
-    /// [`Plugin::may_hold_answer`] said yes, after [`Plugin::on_response_headers`].
+    /// Whether this answer must be held back until its body is complete (limit: `limits.max_body_bytes`). Asked after
+    /// [`Plugin::on_response_headers`]; of an upstream's answer only if [`Plugin::may_hold_answer`] said yes.
     fn wants_response_body(&self, _request: &Request<'_>, _response: &ResponseHeader) -> bool {
         false
     }
@@ -81,6 +94,10 @@ pub trait Plugin: Send + Sync {
 
     /// Runs after the last byte, for accounting only. Must not block.
     fn on_log(&self, _request: &mut Request<'_>) {}
+
+    /// Called once when built, with a name for this scope (object and rule) that is the same after a reload: for state that
+    /// outlives the plugin.
+    fn placed(&self, _place: &str) {}
 
     /// Called once, after the snapshot that holds this plugin went live. Building a plugin must not change anything
     /// outside it, because the snapshot may still be refused; this may.
@@ -191,10 +208,25 @@ pub trait Host: Send + Sync {
     /// The store of outcomes; `None` when it could not be opened (the start log says why).
     fn flywheel(&self) -> Option<&Flywheel>;
 
+    /// Where counters and marks are kept: the Redis of that configuration, or this process. Does not connect.
+    fn store(&self, redis: Option<&RedisConfig>) -> Arc<dyn Store>;
+
+    /// The folder that users put files into for plugins to read.
+    fn data_dir(&self) -> &Path;
+
     /// The live router of that name, made on first use.
     fn router(&self, name: &str) -> Arc<LiveRouter>;
 
     fn metrics(&self) -> &Metrics;
+
+    /// Has the sentence model loaded in the background, if it is not yet.
+    fn prepare_embedding(&self) {}
+
+    /// The sentence embedding of a text; `None` at once when the model is not loaded or too many texts wait, and after a
+    /// short time when it takes too long.
+    async fn embed(&self, _text: &str) -> Option<Vec<f32>> {
+        None
+    }
 }
 
 /// A plain HTTP call a plugin makes. The process adds `Host` (unless the head has one) and `Content-Length`.

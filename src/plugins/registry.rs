@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::config::FieldProblem;
 use super::rules::Family;
-use super::{Host, Plugin, ai, auth, security};
+use super::{Host, Plugin, ai, auth, security, traffic, transform};
 use crate::config::PluginCatalog;
 use crate::config::model::Phase;
 
@@ -57,16 +57,41 @@ impl Scope<'_> {
 }
 
 pub static PLUGINS: &[PluginSpec] = &[
+    security::sni_misdirect::SPEC,
+    transform::custom_response::SPEC,
     ai::model_router::SPEC,
     ai::model_mapper::SPEC,
+    security::replay_protection::SPEC,
+    traffic::geo_ip::SPEC,
+    traffic::de_graphql::SPEC,
+    transform::transformer::SPEC,
+    auth::ext_auth::SPEC,
+    auth::oauth::SPEC,
+    auth::oidc::SPEC,
+    auth::jwt_auth::GO_SPEC,
+    auth::jwt_auth::SPEC,
+    auth::hmac_auth::SPEC,
+    auth::basic_auth::SPEC,
+    auth::basic_auth::GO_SPEC,
+    auth::key_auth::GO_SPEC,
     auth::key_auth::SPEC,
+    auth::opa::SPEC,
+    security::request_validation::SPEC,
     security::ip_restriction::SPEC,
+    auth::hmac_auth_apisix::SPEC,
+    auth::simple_jwt_auth::SPEC,
     security::cors::SPEC,
+    security::waf::SPEC,
     security::request_block::SPEC,
     security::bot_detect::SPEC,
     ai::statistics::SPEC,
     ai::semantic_router::SPEC,
+    traffic::frontend_gray::SPEC,
+    traffic::traffic_tag::SPEC,
     ai::proxy::SPEC,
+    traffic::cluster_key_rate_limit::SPEC,
+    traffic::key_rate_limit::SPEC,
+    transform::gw_error_format::SPEC,
 ];
 
 pub fn find(name: &str) -> Option<&'static PluginSpec> {
@@ -106,16 +131,41 @@ mod tests {
         let listed: Vec<String> =
             specs.iter().map(|spec| format!("{:?} {} {}", spec.phase, spec.priority, spec.name)).collect();
         expect![[r#"
+            Authn 1000 sni-misdirect
+            Authn 910 custom-response
             Authn 900 model-router
             Authn 800 model-mapper
+            Authn 800 replay-protection
+            Authn 440 geo-ip
+            Authn 430 de-graphql
+            Authn 410 transformer
+            Authn 360 ext-auth
+            Authn 350 oauth
+            Authn 350 oidc
+            Authn 340 go-jwt-auth
+            Authn 340 jwt-auth
+            Authn 330 hmac-auth
+            Authn 320 basic-auth
+            Authn 320 go-basic-auth
+            Authn 310 go-key-auth
             Authn 310 key-auth
+            Authn 225 opa
+            Authn 220 request-validation
             Authn 210 ip-restriction
+            Authn 200 hmac-auth-apisix
+            Authn 200 simple-jwt-auth
             Authz 340 cors
+            Authz 330 waf
             Authz 320 request-block
             Authz 310 bot-detect
             Unspecified 900 ai-statistics
             Unspecified 860 semantic-router
-            Unspecified 100 ai-proxy"#]]
+            Unspecified 450 frontend-gray
+            Unspecified 400 traffic-tag
+            Unspecified 100 ai-proxy
+            Unspecified 20 cluster-key-rate-limit
+            Unspecified 10 key-rate-limit
+            Unspecified 0 gw-error-format"#]]
         .assert_eq(&listed.join("\n"));
         let written: Vec<&str> = PLUGINS.iter().map(|spec| spec.name).collect();
         let sorted: Vec<&str> = specs.iter().map(|spec| spec.name).collect();

@@ -34,6 +34,8 @@ pub struct RequestState {
     pub consumer: Option<String>,
     /// Where the client's credential for the gateway stands; it goes neither to model providers nor into the access log.
     pub credential: Option<CredentialPlace>,
+    /// The answer on its way back is an upstream's, not one the gateway made itself.
+    pub is_upstream_answer: bool,
     /// Set by a plugin whose header write may select another route; the chain matches again and clears it.
     pub reroute: bool,
     /// Added to the answer's head.
@@ -62,6 +64,7 @@ impl RequestState {
             body: None,
             consumer: None,
             credential: None,
+            is_upstream_answer: false,
             reroute: false,
             reply_headers: Vec::new(),
             details: String::new(),
@@ -92,7 +95,8 @@ pub enum CredentialPlace {
 /// Path and query without the parameter `name`.
 pub fn without_query(path_and_query: &str, name: &str) -> String {
     let Some((path, query)) = path_and_query.split_once('?') else { return path_and_query.to_owned() };
-    let is_other = |pair: &&str| pair.split('=').next() != Some(name);
+    // Compared decoded, as whoever read the credential did.
+    let is_other = |pair: &&str| form_urlencoded::parse(pair.as_bytes()).all(|(key, _)| key != name);
     let kept: Vec<&str> = query.split('&').filter(is_other).collect();
     if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
 }

@@ -1,6 +1,8 @@
 //! Running one plugin in unit tests: a request as a value, and a [`Host`] whose answers the test writes.
 
 use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -14,6 +16,8 @@ use super::registry::{PluginSpec, Scope};
 use super::{CompletedCall, Flow, Host, HttpAnswer, HttpCall, LlmCall, Plugin, Reply, Request, RequestState};
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
+use crate::stores::redis::{Locate, RedisConfig};
+use crate::stores::{Store, Stores};
 use crate::telemetry::metrics::Metrics;
 
 type Answer = dyn Fn(&HttpCall) -> Result<HttpAnswer, String> + Send + Sync;
@@ -22,6 +26,7 @@ type Answer = dyn Fn(&HttpCall) -> Result<HttpAnswer, String> + Send + Sync;
 pub struct FakeHost {
     pub calls: Mutex<Vec<HttpCall>>,
     answer: Box<Answer>,
+    stores: Stores,
     metrics: Metrics,
 }
 
@@ -34,7 +39,18 @@ impl FakeHost {
     pub fn answering(
         answer: impl Fn(&HttpCall) -> Result<HttpAnswer, String> + Send + Sync + 'static,
     ) -> Arc<FakeHost> {
-        Arc::new(FakeHost { calls: Mutex::default(), answer: Box::new(answer), metrics: Metrics::new() })
+        let stores = Stores::new(Arc::new(Nowhere));
+        Arc::new(FakeHost { calls: Mutex::default(), answer: Box::new(answer), stores, metrics: Metrics::new() })
+    }
+}
+
+/// No service is configured: every Redis is down.
+struct Nowhere;
+
+#[async_trait]
+impl Locate for Nowhere {
+    async fn locate(&self, service: &str, _port: u16) -> Result<SocketAddr, String> {
+        Err(format!("service {service} is not configured"))
     }
 }
 
@@ -63,6 +79,14 @@ impl Host for FakeHost {
 
     fn flywheel(&self) -> Option<&Flywheel> {
         None
+    }
+
+    fn store(&self, redis: Option<&RedisConfig>) -> Arc<dyn Store> {
+        self.stores.get(redis)
+    }
+
+    fn data_dir(&self) -> &Path {
+        Path::new("no data folder")
     }
 
     fn router(&self, _name: &str) -> Arc<LiveRouter> {
@@ -136,11 +160,29 @@ impl Exchange {
 
     /// Runs the response half on an answer of the upstream; returns what the client gets.
     pub fn answered(&mut self, plugin: &Arc<dyn Plugin>, upstream: HttpAnswer) -> HttpAnswer {
-        let HttpAnswer { mut head, mut body } = upstream;
+        self.state.is_upstream_answer = true;
+        self.respond(plugin, upstream)
+    }
+
+    /// Runs the response half on an answer the gateway made itself.
+    pub fn replied(&mut self, plugin: &Arc<dyn Plugin>, own: HttpAnswer) -> HttpAnswer {
+        self.state.is_upstream_answer = false;
+        self.respond(plugin, own)
+    }
+
+    fn respond(&mut self, plugin: &Arc<dyn Plugin>, answer: HttpAnswer) -> HttpAnswer {
+        let HttpAnswer { mut head, mut body } = answer;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut request = self.request();
+        let is_upstream_answer = request.state.is_upstream_answer;
+        if let Some(reply) = plugin.replace_answer(&request, &head) {
+            head = ResponseHeader::build(reply.status, None).unwrap();
+            reply.headers.into_iter().for_each(|(name, value)| drop(head.append_header(name, value)));
+            body = reply.body;
+        }
         plugin.on_response_headers(&mut request, &mut head);
-        if plugin.may_hold_answer(&request) && plugin.wants_response_body(&request, &head) {
+        let may_hold = !is_upstream_answer || plugin.may_hold_answer(&request);
+        if may_hold && plugin.wants_response_body(&request, &head) {
             runtime.block_on(plugin.on_response_body(&mut request, &mut head, &mut body));
         } else {
             plugin.on_response_chunk(&mut request, &mut body);

@@ -1,9 +1,10 @@
-//! Checked values of plugin configurations that are more than JSON types: regular expressions and HTTP statuses. Expressions are
+//! Checked values of plugin configurations that are more than JSON types: regular expressions, texts, HTTP statuses. Expressions are
 //! compiled once, every bad one is named with its field.
 
 use regex::{Regex, RegexBuilder};
+use serde_json::Value;
 
-use super::config::Fields;
+use super::config::{Fields, kind};
 
 /// What part of the text an expression must cover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,44 @@ pub fn patterns(fields: &mut Fields<'_>, key: &'static str, extent: Extent, igno
         }
     }
     Some(compiled)
+}
+
+/// One text or a list of them; numbers and booleans count as their text.
+pub fn texts(fields: &mut Fields<'_>, key: &'static str) -> Vec<String> {
+    let elements = match fields.get(key) {
+        None => return Vec::new(),
+        Some(Value::Array(list)) => list.as_slice(),
+        Some(single) => std::slice::from_ref(single),
+    };
+    let mut found = Vec::with_capacity(elements.len());
+    for element in elements {
+        match text(element) {
+            Some(text) => found.push(text),
+            None => fields.problem(key, format!("must be text, found {}", kind(element))),
+        }
+    }
+    found
+}
+
+/// An object whose values are texts, in the order written.
+pub fn text_map(fields: &mut Fields<'_>, key: &'static str) -> Vec<(String, String)> {
+    let members = fields.object(key).and_then(Value::as_object);
+    let mut found = Vec::new();
+    for (name, value) in members.into_iter().flatten() {
+        match text(value) {
+            Some(text) => found.push((name.clone(), text)),
+            None => fields.problem(&format!("{key}.{name}"), format!("must be text, found {}", kind(value))),
+        }
+    }
+    found
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        _ => None,
+    }
 }
 
 /// An HTTP status a plugin may answer with.

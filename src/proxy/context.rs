@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use pingora_http::RequestHeader;
+use bytes::Bytes;
+use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::arm::Arm;
 use super::respond;
@@ -35,6 +36,8 @@ pub struct Context {
     pub status: Option<u16>,
     pub upstream_address: String,
     pub tries: u32,
+    /// A plugin's answer instead of the upstream's, on its way to the client.
+    pub replacement: Option<(ResponseHeader, Bytes)>,
     metrics: Arc<Metrics>,
 }
 
@@ -63,6 +66,7 @@ impl Context {
             status: None,
             upstream_address: String::new(),
             tries: 0,
+            replacement: None,
         }
     }
 

@@ -11,7 +11,7 @@ use pingora_proxy::Session;
 use super::context::Context;
 use super::{cors, outgoing};
 use crate::llm::error::{ApiError, ErrorKind};
-use crate::plugins::{Reply, Request};
+use crate::plugins::{Plugin, Reply, Request};
 
 /// How long the rest of a refused request is read away.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
@@ -30,27 +30,43 @@ pub fn api_error(error: &ApiError, details: &str) -> Reply {
 /// # Errors
 /// The client went away.
 pub async fn write(session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
-    let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 4))?;
-    for (name, value) in reply.headers {
-        head.append_header(name, value)?;
-    }
-    head.set_content_length(reply.body.len())?;
+    ctx.state.is_upstream_answer = false;
     if ctx.state.details.is_empty() {
-        ctx.state.details = reply.details;
+        ctx.state.details.clone_from(&reply.details);
     }
-    let mut body = reply.body;
-    finish_head(session, ctx, &mut head);
+    let (mut head, mut body) = parts(reply)?;
+    if let Some(replacement) = finish_head(session, ctx, &mut head)? {
+        body = replacement;
+    }
+    finish_and_write(session, ctx, head, body).await
+}
+
+/// Sends a whole answer whose head has been through [`finish_head`].
+///
+/// # Errors
+/// The client went away.
+pub async fn finish_and_write(
+    session: &mut Session,
+    ctx: &mut Context,
+    mut head: ResponseHeader,
+    mut body: Bytes,
+) -> Result<()> {
     if holds(session, ctx, &head) {
         finish_body(session, ctx, &mut head, &mut body).await?;
     }
+    write_whole(session, ctx, head, body).await
+}
+
+/// Sends an answer that has been through the chain.
+///
+/// # Errors
+/// The client went away.
+pub async fn write_whole(session: &mut Session, ctx: &mut Context, head: ResponseHeader, body: Bytes) -> Result<()> {
     ctx.status = Some(head.status.as_u16());
     // A HEAD request and the statuses without body get the head alone.
-    if session.req_header().method == Method::HEAD {
-        body = Bytes::new();
-    }
-    let is_empty = body.is_empty();
-    session.write_response_header(Box::new(head), is_empty).await.map_err(|error| error.into_down())?;
-    if !is_empty {
+    let is_bare = body.is_empty() || session.req_header().method == Method::HEAD;
+    session.write_response_header(Box::new(head), is_bare).await.map_err(|error| error.into_down())?;
+    if !is_bare {
         session.write_response_body(Some(body), true).await.map_err(|error| error.into_down())?;
     }
     if !session.is_body_done() {
@@ -60,33 +76,67 @@ pub async fn write(session: &mut Session, ctx: &mut Context, reply: Reply) -> Re
     Ok(())
 }
 
-/// What the answer of an upstream gets before it goes out.
-pub fn finish_upstream_head(session: &mut Session, ctx: &mut Context, head: &mut ResponseHeader) {
+/// What the answer of an upstream gets before it goes out. As [`finish_head`], with the route's own header changes first.
+///
+/// # Errors
+/// A plugin answers with a status that does not exist.
+pub fn finish_upstream_head(
+    session: &mut Session,
+    ctx: &mut Context,
+    head: &mut ResponseHeader,
+) -> Result<Option<Bytes>> {
     outgoing::finish(head, ctx);
-    finish_head(session, ctx, head);
+    finish_head(session, ctx, head)
 }
 
-/// What every answer gets before it goes out: headers that plugins asked for, then the chain in reverse.
-pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut ResponseHeader) {
+/// Head, with its length, and body of a reply.
+fn parts(reply: Reply) -> Result<(ResponseHeader, Bytes)> {
+    let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 4))?;
+    for (name, value) in reply.headers {
+        head.append_header(name, value)?;
+    }
+    head.set_content_length(reply.body.len())?;
+    Ok((head, reply.body))
+}
+
+/// What every answer gets before it goes out: headers that plugins asked for, then the chain in reverse. `Some` is the body
+/// of another answer, whose head is in `head` now: a plugin answers instead.
+///
+/// # Errors
+/// A plugin answers with a status that does not exist.
+pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut ResponseHeader) -> Result<Option<Bytes>> {
+    let mut replacement = None;
     for (name, value) in std::mem::take(&mut ctx.state.reply_headers) {
         // The names are valid header names already; insertion cannot fail for them.
         let _ = head.insert_header(name, value);
     }
     for plugin in ctx.ran.iter().rev() {
         let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        if let Some(reply) = plugin.replace_answer(&request, head) {
+            request.state.is_upstream_answer = false;
+            request.state.details.clone_from(&reply.details);
+            let (new_head, body) = parts(reply)?;
+            *head = new_head;
+            replacement = Some(body);
+        }
         plugin.on_response_headers(&mut request, head);
     }
     if let Some(cors) = ctx.route.as_ref().and_then(|entry| entry.route.admission.cors.as_ref()) {
         cors::decorate(cors, session.req_header(), head);
     }
+    Ok(replacement)
 }
 
 /// Whether a plugin that ran wants this answer held back until it is complete.
 pub fn holds(session: &mut Session, ctx: &mut Context, head: &ResponseHeader) -> bool {
     ctx.ran.iter().any(|plugin| {
         let request = Request { head: session.req_header_mut(), state: &mut ctx.state };
-        plugin.may_hold_answer(&request) && plugin.wants_response_body(&request, head)
+        wants_body(plugin.as_ref(), &request, head)
     })
+}
+
+fn wants_body(plugin: &dyn Plugin, request: &Request<'_>, head: &ResponseHeader) -> bool {
+    (!request.state.is_upstream_answer || plugin.may_hold_answer(request)) && plugin.wants_response_body(request, head)
 }
 
 /// Shows the whole answer to the plugins that want it, in reverse order.
@@ -101,7 +151,7 @@ pub async fn finish_body(
 ) -> Result<()> {
     for plugin in ctx.ran.iter().rev() {
         let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
-        if plugin.may_hold_answer(&request) && plugin.wants_response_body(&request, head) {
+        if wants_body(plugin.as_ref(), &request, head) {
             plugin.on_response_body(&mut request, head, body).await;
         }
     }

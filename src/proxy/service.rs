@@ -147,8 +147,15 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
-        respond::finish_upstream_head(session, ctx, response);
-        Ok(())
+        ctx.state.is_upstream_answer = true;
+        match respond::finish_upstream_head(session, ctx, response)? {
+            None => Ok(()),
+            Some(body) => {
+                // `fail_to_proxy` writes it: only there the upstream's body is out of the way.
+                ctx.replacement = Some((response.clone(), body));
+                Error::e_explain(ErrorType::InternalError, "a plugin answers instead of the upstream")
+            }
+        }
     }
 
     fn response_body_filter(
@@ -187,6 +194,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        if let Some((head, body)) = ctx.replacement.take() {
+            let error_code = head.status.as_u16();
+            let written = respond::finish_and_write(session, ctx, head, body).await;
+            return FailToProxy { error_code, can_reuse_downstream: written.is_ok() };
+        }
         let (kind, details) = classify(error);
         let is_head_out = session.response_written().is_some_and(|head| !head.status.is_informational());
         if is_head_out || kind.is_none() {

@@ -161,7 +161,10 @@ fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>) -> Result<Option<ChainE
         |rule: Option<&serde_json::Value>| (spec.build)(&Scope { global, rule, n_rules: plugin.rules.len() }, host);
     let mut problems = Vec::new();
     let mut keep = |result: registry::BuildResult, at: &str| match result {
-        Ok(built) => built,
+        Ok(built) => {
+            built.iter().for_each(|built| built.placed(&format!("{}.{at}", plugin.object)));
+            built
+        }
         Err(found) => {
             problems.extend(
                 found

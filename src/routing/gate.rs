@@ -7,7 +7,6 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
-use super::features::FeatureVector;
 use super::{Example, Policy, Prediction, decide};
 
 /// How sure the gate wants to be.
@@ -47,8 +46,8 @@ pub struct Verdict {
 
 /// Judges `candidate` against `serving` with the default [`Gate`]; see [`Gate::judge`].
 pub fn gate(
-    serving: &dyn Fn(&FeatureVector) -> Vec<Prediction>,
-    candidate: &dyn Fn(&FeatureVector) -> Vec<Prediction>,
+    serving: &dyn Fn(&Example) -> Vec<Prediction>,
+    candidate: &dyn Fn(&Example) -> Vec<Prediction>,
     held_out: &[Example],
     policy: &Policy,
     baseline: &str,
@@ -62,8 +61,8 @@ impl Gate {
     /// of the difference in utility. Promotes when the whole interval lies above zero.
     pub fn judge(
         &self,
-        serving: &dyn Fn(&FeatureVector) -> Vec<Prediction>,
-        candidate: &dyn Fn(&FeatureVector) -> Vec<Prediction>,
+        serving: &dyn Fn(&Example) -> Vec<Prediction>,
+        candidate: &dyn Fn(&Example) -> Vec<Prediction>,
         held_out: &[Example],
         policy: &Policy,
         baseline: &str,
@@ -78,8 +77,8 @@ impl Gate {
         };
         let (mut n_unrecorded, mut n_changed) = (0, 0);
         for example in held_out {
-            let now = decide(&serving(&example.features), policy, baseline).model;
-            let then = decide(&candidate(&example.features), policy, baseline).model;
+            let now = decide(&serving(example), policy, baseline).model;
+            let then = decide(&candidate(example), policy, baseline).model;
             if now == then {
                 compared(example.hash, 0.0);
                 continue;
@@ -165,13 +164,14 @@ mod tests {
             Example {
                 hash,
                 features: extract(&Prompt::single(text)),
+                embedding: None,
                 outcomes: vec![outcome("a", right), outcome("b", !right)],
             }
         };
         (0..n).map(example).collect()
     }
 
-    fn always(model: &'static str) -> impl Fn(&FeatureVector) -> Vec<Prediction> {
+    fn always(model: &'static str) -> impl Fn(&Example) -> Vec<Prediction> {
         move |_| {
             vec![Prediction {
                 model: model.to_owned(),
@@ -184,14 +184,14 @@ mod tests {
         }
     }
 
-    fn informed(features: &FeatureVector) -> Vec<Prediction> {
-        let even = *features == extract(&Prompt::single("even"));
-        always(if even { "a" } else { "b" })(features)
+    fn informed(example: &Example) -> Vec<Prediction> {
+        let even = example.features == extract(&Prompt::single("even"));
+        always(if even { "a" } else { "b" })(example)
     }
 
     fn judge(
-        serving: &dyn Fn(&FeatureVector) -> Vec<Prediction>,
-        candidate: &dyn Fn(&FeatureVector) -> Vec<Prediction>,
+        serving: &dyn Fn(&Example) -> Vec<Prediction>,
+        candidate: &dyn Fn(&Example) -> Vec<Prediction>,
         held_out: &[Example],
     ) -> Verdict {
         Gate::default().judge(serving, candidate, held_out, &Policy::default(), "a", 7)

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! Prompt ── features::extract ──► FeatureVector ─┬─ Router::predict ───┐
+//!      └─ an embedding, if the caller has one ──┤                     │
 //!                                                ├─ cold_start (seed) ─┼─► Vec<Prediction> ── decide(Policy) ──► Decision
 //!                                                └─ with_unseen ───────┘
 //! recorded Examples ── train ──► Router + CrossValidation ── gate (held-out) ──► Verdict: serve it or not
@@ -66,6 +67,8 @@ pub struct Example {
     /// Of the question: examples of one hash are never split between training and judging.
     pub hash: u64,
     pub features: FeatureVector,
+    /// Sentence embedding of the prompt, if somebody made one. All have one length.
+    pub embedding: Option<Vec<f32>>,
     pub outcomes: Vec<Outcome>,
 }
 

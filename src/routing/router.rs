@@ -35,10 +35,16 @@ const KIND: Kind = Kind { magic: *b"WGRT", name: "router" };
 const HALF_TRUST: f32 = 20.0;
 
 impl Router {
-    /// A prediction for each of [`Self::models`], in that order.
-    pub fn predict(&self, features: &FeatureVector) -> Vec<Prediction> {
+    /// A prediction for each of [`Self::models`], in that order. `embedding` is the prompt's, if there is one; only some
+    /// routers read it ([`Self::reads_embedding`]), and those do without.
+    pub fn predict(&self, features: &FeatureVector, embedding: Option<&[f32]>) -> Vec<Prediction> {
         let inputs = model::inputs(self.seed.as_ref(), features);
-        self.predict_from(features, &inputs)
+        self.predict_from(features, embedding, &inputs)
+    }
+
+    /// Whether an embedding would change what it predicts.
+    pub fn reads_embedding(&self) -> bool {
+        self.family().needs_embedding()
     }
 
     /// Names of the candidates it knows, ascending.
@@ -56,8 +62,13 @@ impl Router {
     }
 
     /// As [`Self::predict`], with the inputs already computed.
-    pub(super) fn predict_from(&self, features: &FeatureVector, inputs: &[f32]) -> Vec<Prediction> {
-        let scores = self.heads.scores(features, inputs);
+    pub(super) fn predict_from(
+        &self,
+        features: &FeatureVector,
+        embedding: Option<&[f32]>,
+        inputs: &[f32],
+    ) -> Vec<Prediction> {
+        let scores = self.heads.scores(features, embedding, inputs);
         // The best single model is judged as such: one expectation for every prompt.
         let constant = self.family() == Family::Constant;
         let at = |estimate: &Estimate| if constant { estimate.mean() } else { estimate.at(inputs) };

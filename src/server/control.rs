@@ -15,6 +15,7 @@ use crate::admin::{ControlError, Controls};
 use crate::base::secret::Secret;
 use crate::config::Settings;
 use crate::flywheel::{Filter, Flywheel, FlywheelError, WriterState};
+use crate::infer::Engine;
 use crate::learning::learner::learn;
 use crate::learning::live::Routers;
 use crate::telemetry::metrics::Metrics;
@@ -113,6 +114,7 @@ pub struct Control {
     pub reloader: Arc<Reloader>,
     pub routers: Arc<Routers>,
     pub flywheel: Option<Flywheel>,
+    pub engine: Arc<Engine>,
 }
 
 impl Control {
@@ -158,7 +160,8 @@ impl Controls for Control {
         let setup = live.setup().ok_or_else(|| {
             ControlError::NotFound(format!("no semantic-router plugin names the router \"{router}\""))
         })?;
-        let learned = learn(flywheel.store(), router, &setup, force, &mut |_| {}).map_err(failed)?;
+        let learned =
+            learn(flywheel.store(), router, &setup, Some(&self.engine), force, &mut |_| {}).map_err(failed)?;
         if learned.is_promoted {
             self.swap(router)?;
         }

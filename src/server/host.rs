@@ -1,27 +1,59 @@
-//! What plugins reach of the process: [`Host`], implemented over the exchange, the store and the live routers.
+//! What plugins reach of the process: [`Host`], implemented over the exchange, the flywheel, the live routers and the stores.
 
 use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::base::tasks::Tasks;
+use crate::config::settings::Settings;
 use crate::flywheel::Flywheel;
+use crate::infer::{Engine, InferError};
 use crate::learning::live::{LiveRouter, Routers};
 use crate::plugins::{CompletedCall, Host, HttpAnswer, HttpCall, LlmCall};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::snapshot::Snapshot;
-use crate::telemetry::metrics::Metrics;
+use crate::stores::redis::{Locate, RedisConfig};
+use crate::stores::{Store, Stores};
+use crate::telemetry::metrics::{EmbeddingResult, Metrics};
 
 pub struct ProcessHost {
+    pub settings: Arc<Settings>,
     pub exchange: Arc<Exchange>,
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub flywheel: Option<Flywheel>,
     pub routers: Arc<Routers>,
+    pub stores: Stores,
     pub metrics: Arc<Metrics>,
     pub tasks: Tasks,
+    pub engine: Arc<Engine>,
+}
+
+/// Longest a request waits for its embedding; it is decided without one then.
+const MAX_WAIT: Duration = Duration::from_millis(250);
+
+impl ProcessHost {
+    async fn embedding(&self, text: &str) -> Result<Vec<f32>, &'static str> {
+        let (sender, receiver) = oneshot::channel();
+        // The receiver may be gone: then nobody waits for the vector any more.
+        let reply = Box::new(move |vector| drop(sender.send(vector)));
+        self.engine.submit(text.to_owned(), reply).map_err(|error| match error {
+            InferError::Busy(_) => "busy",
+            _ => "not_loaded",
+        })?;
+        match timeout(MAX_WAIT, receiver).await {
+            Ok(Ok(Ok(vector))) => Ok(vector),
+            Ok(_) => Err("failed"),
+            Err(_) => Err("late"),
+        }
+    }
 }
 
 #[async_trait]
@@ -44,11 +76,44 @@ impl Host for ProcessHost {
         self.flywheel.as_ref()
     }
 
+    fn store(&self, redis: Option<&RedisConfig>) -> Arc<dyn Store> {
+        self.stores.get(redis)
+    }
+
+    fn data_dir(&self) -> &Path {
+        &self.settings.data_dir
+    }
+
     fn router(&self, name: &str) -> Arc<LiveRouter> {
         self.routers.get(name)
     }
 
+    fn prepare_embedding(&self) {
+        self.engine.prepare();
+    }
+
+    async fn embed(&self, text: &str) -> Option<Vec<f32>> {
+        let embedding = self.embedding(text).await;
+        let result = embedding.as_ref().map_or_else(|why| *why, |_| "made");
+        self.metrics.embeddings.get_or_create(&EmbeddingResult { result }).inc();
+        embedding.ok()
+    }
+
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+}
+
+/// Services of whatever configuration is live, for the stores.
+pub struct LiveServices {
+    pub exchange: Arc<Exchange>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+}
+
+#[async_trait]
+impl Locate for LiveServices {
+    async fn locate(&self, service: &str, port: u16) -> Result<SocketAddr, String> {
+        let snapshot = self.snapshot.load_full();
+        self.exchange.locate(&snapshot, service, port).await
     }
 }

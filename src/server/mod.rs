@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use self::history::History;
-use self::host::ProcessHost;
+use self::host::{LiveServices, ProcessHost};
 use self::registries::Registries;
 use self::reload::Reloader;
 use crate::admin;
@@ -27,6 +27,7 @@ use crate::base::tasks::Tasks;
 use crate::config::settings::{AccessLog as AccessLogTarget, LogFormat, Settings};
 use crate::config::{Problem, Watcher};
 use crate::flywheel::{Flywheel, Options as FlywheelOptions};
+use crate::infer::{Engine, Library};
 use crate::learning::follow::{self, Triggers};
 use crate::learning::live::Routers;
 use crate::plugins::{Host, HttpCall};
@@ -36,6 +37,7 @@ use crate::proxy::listener::{self, Bound, Listeners};
 use crate::proxy::resolve::Resolver;
 use crate::proxy::service::Gateway;
 use crate::proxy::snapshot::Snapshot;
+use crate::stores::Stores;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::{self, SpanSink};
@@ -165,16 +167,20 @@ impl Process {
         })?;
         let flywheel = open_flywheel(&settings);
         let routers = Arc::new(Routers::default());
+        let engine = Engine::new(Library::new(&settings.models_dir));
         let resolver = Arc::new(Resolver::new(tasks.clone()));
         let exchange = Arc::new(Exchange::new(resolver.clone(), metrics.clone(), 512));
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(&settings)));
         let host: Arc<dyn Host> = Arc::new(ProcessHost {
+            settings: settings.clone(),
             exchange: exchange.clone(),
             snapshot: snapshot.clone(),
             flywheel: flywheel.clone(),
             routers: routers.clone(),
+            stores: Stores::new(Arc::new(LiveServices { exchange: exchange.clone(), snapshot: snapshot.clone() })),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
+            engine: engine.clone(),
         });
         let registries = Registries::new(exchange.clone(), snapshot.clone(), resolver.clone(), tasks.clone());
         let reloader = Arc::new(Reloader::new(
@@ -215,7 +221,12 @@ impl Process {
         let admin_state = admin::Admin {
             health: health.clone(),
             metrics: metrics.clone(),
-            control: Arc::new(control::Control { reloader, routers: routers.clone(), flywheel: flywheel.clone() }),
+            control: Arc::new(control::Control {
+                reloader,
+                routers: routers.clone(),
+                flywheel: flywheel.clone(),
+                engine: engine.clone(),
+            }),
             token,
         };
         let (http, https, admin) = (sockets.http.address, sockets.https.address, sockets.admin_address);
@@ -235,7 +246,7 @@ impl Process {
                 rows: settings.routing.retrain_rows,
                 interval: Duration::from_secs(settings.routing.retrain_interval_secs),
             };
-            tasks.spawn_until_stopped(follow::follow(routers, flywheel.clone(), triggers, tasks.clone()));
+            tasks.spawn_until_stopped(follow::follow(routers, flywheel.clone(), engine, triggers, tasks.clone()));
             tasks.spawn_until_stopped(control::tend_flywheel(flywheel.clone(), settings.clone(), metrics.clone()));
         }
         health.set_ready(true);

@@ -50,6 +50,11 @@ pub struct ShadowResult {
     pub result: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct EmbeddingResult {
+    pub result: &'static str,
+}
+
 /// Labels of Higress' `ai-statistics` counters.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct AiLabels {
@@ -76,6 +81,7 @@ pub struct Metrics {
     pub flywheel_suspended: Gauge,
     pub shadow_calls: Family<ShadowResult, Counter>,
     pub decision_seconds: Histogram,
+    pub embeddings: Family<EmbeddingResult, Counter>,
     pub routed: Family<ByModel, Counter>,
     pub response_time: Family<ByModel, Histogram, fn() -> Histogram>,
     pub accuracy: Family<ByModel, Gauge<f64, AtomicU64>>,
@@ -196,6 +202,12 @@ impl Metrics {
                 "weirgate_routing_decision_seconds",
                 "Time to decide on a model",
                 Histogram::new(exponential_buckets(0.000_02, 2.0, 14)),
+            ),
+            embeddings: register(
+                r,
+                "weirgate_embeddings",
+                "Embeddings that routing asked for, by result",
+                Family::default(),
             ),
             routed: register(r, "semantic_router_requests", "Requests by the model that answered", Family::default()),
             response_time: register(

@@ -234,7 +234,7 @@ async fn keys_are_checked_and_identity_headers_cannot_be_claimed() {
     folder.plugin("key-auth", &config, &json!([]));
     let gateway = Gateway::start(folder);
     let claimed = send(gateway.http, "GET", "/", &[("x-mse-consumer", "root")], Bytes::new()).await;
-    assert_eq!((claimed.status, claimed.error_code().as_str()), (401, "unauthorized"));
+    assert_eq!((claimed.status, claimed.text().as_str()), (401, ""));
     assert_eq!(claimed.header("www-authenticate"), Some("Key realm=MSE Gateway"));
     let allowed = send(gateway.http, "GET", "/", &[("x-api-key", "k"), ("x-mse-consumer", "root")], Bytes::new()).await;
     assert_eq!(allowed.json(), json!({"consumer": "alice", "xff": "127.0.0.1"}));

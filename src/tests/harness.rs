@@ -148,7 +148,7 @@ impl Gateway {
         let text =
             format!("[telemetry]\naccess_log = {:?}\nlog_level = \"warn\"\n{settings}", log.display().to_string());
         std::fs::write(&toml, text).unwrap();
-        let mut child = Command::new(binary())
+        let child = Command::new(binary())
             .args(["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1"])
             .arg("--config")
             .arg(&toml)
@@ -159,6 +159,11 @@ impl Gateway {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        Gateway::of(child, folder)
+    }
+
+    /// A `serve` just started, with its standard output piped, once it says where it listens.
+    pub fn of(mut child: Child, folder: Folder) -> Gateway {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = lines.next().expect("the gateway says where it listens").unwrap();
         let ports: Value = serde_json::from_str(line.strip_prefix("listening ").unwrap()).unwrap();

@@ -12,13 +12,16 @@
 #![allow(clippy::disallowed_methods, reason = "a test waits for its own tasks")]
 #![allow(clippy::needless_pass_by_value, reason = "helpers take what tests have at hand")]
 
+mod auth;
 mod chat;
 mod config;
 mod control_plane;
 mod flywheel;
 mod harness;
 mod layering;
+mod models;
 mod process;
 mod routing;
 mod sdk;
 mod streams;
+mod traffic;

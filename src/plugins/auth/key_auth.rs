@@ -1,23 +1,26 @@
 //! `key-auth`: API key in a header or query parameter. AUTHN phase, priority 310.
 //!
-//! Differences from Higress: none known in the consumers form; the human-readable reason is also in the body, because an
-//! empty 401 helps nobody (Higress puts it only into the access log).
+//! Two plugins of Higress: the C++ one, and its Go port (image `go-key-auth`), which has no keys per consumer, looks either
+//! into headers or into the query, and answers 403 to an unknown key and 401 to several keys.
+//!
+//! Differences from Higress: where a model's API is called, the C++ plugin's refusal has the error object as body that SDKs read
+//! (elsewhere it is empty, as in Higress); the Go port takes `allow: []` as nobody.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use http::header::WWW_AUTHENTICATE;
-use http::{HeaderName, HeaderValue};
-use serde_json::Value;
 
+use super::consumers::{self, Gate};
+use super::places::query_values;
 use crate::base::secret::Secret;
 use crate::config::model::Phase;
 use crate::llm::error::{ApiError, ErrorKind};
+use crate::llm::provider::recognise;
 use crate::plugins::config::{FieldProblem, Fields};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Reply, Request};
+use crate::plugins::{CredentialPlace, Flow, Plugin, Reply, Request};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "key-auth",
@@ -25,28 +28,40 @@ pub const SPEC: PluginSpec = PluginSpec {
     priority: 310,
     family: Family::Cpp,
     summary: "API key in a header or query parameter, with consumers and per-route allow lists",
-    build,
-    check: |scope| Config::read(scope).1,
+    build: |scope, _| build(scope, Port::Cpp),
+    check: |scope| Config::read(scope, Port::Cpp).1,
 };
 
-/// Header the authenticated consumer's name is sent upstream in.
-const CONSUMER_HEADER: HeaderName = HeaderName::from_static("x-mse-consumer");
+pub const GO_SPEC: PluginSpec = PluginSpec {
+    name: "go-key-auth",
+    family: Family::Go,
+    summary: "key-auth as its Go port answers: 403 for an unknown key, 401 for several",
+    build: |scope, _| build(scope, Port::Go),
+    check: |scope| Config::read(scope, Port::Go).1,
+    ..SPEC
+};
+
 /// The client's own credential, kept when a fallback re-enters the chain after `ai-proxy` replaced it.
 const ORIGINAL_AUTH_HEADER: &str = "x-hi-original-auth";
+
+/// Which of Higress' two plugins this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Port {
+    Cpp,
+    Go,
+}
 
 /// What one scope (global, or a rule over it) asks for.
 #[derive(Debug, Clone)]
 struct Config {
+    port: Port,
+    gate: Gate,
     consumers: Vec<Consumer>,
     /// Header or query names tried for consumers that have none of their own.
     keys: Vec<String>,
     in_header: bool,
     in_query: bool,
     realm: String,
-    /// `None`: any known consumer.
-    allow: Option<Vec<String>>,
-    /// Whether this scope checks at all.
-    is_active: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -61,138 +76,138 @@ struct Consumer {
 
 impl Config {
     /// Reads the scope and every problem in it.
-    fn read(scope: &Scope<'_>) -> (Config, Vec<FieldProblem>) {
-        // A rule that brings its own consumers stands alone; one with `allow` only extends the global configuration.
-        let own = scope.rule.is_some_and(|rule| rule.get("consumers").is_some() || rule.get("credentials").is_some());
-        let value = if own { scope.alone() } else { scope.overlaid() };
+    fn read(scope: &Scope<'_>, port: Port) -> (Config, Vec<FieldProblem>) {
+        let value = consumers::config_of(scope);
         let mut fields = Fields::of(&value, "");
-        let is_disabled = scope.rule.is_some() && fields.boolean("_disable_").unwrap_or(false);
-        let global_auth = scope.global.and_then(|global| global.get("global_auth")).and_then(Value::as_bool);
-        fields.boolean("global_auth");
-        let in_header = fields.boolean("in_header").unwrap_or(true);
-        let in_query = fields.boolean("in_query").unwrap_or(true);
-        if !in_header && !in_query {
+        let gate = Gate::read(scope, &mut fields);
+        let (in_header, in_query) = (fields.boolean("in_header"), fields.boolean("in_query"));
+        let is_given = in_header.is_some() || in_query.is_some();
+        // The Go port looks only where it is told to.
+        let otherwise = port == Port::Cpp;
+        let (in_header, in_query) = (in_header.unwrap_or(otherwise), in_query.unwrap_or(otherwise));
+        if !in_header && !in_query && is_given {
             fields.problem("in_query", "and in_header are both false, so no key could ever be found");
+        }
+        if !is_given && port == Port::Go && gate.is_active {
+            fields.problem("in_header", "or in_query must be given");
         }
         let keys = fields.strings("keys").unwrap_or_default();
         let realm = fields.string("realm").unwrap_or("MSE Gateway").to_owned();
-        let mut consumers = read_consumers(&mut fields, keys.is_empty());
-        if let Some(credentials) = fields.strings("credentials") {
+        let needs_keys = keys.is_empty() || port == Port::Go;
+        let mut consumers = consumers::each(&mut fields, "consumers", |fields| read_consumer(fields, needs_keys, port));
+        if port == Port::Cpp
+            && let Some(credentials) = fields.secrets("credentials")
+        {
             if !consumers.is_empty() {
                 fields.problem("credentials", "cannot be combined with consumers; name a consumer for each credential");
             }
             if keys.is_empty() {
                 fields.problem("keys", "must name at least one header or query parameter");
             }
-            let credentials = credentials.into_iter().map(Secret::new).collect();
             consumers.push(Consumer { name: None, credentials, keys: vec![], in_header: None, in_query: None });
         }
-        let allow = match scope.rule {
-            // A rule with consumers of its own is used without an allow list, as in Higress.
-            Some(_) if !own => fields.strings("allow"),
-            _ => {
-                fields.get("allow");
-                None
-            }
-        };
-        let is_rule_check = scope.rule.is_some() && allow.is_some();
-        let is_active = match global_auth {
-            _ if is_disabled => false,
-            Some(true) => true,
-            Some(false) => is_rule_check,
-            None => scope.rule.is_some() || scope.n_rules == 0,
-        };
-        // A global part without consumers is fine where rules bring their own.
-        let is_needed = is_active && (scope.rule.is_some() || scope.n_rules == 0 || global_auth == Some(true));
-        if consumers.is_empty() && is_needed && fields.problems.is_empty() {
-            fields.problem("consumers", "must name at least one consumer");
+        if port == Port::Go && keys.is_empty() && !consumers.is_empty() {
+            fields.problem("keys", "must name at least one header or query parameter");
         }
-        let config = Config { consumers, keys, in_header, in_query, realm, allow, is_active };
+        gate.require(&mut fields, consumers.len());
+        let config = Config { port, gate, consumers, keys, in_header, in_query, realm };
         (config, fields.finish())
     }
 }
 
-fn read_consumers(fields: &mut Fields<'_>, needs_keys: bool) -> Vec<Consumer> {
-    let mut consumers = Vec::new();
-    for (index, value) in fields.list("consumers").unwrap_or_default().iter().enumerate() {
-        let mut consumer = Fields::of(value, &format!("consumers[{index}]"));
-        let name = consumer.string("name").map(str::to_owned);
-        if name.is_none() && consumer.problems.is_empty() {
-            consumer.problem("name", "must be given");
-        }
-        let mut credentials: Vec<Secret> =
-            consumer.strings("credentials").unwrap_or_default().into_iter().map(Secret::new).collect();
-        credentials.extend(consumer.string("credential").map(Secret::new));
-        if credentials.is_empty() && consumer.problems.is_empty() {
-            consumer.problem("credential", "must be given (or credentials, a list)");
-        }
-        let keys = consumer.strings("keys").unwrap_or_default();
-        if needs_keys && keys.is_empty() {
-            consumer.problem("keys", "must name a header or query parameter here or in the plugin's own keys");
-        }
-        let (in_header, in_query) = (consumer.boolean("in_header"), consumer.boolean("in_query"));
-        consumers.push(Consumer { name, credentials, keys, in_header, in_query });
-        fields.problems.extend(consumer.finish());
+fn read_consumer(fields: &mut Fields<'_>, needs_keys: bool, port: Port) -> Option<Consumer> {
+    let name = consumers::required(fields, "name").map(str::to_owned);
+    let n_problems = fields.problems.len();
+    let mut credentials = fields.secrets("credentials").unwrap_or_default();
+    credentials.extend(fields.secret("credential"));
+    if credentials.is_empty() && fields.problems.len() == n_problems {
+        fields.problem("credential", "must be given (or credentials, a list)");
     }
-    consumers
+    if credentials.iter().any(Secret::is_empty) {
+        fields.problem("credential", "must not be empty");
+    }
+    let mut keys = Vec::new();
+    let (mut in_header, mut in_query) = (None, None);
+    if port == Port::Cpp {
+        keys = fields.strings("keys").unwrap_or_default();
+        if needs_keys && keys.is_empty() {
+            fields.problem("keys", "must name a header or query parameter here or in the plugin's own keys");
+        }
+        (in_header, in_query) = (fields.boolean("in_header"), fields.boolean("in_query"));
+    }
+    Some(Consumer { name, credentials, keys, in_header, in_query })
 }
 
 struct KeyAuth {
     config: Config,
 }
 
-fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
-    let (config, problems) = Config::read(scope);
+fn build(scope: &Scope<'_>, port: Port) -> BuildResult {
+    let (config, problems) = Config::read(scope, port);
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(config.is_active.then(|| Arc::new(KeyAuth { config }) as Arc<dyn Plugin>))
+    Ok(config.gate.is_active.then(|| Arc::new(KeyAuth { config }) as Arc<dyn Plugin>))
 }
 
 #[async_trait]
 impl Plugin for KeyAuth {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
-        let Some((consumer, place)) = self.config.authenticate(request) else {
-            return Flow::respond(self.deny(
-                ErrorKind::Unauthorized,
-                "Request denied by Key Auth check. Invalid API key",
-                "key-auth.invalid_key",
-            ));
+        let found = match self.config.port {
+            Port::Cpp => self.config.any_known(request).ok_or_else(|| self.refuse(request, 401, "Invalid API key", "")),
+            Port::Go => self.one_known(request),
         };
-        if let Some(allow) = &self.config.allow
-            && !consumer.name.as_ref().is_some_and(|name| allow.contains(name))
-        {
-            return Flow::respond(self.deny(
-                ErrorKind::Forbidden,
-                "Request denied by Key Auth check. Unauthorized consumer",
-                "key-auth.unauthorized",
-            ));
+        let (consumer, place) = match found {
+            Ok(found) => found,
+            Err(reply) => return Flow::respond(reply),
+        };
+        if !self.config.gate.admits(consumer.name.as_deref()) {
+            return Flow::respond(self.refuse(request, 403, "Unauthorized consumer", "key-auth.unauthorized"));
         }
         request.state.credential = Some(place);
-        if let Some(name) = &consumer.name {
-            request.state.consumer = Some(name.clone());
-            if let Ok(value) = HeaderValue::from_str(name) {
-                // Appended, as Higress does; the edge has removed what the client may have sent.
-                let _ = request.head.append_header(CONSUMER_HEADER, value);
-            }
-        }
+        consumers::let_pass(request, consumer.name.as_deref());
         Flow::Continue
     }
 }
 
 impl KeyAuth {
-    fn deny(&self, kind: ErrorKind, message: &str, details: &str) -> Reply {
-        let body: Bytes = ApiError::new(kind, message).to_json();
-        Reply::new(kind.status(), details)
-            .header(WWW_AUTHENTICATE, &format!("Key realm={}", self.config.realm))
-            .json(body)
+    /// As the Go port looks: there must be one key, and it must be known.
+    fn one_known(&self, request: &Request<'_>) -> Result<(&Consumer, CredentialPlace), Reply> {
+        let config = &self.config;
+        // Both switched on, it looks into headers only.
+        let mut values = config.keys.iter().flat_map(|key| found(request, key, config.in_header, !config.in_header));
+        let Some((value, place)) = values.next() else {
+            return Err(self.refuse(request, 401, "No Key Authentication information found", "key-auth.no_key"));
+        };
+        if values.next().is_some() {
+            return Err(self.refuse(request, 401, "Multi Key Authentication information found", "key-auth.multi_key"));
+        }
+        match config.consumers.iter().find(|consumer| consumer.has(&value)) {
+            Some(consumer) => Ok((consumer, place)),
+            None => Err(self.refuse(request, 403, "Unauthorized consumer", "key-auth.unauthorized")),
+        }
+    }
+
+    /// The C++ plugin tells its reason to the access log, the Go port tells it the client.
+    fn refuse(&self, request: &Request<'_>, status: u16, reason: &str, go_details: &str) -> Reply {
+        let text = format!("Request denied by Key Auth check. {reason}");
+        let reply = match self.config.port {
+            Port::Go => consumers::told(status, go_details, text + "."),
+            Port::Cpp if recognise(request.path()).is_some() => {
+                let kind = if status == 401 { ErrorKind::Unauthorized } else { ErrorKind::Forbidden };
+                let body = ApiError::new(kind, text.as_str()).to_json();
+                Reply::new(status, text).json(body)
+            }
+            Port::Cpp => Reply::new(status, text),
+        };
+        reply.header(WWW_AUTHENTICATE, &format!("Key realm={}", self.config.realm))
     }
 }
 
 impl Config {
     /// The consumer whose credential the request carries, and where. Common keys are tried first, header before query;
     /// unknown values are skipped.
-    fn authenticate(&self, request: &Request<'_>) -> Option<(&Consumer, CredentialPlace)> {
+    fn any_known(&self, request: &Request<'_>) -> Option<(&Consumer, CredentialPlace)> {
         let common = self.keys.iter().flat_map(|key| found(request, key, self.in_header, self.in_query));
         for (value, place) in common {
             if let Some(consumer) = self.consumers.iter().find(|c| c.keys.is_empty() && c.has(&value)) {
@@ -220,49 +235,23 @@ impl Consumer {
 fn found(request: &Request<'_>, key: &str, in_header: bool, in_query: bool) -> Vec<(String, CredentialPlace)> {
     let mut values = Vec::new();
     if in_header {
-        values.extend(request.header(key).map(|value| (value.to_owned(), CredentialPlace::Header(key.to_owned()))));
+        let value = request.header(key).filter(|value| !value.is_empty());
+        values.extend(value.map(|value| (value.to_owned(), CredentialPlace::Header(key.to_owned()))));
     }
     if in_query {
         let query = request.head.uri.query().unwrap_or_default();
-        values.extend(query.split('&').filter_map(|pair| {
-            let (name, value) = pair.split_once('=')?;
-            (name == key).then(|| (percent_decoded(value), CredentialPlace::Query(key.to_owned())))
-        }));
+        values
+            .extend(query_values(query, key).map(|value| (value.into_owned(), CredentialPlace::Query(key.to_owned()))));
     }
     values
 }
 
-/// `%XX` and `+` of a query value; malformed escapes stay as written.
-fn percent_decoded(value: &str) -> String {
-    let bytes = value.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut index = 0;
-    while index < bytes.len() {
-        let escaped = (bytes[index] == b'%')
-            .then(|| value.get(index + 1..index + 3))
-            .flatten()
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match escaped {
-            Some(byte) => {
-                decoded.push(byte);
-                index += 3;
-            }
-            None => {
-                decoded.push(if bytes[index] == b'+' { b' ' } else { bytes[index] });
-                index += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
-    use pingora_http::RequestHeader;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::plugins::RequestState;
+    use crate::plugins::testing::{Exchange, FakeHost, built, built_with, problem_fields};
 
     /// Builds the plugin for a scope and runs one request; returns the status and the consumer.
     fn check(
@@ -273,22 +262,11 @@ mod tests {
         headers: &[(&'static str, &str)],
     ) -> (u16, Option<String>) {
         let scope = Scope { global: Some(global), rule, n_rules };
-        let (config, problems) = Config::read(&scope);
-        assert!(problems.is_empty(), "{problems:?}");
-        if !config.is_active {
-            return (0, None);
-        }
-        let mut head = RequestHeader::build("POST", path.as_bytes(), None).unwrap();
-        for (name, value) in headers {
-            head.append_header(*name, *value).unwrap();
-        }
-        let mut state = RequestState::new();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mut request = Request { head: &mut head, state: &mut state };
-        let flow = runtime.block_on(KeyAuth { config }.on_request_headers(&mut request));
-        match flow {
-            Flow::Continue => (200, state.consumer),
-            Flow::Respond(reply) => (reply.status, None),
+        let Some(plugin) = build(&scope, Port::Cpp).unwrap() else { return (0, None) };
+        let mut exchange = Exchange::new("POST", path, headers);
+        match exchange.run(&plugin) {
+            None => (200, exchange.state.consumer),
+            Some(reply) => (reply.status, None),
         }
     }
 
@@ -340,8 +318,43 @@ mod tests {
     #[test]
     fn problems_name_their_field() {
         let global = json!({"global_auth": true, "consumers": [{"credential": 5}], "in_header": false, "in_query": false, "typo": 1});
-        let (_, problems) = Config::read(&Scope { global: Some(&global), rule: None, n_rules: 0 });
-        let named: Vec<&str> = problems.iter().map(|(field, _)| field.as_str()).collect();
+        let named = problem_fields(&SPEC, &global);
         assert_eq!(named, ["in_query", "consumers[0].name", "consumers[0].credential", "consumers[0].keys", "typo"]);
+        let own_keys = json!({"keys": ["k"], "consumers": [{"name": "a", "credential": "x", "keys": ["b"]}]});
+        assert_eq!(problem_fields(&GO_SPEC, &own_keys), ["in_header", "consumers[0].keys"]);
+    }
+
+    #[test]
+    fn the_cpp_plugin_tells_its_reason_to_the_access_log_and_to_sdks() {
+        let plugin = built(&SPEC, &two_consumers(&json!(true)));
+        let reply = Exchange::new("GET", "/", &[]).run(&plugin).unwrap();
+        assert_eq!(reply.details, "Request denied by Key Auth check. Invalid API key");
+        assert!(reply.body.is_empty());
+        assert_eq!(reply.headers[0].1, "Key realm=MSE Gateway");
+        let reply = Exchange::new("POST", "/v1/chat/completions", &[]).run(&plugin).unwrap();
+        let body: Value = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!(body["error"]["code"], "unauthorized");
+    }
+
+    #[test]
+    fn the_go_port_tells_how_many_keys_there_were() {
+        let global = json!({"global_auth": false, "keys": ["x-api-key", "apikey"], "in_header": true, "in_query": true,
+            "consumers": [{"name": "one", "credential": "k1"}, {"name": "two", "credentials": ["k2"]}]});
+        let rule = json!({"allow": ["one"]});
+        for (path, headers, expected) in [
+            ("/", &[("x-api-key", "k1")][..], None),
+            ("/", &[], Some((401, "key-auth.no_key"))),
+            ("/?apikey=k1", &[], Some((401, "key-auth.no_key"))),
+            ("/", &[("x-api-key", "k1"), ("apikey", "k1")], Some((401, "key-auth.multi_key"))),
+            ("/", &[("apikey", "unknown")], Some((403, "key-auth.unauthorized"))),
+            ("/", &[("apikey", "k2")], Some((403, "key-auth.unauthorized"))),
+        ] {
+            let plugin = built_with(&GO_SPEC, &global, Some(&rule), FakeHost::silent());
+            let mut exchange = Exchange::new("GET", path, headers);
+            let reply = exchange.run(&plugin);
+            let seen = reply.as_ref().map(|reply| (reply.status, reply.details.as_str()));
+            assert_eq!(seen, expected, "{path} {headers:?}");
+            assert_eq!(exchange.header("x-mse-consumer"), expected.is_none().then_some("one"));
+        }
     }
 }

@@ -83,14 +83,15 @@ impl Call {
                 "rewrite_failed",
             ));
         }
-        if let Some(place) = &ctx.state.credential {
+        let provider = ctx.snapshot.chain.provider_at(place).cloned();
+        if let Some(place) = ctx.state.credential.as_ref().filter(|_| llm.is_some() || provider.is_some()) {
             withhold(&mut head, place);
         }
         let asked = llm.map(|llm| llm.requested_model.as_str()).unwrap_or_default();
         Ok(Call {
             api: llm.and_then(|llm| llm.api),
             model: target.model.clone().unwrap_or_else(|| Arc::from(asked)),
-            provider: ctx.snapshot.chain.provider_at(place).cloned(),
+            provider,
             head,
             body: ctx.state.body.clone().unwrap_or_default(),
             service,

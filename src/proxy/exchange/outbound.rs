@@ -1,5 +1,6 @@
 //! Plain HTTP calls beside the client's exchange: evaluators, authorisation services, identity providers, collectors.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -38,6 +39,17 @@ impl Exchange {
             Ok(answered) => answered,
             Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
         }
+    }
+
+    /// An address of a configured service, for what is not HTTP.
+    ///
+    /// # Errors
+    /// There is no such service or port, or it has no address now.
+    pub async fn locate(&self, snapshot: &Snapshot, service: &str, port: u16) -> Result<SocketAddr, String> {
+        let upstream = snapshot.upstream(service, Some(port)).ok_or_else(|| {
+            format!("service {service} is not configured with port {port}; add it to the McpBridge or as a Service")
+        })?;
+        upstream.address(&self.resolver).await
     }
 
     async fn call_out(&self, snapshot: &Snapshot, call: HttpCall, limit: usize) -> Result<HttpAnswer, String> {

@@ -35,7 +35,14 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
     let Opened { mut upstream, peer, mut head, first, is_done, call, .. } = opened;
 
     prepare_head(session, &mut head);
-    respond::finish_upstream_head(session, ctx, &mut head);
+    ctx.state.is_upstream_answer = true;
+    if let Some(body) = respond::finish_upstream_head(session, ctx, &mut head)? {
+        let answered = watch.answered(&call, End::Complete);
+        exchange.count_answered(&answered);
+        ctx.state.llm_mut().attempts.push(answered);
+        exchange.finish(upstream, &peer, is_done, call.idle).await;
+        return respond::finish_and_write(session, ctx, head, body).await;
+    }
     if respond::holds(session, ctx, &head) {
         let limit = ctx.snapshot.limits.max_body_bytes;
         let (end, mut body) = read_whole(&mut upstream, &mut watch, first, is_done, limit).await;
@@ -48,7 +55,7 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
             return respond::write(session, ctx, cut_reply(ctx, &reason)).await;
         }
         respond::finish_body(session, ctx, &mut head, &mut body).await?;
-        return write_whole(session, ctx, head, body).await;
+        return respond::write_whole(session, ctx, head, body).await;
     }
     ctx.status = Some(head.status.as_u16());
     let streamed = stream(session, ctx, &mut upstream, &mut watch, Box::new(head), first, is_done).await;
@@ -112,17 +119,6 @@ async fn read_whole(
         }
     };
     (end, body.freeze())
-}
-
-/// Sends an answer that was held back.
-async fn write_whole(session: &mut Session, ctx: &mut Context, head: ResponseHeader, body: Bytes) -> Result<()> {
-    ctx.status = Some(head.status.as_u16());
-    let is_bare = body.is_empty() || session.req_header().method == http::Method::HEAD;
-    session.write_response_header(Box::new(head), is_bare).await.map_err(|error| error.into_down())?;
-    if !is_bare {
-        session.write_response_body(Some(body), true).await.map_err(|error| error.into_down())?;
-    }
-    Ok(())
 }
 
 /// An answer that broke off while it was held back: nothing of it has reached the client.

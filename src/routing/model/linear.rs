@@ -16,7 +16,7 @@ pub struct LinearHeads {
 const VISITS: usize = 60_000;
 const MAX_EPOCHS: usize = 15;
 
-const FIT: Sgd = Sgd {
+pub const FIT: Sgd = Sgd {
     epochs: MAX_EPOCHS,
     learning_rate: 0.3,
     l2: 1e-3,
@@ -30,17 +30,8 @@ const FIT: Sgd = Sgd {
 
 impl LinearHeads {
     pub fn fit(set: &TrainingSet<'_>, space: &Space, rows: &[Row]) -> Self {
-        let epochs = (VISITS / set.len().max(1)).clamp(2, MAX_EPOCHS);
-        let sgd = Sgd { epochs, first_dense: space.n_ngrams(), seed: set.seed, ..FIT };
-        let bias = set.means().into_iter().map(|(mean, _)| logit(mean)).collect();
-        let mut probabilities = vec![0.0; set.n_models];
-        let mut linear = Linear::fit(rows, space.n_columns(), bias, &sgd, |index, outputs| {
-            probabilities.iter_mut().zip(outputs.iter()).for_each(|(p, &output)| *p = sigmoid(output));
-            outputs.fill(0.0);
-            for &(model, score) in set.scores[index] {
-                outputs[model as usize] = probabilities[model as usize] - score;
-            }
-        });
+        let sgd = Sgd { first_dense: space.n_ngrams(), ..FIT };
+        let mut linear = fit_heads(set, rows, &set.scores, space.n_columns(), &sgd);
         linear.quantise(space.n_ngrams());
         Self { space: space.clone(), linear }
     }
@@ -64,11 +55,25 @@ impl LinearHeads {
     }
 }
 
-fn sigmoid(x: f32) -> f32 {
+/// One logistic regression per candidate on `rows`, which got `scores`.
+pub fn fit_heads(set: &TrainingSet<'_>, rows: &[Row], scores: &[&[(u16, f32)]], n_columns: usize, sgd: &Sgd) -> Linear {
+    let epochs = (VISITS / rows.len().max(1)).clamp(2, MAX_EPOCHS);
+    let bias = set.means().into_iter().map(|(mean, _)| logit(mean)).collect();
+    let mut probabilities = vec![0.0; set.n_models];
+    Linear::fit(rows, n_columns, bias, &Sgd { epochs, seed: set.seed, ..*sgd }, |index, outputs| {
+        probabilities.iter_mut().zip(outputs.iter()).for_each(|(p, &output)| *p = sigmoid(output));
+        outputs.fill(0.0);
+        for &(model, score) in scores[index] {
+            outputs[model as usize] = probabilities[model as usize] - score;
+        }
+    })
+}
+
+pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-fn logit(p: f32) -> f32 {
+pub fn logit(p: f32) -> f32 {
     let p = p.clamp(0.02, 0.98);
     (p / (1.0 - p)).ln()
 }

@@ -1,6 +1,6 @@
 //! Score models: from the features of a prompt to an expected score for each candidate.
 //!
-//! Six families of simple methods; which of them serves is decided by cross-validation (`train`), not by
+//! Seven families of simple methods; which of them serves is decided by cross-validation (`train`), not by
 //! taste. All learn from the same [`TrainingSet`] and answer through [`Heads::scores`].
 
 mod classes;
@@ -8,6 +8,7 @@ mod clusters;
 mod linear;
 mod neighbours;
 pub mod ridge;
+mod semantic;
 pub mod sgd;
 pub mod space;
 
@@ -18,6 +19,7 @@ use self::clusters::Clusters;
 use self::linear::LinearHeads;
 use self::neighbours::Neighbours;
 use self::ridge::Ridge;
+use self::semantic::Semantic;
 use self::space::{Row, Space};
 use super::codec::{ArtifactError, Reader, Writer};
 use super::features::{self, FeatureVector};
@@ -39,11 +41,13 @@ pub enum Family {
     Ngrams,
     /// Weighted mean over the most similar recorded prompts.
     Neighbours,
+    /// Mean of `Ngrams` and of logistic regression on the prompt's sentence embedding.
+    Semantic,
 }
 
 impl Family {
-    pub const ALL: [Self; 6] =
-        [Self::Constant, Self::Domains, Self::Clusters, Self::Classes, Self::Ngrams, Self::Neighbours];
+    pub const ALL: [Self; 7] =
+        [Self::Constant, Self::Domains, Self::Clusters, Self::Classes, Self::Ngrams, Self::Neighbours, Self::Semantic];
 
     /// Name in reports and artifacts.
     pub fn name(self) -> &'static str {
@@ -54,11 +58,16 @@ impl Family {
             Self::Ngrams => "ngrams",
             Self::Classes => "classes",
             Self::Neighbours => "neighbours",
+            Self::Semantic => "semantic",
         }
     }
 
     pub fn needs_seed(self) -> bool {
         matches!(self, Self::Domains | Self::Classes)
+    }
+
+    pub fn needs_embedding(self) -> bool {
+        self == Self::Semantic
     }
 }
 
@@ -68,6 +77,8 @@ pub struct TrainingSet<'a> {
     pub features: Vec<&'a FeatureVector>,
     /// [`inputs`] of each prompt.
     pub inputs: Vec<&'a [f32]>,
+    /// Sentence embedding of each prompt that has one.
+    pub embeddings: Vec<Option<&'a [f32]>>,
     /// Recorded (candidate, score 0..1) of each prompt.
     pub scores: Vec<&'a [(u16, f32)]>,
     pub seed: u64,
@@ -119,6 +130,7 @@ pub enum Heads {
     Classes(Classes),
     Ngrams(LinearHeads),
     Neighbours(Neighbours),
+    Semantic(Semantic),
 }
 
 /// Rows that the penalty of the domain regressions weighs as.
@@ -137,11 +149,12 @@ impl Heads {
             Family::Ngrams => Self::Ngrams(LinearHeads::fit(set, space, rows)),
             Family::Classes => Self::Classes(Classes::fit(set, space, rows)),
             Family::Neighbours => Self::Neighbours(Neighbours::fit(set, space, rows)),
+            Family::Semantic => Self::Semantic(Semantic::fit(set, space, rows)),
         }
     }
 
     /// Expected score of each candidate, 0..1.
-    pub fn scores(&self, features: &FeatureVector, inputs: &[f32]) -> Vec<f32> {
+    pub fn scores(&self, features: &FeatureVector, embedding: Option<&[f32]>, inputs: &[f32]) -> Vec<f32> {
         let domains =
             |heads: &[Ridge]| -> Vec<f32> { heads.iter().map(|head| head.at(inputs).clamp(0.0, 1.0)).collect() };
         match self {
@@ -151,6 +164,7 @@ impl Heads {
             Self::Ngrams(heads) => heads.scores(features),
             Self::Classes(classes) => classes.scores(features, inputs),
             Self::Neighbours(neighbours) => neighbours.scores(features),
+            Self::Semantic(semantic) => semantic.scores(features, embedding),
         }
     }
 
@@ -162,6 +176,7 @@ impl Heads {
             Self::Ngrams(_) => Family::Ngrams,
             Self::Classes(_) => Family::Classes,
             Self::Neighbours(_) => Family::Neighbours,
+            Self::Semantic(_) => Family::Semantic,
         }
     }
 
@@ -174,6 +189,7 @@ impl Heads {
             Self::Ngrams(heads) => heads.write(writer),
             Self::Classes(classes) => classes.write(writer),
             Self::Neighbours(neighbours) => neighbours.write(writer),
+            Self::Semantic(semantic) => semantic.write(writer),
         }
     }
 
@@ -197,6 +213,7 @@ impl Heads {
             Family::Ngrams => Self::Ngrams(LinearHeads::read(n_models, reader)?),
             Family::Classes => Self::Classes(Classes::read(n_models, reader)?),
             Family::Neighbours => Self::Neighbours(Neighbours::read(n_models, reader)?),
+            Family::Semantic => Self::Semantic(Semantic::read(n_models, reader)?),
         })
     }
 }

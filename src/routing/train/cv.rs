@@ -144,7 +144,8 @@ pub fn cross_validate(
             let router = shared.router(*family, None);
             for &index in &test {
                 let example = &prepared.examples[index];
-                let predictions = router.predict_from(&example.features, &prepared.inputs[index]);
+                let predictions =
+                    router.predict_from(&example.features, example.embedding.as_deref(), &prepared.inputs[index]);
                 let model = decide(&predictions, policy, &options.baseline).model;
                 n_decisions += 1;
                 let recorded = example.outcomes.iter().find(|outcome| outcome.model == model);

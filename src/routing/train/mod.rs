@@ -25,7 +25,8 @@ pub struct TrainOptions {
     pub policy: Policy,
     /// The model that answers when no candidate is allowed.
     pub baseline: String,
-    /// Families to compare. Those that need a seed are left out when there is none.
+    /// Families to compare. Those that need a seed are left out when there is none, and those that need embeddings when
+    /// fewer than half of the examples have one, or 2,000.
     pub families: Vec<Family>,
 }
 
@@ -61,7 +62,7 @@ pub enum TrainError {
     TooFewQuestions { found: usize, needed: usize },
     #[error("the option `folds` is {0}; cross-validation needs at least 2")]
     Folds(usize),
-    #[error("the option `families` names no family that can be trained without a seed")]
+    #[error("the option `families` names no family that can be trained without a seed or embeddings")]
     NoFamily,
     #[error(
         "the outcome of model `{model}` on question {hash:016x} has {field} {value}, which is not {expected}; correct or remove the row"
@@ -71,6 +72,9 @@ pub enum TrainError {
 
 /// Distinct questions below which training refuses.
 pub const MIN_QUESTIONS: usize = 20;
+
+/// Examples with an embedding that are enough to learn from, however many have none.
+const ENOUGH_EMBEDDED: usize = 2000;
 
 /// Questions that must share an n-gram before the router reads it, and most n-grams it reads.
 const MIN_ROWS: u32 = 2;
@@ -88,7 +92,7 @@ pub fn train(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Trained, TrainError> {
     check(examples, options)?;
-    let families = families(seed, options)?;
+    let families = families(examples, seed, options)?;
     let prepared = Prepared::new(examples, seed);
     let total = options.folds * families.len() + 1;
     let mut done = 0;
@@ -133,8 +137,13 @@ fn check(examples: &[Example], options: &TrainOptions) -> Result<(), TrainError>
 }
 
 /// The families to compare, simplest first.
-fn families(seed: Option<&Seed>, options: &TrainOptions) -> Result<Vec<Family>, TrainError> {
-    let wanted = |family: &Family| options.families.contains(family) && (seed.is_some() || !family.needs_seed());
+fn families(examples: &[Example], seed: Option<&Seed>, options: &TrainOptions) -> Result<Vec<Family>, TrainError> {
+    let n_embedded = examples.iter().filter(|example| example.embedding.is_some()).count();
+    let enough = examples.len().div_ceil(2).min(ENOUGH_EMBEDDED);
+    let can = |family: &Family| {
+        (seed.is_some() || !family.needs_seed()) && (n_embedded >= enough || !family.needs_embedding())
+    };
+    let wanted = |family: &Family| options.families.contains(family) && can(family);
     let families: Vec<Family> = Family::ALL.into_iter().filter(wanted).collect();
     if families.is_empty() { Err(TrainError::NoFamily) } else { Ok(families) }
 }
@@ -177,6 +186,7 @@ impl<'a> Fold<'a> {
             n_models: prepared.models.len(),
             features: indices.iter().map(|&i| &prepared.examples[i].features).collect(),
             inputs: indices.iter().map(|&i| prepared.inputs[i].as_slice()).collect(),
+            embeddings: indices.iter().map(|&i| prepared.examples[i].embedding.as_deref()).collect(),
             scores: indices.iter().map(|&i| prepared.scores[i].as_slice()).collect(),
             seed,
         };

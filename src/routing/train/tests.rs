@@ -1,5 +1,5 @@
 use super::*;
-use crate::routing::{Domain, FeatureVector, Outcome, Prediction, Prompt, decide, extract, gate};
+use crate::routing::{Domain, Outcome, Prediction, Prompt, decide, extract, gate};
 
 const TOPICS: [(Domain, &[&str]); 4] = [
     (
@@ -40,9 +40,22 @@ fn world(n: usize, shift: usize) -> Vec<Example> {
             .map(|(k, model)| outcome(model, if (topic + shift) % 4 == k { 1.0 } else { 0.1 }, 100.0))
             .collect();
         outcomes.push(outcome("max", if i.is_multiple_of(3) { 0.0 } else { 1.0 }, 500.0));
-        Example { hash: i as u64, features: extract(&Prompt::single(&text)), outcomes }
+        Example {
+            hash: i as u64,
+            features: extract(&Prompt::single(&text)),
+            embedding: Some(meaning(topic, i)),
+            outcomes,
+        }
     };
     (0..n).map(example).collect()
+}
+
+/// An embedding that points to the topic, give or take.
+fn meaning(topic: usize, i: usize) -> Vec<f32> {
+    let mut vector: Vec<f32> = (0..8).map(|k| ((i * 31 + k * 17) % 23) as f32 / 46.0 - 0.25).collect();
+    vector[topic] += 1.0;
+    let length = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
+    vector.into_iter().map(|v| v / length).collect()
 }
 
 fn options() -> TrainOptions {
@@ -54,7 +67,7 @@ fn trained(examples: &[Example], seed: Option<&Seed>, options: &TrainOptions) ->
 }
 
 fn route(router: &Router, text: &str) -> String {
-    decide(&router.predict(&extract(&Prompt::single(text))), &Policy::default(), "max").model
+    decide(&router.predict(&extract(&Prompt::single(text)), None), &Policy::default(), "max").model
 }
 
 #[test]
@@ -121,7 +134,11 @@ fn equal_inputs_give_equal_bytes_and_bytes_give_the_router_back() {
         assert_eq!(bytes, trained(&examples, Some(&seed), &options).router.to_bytes(), "{family:?}");
         let read = Router::from_bytes(&bytes).unwrap();
         assert_eq!(read, router, "{family:?}");
-        assert_eq!(read.predict(&examples[7].features), router.predict(&examples[7].features), "{family:?}");
+        let example = &examples[7];
+        for embedding in [None, example.embedding.as_deref()] {
+            let predicted = read.predict(&example.features, embedding);
+            assert_eq!(predicted, router.predict(&example.features, embedding), "{family:?}");
+        }
         for cut in [0, 3, 8, 12, bytes.len() / 2, bytes.len() - 1] {
             assert!(Router::from_bytes(&bytes[..cut]).is_err(), "{family:?} cut at {cut}");
         }
@@ -141,7 +158,7 @@ fn without_a_seed_the_families_that_need_none_are_trained() {
 #[test]
 fn the_gate_promotes_what_was_learned_and_refuses_what_was_learned_from_another_world() {
     let seed = Seed::shipped().unwrap();
-    let always_max = |_: &FeatureVector| {
+    let always_max = |_: &Example| {
         vec![Prediction {
             model: "max".to_owned(),
             score: 0.7,
@@ -154,18 +171,46 @@ fn the_gate_promotes_what_was_learned_and_refuses_what_was_learned_from_another_
     let examples = world(320, 0);
     let (training, held_out) = examples.split_at(240);
     let good = trained(training, Some(&seed), &options()).router;
-    let verdict = gate(&always_max, &|features| good.predict(features), held_out, &Policy::default(), "max", 1);
+    let verdict = gate(&always_max, &|e| good.predict(&e.features, None), held_out, &Policy::default(), "max", 1);
     assert!(verdict.promote && verdict.gain > 0.1, "{verdict:?}");
     let bad = trained(&world(240, 1), Some(&seed), &options()).router;
     let verdict = gate(
-        &|features| good.predict(features),
-        &|features| bad.predict(features),
+        &|e| good.predict(&e.features, None),
+        &|e| bad.predict(&e.features, None),
         held_out,
         &Policy::default(),
         "max",
         1,
     );
     assert!(!verdict.promote && verdict.ci_high < 0.0, "{verdict:?}");
+}
+
+#[test]
+fn a_meaning_that_words_do_not_show_is_read_from_the_embedding_and_missed_without_it() {
+    let mut examples = world(240, 0);
+    // Every text says the same; only its embedding tells the topic.
+    let features = extract(&Prompt::single("嗯？"));
+    examples.iter_mut().for_each(|example| example.features = features.clone());
+    let trained = trained(&examples, Some(&Seed::shipped().unwrap()), &options());
+    assert_eq!((trained.report.chosen, trained.router.reads_embedding()), (Family::Semantic, true));
+    let router = Router::from_bytes(&trained.router.to_bytes()).unwrap();
+    let choice =
+        |embedding: Option<&[f32]>| decide(&router.predict(&features, embedding), &Policy::default(), "max").model;
+    for (topic, specialist) in ["alpha", "beta", "gamma", "delta"].into_iter().enumerate() {
+        assert_eq!(choice(Some(&meaning(topic, 5))), specialist);
+    }
+    assert_eq!(choice(None), "max");
+    assert_eq!(choice(Some(&[1.0; 3])), "max", "an embedding of another model is none");
+}
+
+#[test]
+fn without_embeddings_the_family_that_reads_them_is_not_offered() {
+    let mut examples = world(120, 0);
+    examples.iter_mut().for_each(|example| example.embedding = None);
+    let report = trained(&examples, None, &options()).report;
+    assert!(report.families.iter().all(|(family, _)| !family.needs_embedding()));
+    let only = TrainOptions { families: vec![Family::Semantic], ..options() };
+    assert!(matches!(train(&examples, None, &only, &mut |_| {}), Err(TrainError::NoFamily)));
 }
 
 #[test]

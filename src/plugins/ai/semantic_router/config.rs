@@ -27,6 +27,16 @@ pub struct Config {
     pub training: Training,
     pub evaluate: Option<Evaluate>,
     pub learn: Learn,
+    pub embedding: Embedding,
+}
+
+/// When a prompt is embedded for a decision. Only versions that were trained with embeddings have a use for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Embedding {
+    Off,
+    /// When the best two candidates are close without it.
+    Auto,
+    Always,
 }
 
 /// Calls of the baseline beside the answer the client gets.
@@ -95,6 +105,7 @@ impl Config {
             training: read_training(&mut fields),
             evaluate: read_evaluate(&mut fields),
             learn: read_learn(&mut fields),
+            embedding: read_embedding(&mut fields),
         };
         (config, fields.finish())
     }
@@ -121,6 +132,7 @@ impl Config {
             min_rows: self.learn.min_rows,
             folds: self.learn.folds,
             seed: self.learn.seed,
+            embeds: self.embedding != Embedding::Off,
         }
     }
 
@@ -247,6 +259,18 @@ fn read_learn(fields: &mut Fields<'_>) -> Learn {
     learn
 }
 
+fn read_embedding(fields: &mut Fields<'_>) -> Embedding {
+    match fields.string("embedding") {
+        None | Some("off") => Embedding::Off,
+        Some("auto") => Embedding::Auto,
+        Some("always") => Embedding::Always,
+        Some(other) => {
+            fields.problem("embedding", format!("must be off, auto or always, found \"{other}\""));
+            Embedding::Off
+        }
+    }
+}
+
 /// A member between 0 and 1.
 fn share(fields: &mut Fields<'_>, key: &'static str, default: f64) -> f64 {
     let value = fields.amount(key).unwrap_or(default);
@@ -277,6 +301,7 @@ mod tests {
             "training": {"consumers": ["lab"]},
             "evaluate": {"url": "http://127.0.0.1:9000/v1/evaluate", "rate": 0.5},
             "learn": {"minRows": 500},
+            "embedding": "auto",
         });
         let (config, problems) = Config::read(&Scope { global: Some(&value), rule: None, n_rules: 0 });
         assert_eq!(problems, []);
@@ -285,6 +310,7 @@ mod tests {
         assert_eq!(config.service("small"), None);
         assert!(config.training.enabled);
         assert_eq!(config.learn.min_rows, 500);
+        assert!(config.setup().embeds);
     }
 
     #[test]
@@ -295,6 +321,7 @@ mod tests {
             "shadow": {"rate": 2},
             "evaluate": {"url": "nowhere"},
             "learn": {"folds": 1},
+            "embedding": "sometimes",
         });
         let (_, problems) = Config::read(&Scope { global: Some(&value), rule: None, n_rules: 0 });
         let named: Vec<&str> = problems.iter().map(|(field, _)| field.as_str()).collect();
@@ -306,7 +333,8 @@ mod tests {
                 "candidates[2].price.input",
                 "shadow.rate",
                 "evaluate.url",
-                "learn.folds"
+                "learn.folds",
+                "embedding"
             ]
         );
     }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::json;
 
-use self::config::Config;
+use self::config::{Config, Embedding};
 use self::record::{Decided, Routed};
 use super::is_json;
 use crate::config::model::Phase;
@@ -33,7 +33,7 @@ use crate::llm::request::ChatRequest;
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, LlmCall, Plugin, Reply, Request, Target};
-use crate::routing::{Decision, Domain, FeatureVector, Prompt, decide, extract};
+use crate::routing::{Decision, Domain, FeatureVector, Prompt, Reason, decide, extract};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "semantic-router",
@@ -72,6 +72,9 @@ impl Plugin for SemanticRouter {
     /// Tells the learner what it trains for; only once the configuration is live.
     fn activate(&self) {
         self.live.configure(self.config.setup());
+        if self.config.embedding != Embedding::Off {
+            self.host.prepare_embedding();
+        }
     }
 
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
@@ -105,7 +108,10 @@ impl Plugin for SemanticRouter {
         }
         let is_redacting = self.host.flywheel().is_some_and(Flywheel::is_redacting);
         let features = (is_routed || is_redacting).then(|| features_of(&chat));
-        let decided = features.as_ref().filter(|_| is_routed).map(|features| self.decide(features));
+        let decided = match features.as_ref().filter(|_| is_routed) {
+            Some(features) => Some(self.decide(features, &chat).await),
+            None => None,
+        };
         announce(request, decided.as_ref().and_then(|decided| decided.domain));
         if let Some(decided) = &decided {
             self.aim(request, &decided.decision);
@@ -134,9 +140,27 @@ impl Plugin for SemanticRouter {
 }
 
 impl SemanticRouter {
-    fn decide(&self, features: &FeatureVector) -> Decided {
+    /// Made from the features alone first: that is fast and always possible.
+    async fn decide(&self, features: &FeatureVector, chat: &ChatRequest) -> Decided {
+        let first = self.decide_from(features, None);
+        let wants_embedding = match self.config.embedding {
+            Embedding::Off => false,
+            Embedding::Auto => is_close(&first.decision),
+            Embedding::Always => true,
+        };
+        if !(wants_embedding && self.live.reads_embedding()) {
+            return first;
+        }
+        match self.host.embed(&chat.last_user_text()).await {
+            Some(embedding) => self.decide_from(features, Some(&embedding)),
+            None => first,
+        }
+    }
+
+    fn decide_from(&self, features: &FeatureVector, embedding: Option<&[f32]>) -> Decided {
         let started = Instant::now();
-        let outlook = self.live.predict(features, &self.config.candidates, &self.config.baseline);
+        let (candidates, baseline) = (&self.config.candidates, &self.config.baseline);
+        let outlook = self.live.predict(features, embedding, candidates, baseline);
         let decision = decide(&outlook.predictions, &self.config.policy, &self.config.baseline);
         self.host.metrics().decision_seconds.observe(started.elapsed().as_secs_f64());
         Decided { decision, version: outlook.version, domain: outlook.domain }
@@ -167,6 +191,16 @@ fn announce(request: &mut Request<'_>, domain: Option<Domain>) {
     let headers = &mut request.state.reply_headers;
     headers.extend(HeaderValue::from_str(&id).ok().map(|value| (DECISION_HEADER, value)));
     headers.extend(domain.map(|domain| (DOMAIN_HEADER, HeaderValue::from_static(domain.name()))));
+}
+
+/// Expected utility by which the best candidate must lead for a decision to stand without an embedding.
+const CLEAR: f64 = 0.1;
+
+fn is_close(decision: &Decision) -> bool {
+    decision
+        .reasons
+        .iter()
+        .any(|reason| matches!(reason, Reason::BestUtility { margin, runner_up: Some(_), .. } if *margin < CLEAR))
 }
 
 /// The target of a candidate.
@@ -213,3 +247,6 @@ fn reply(error: &ApiError, details: &str) -> Reply {
 fn refuse(kind: ErrorKind, message: &str, details: &str) -> Reply {
     reply(&ApiError::new(kind, message), details)
 }
+
+#[cfg(test)]
+mod embedding_tests;

@@ -1,0 +1,55 @@
+//! Models that run inside the process: their files, and the forward pass. The only place that knows candle and tokenizers.
+//!
+//! ```text
+//! manifest.toml ── Library (models_dir) ── list, verify, fetch        commands
+//!                         └── Engine ── loads once, in the background; a bounded pool of its own ── Embedder
+//! ```
+//!
+//! Called by `server` (the engine of the process, behind `Host`), `learning` (vectors of training prompts) and `cli`. Knows
+//! nothing of prompts, routes or requests, and never runs on a proxy thread.
+
+mod embedder;
+mod encoder;
+mod engine;
+mod fetch;
+mod library;
+mod manifest;
+#[cfg(test)]
+pub mod testing;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use embedder::{Embedder, SentenceEmbedder};
+pub use engine::{Engine, Reply};
+pub use fetch::{Source, fetch};
+pub use library::{Library, State};
+pub use manifest::{Manifest, Model};
+
+/// The model that turns prompts into vectors.
+pub const SENTENCE_MODEL: &str = "all-minilm-l6-v2";
+
+/// Why a model cannot be used, or its files not be got.
+#[derive(Debug, thiserror::Error)]
+pub enum InferError {
+    #[error("{path}: {error}; `weirgate models fetch` installs it", path = .path.display())]
+    Read { path: PathBuf, error: io::Error },
+    #[error("{path} cannot be used: {what}; `weirgate models fetch` installs a good one", path = .path.display())]
+    Broken { path: PathBuf, what: String },
+    #[error(
+        "{path} is not the file it should be: SHA-256 {found}, expected {expected}; `weirgate models fetch` installs the right one", path = .path.display()
+    )]
+    Checksum { path: PathBuf, expected: String, found: String },
+    #[error("the model could not be run: {0}")]
+    Run(String),
+    #[error("the model is not loaded")]
+    NotLoaded,
+    #[error("{0} texts wait to be embedded already")]
+    Busy(usize),
+    #[error("no model is named \"{name}\"; there is {known}")]
+    Unknown { name: String, known: String },
+    #[error("{path}: {error}", path = .path.display())]
+    Write { path: PathBuf, error: io::Error },
+    #[error("{0}")]
+    Fetch(String),
+}

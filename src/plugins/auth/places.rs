@@ -1,0 +1,115 @@
+//! Where credentials stand in a request: headers, query parameters, cookies. Reading them, and taking them out.
+
+use std::borrow::Cow;
+
+use http::header::COOKIE;
+
+use crate::plugins::{CredentialPlace, Request, without_query};
+
+/// Decoded values of a query parameter (or form field), in written order.
+pub fn query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, str>> {
+    form_urlencoded::parse(query.as_bytes()).filter(move |(key, _)| key == name).map(|(_, value)| value)
+}
+
+/// First value of a cookie, without the quotes it may stand in.
+pub fn cookie<'r>(request: &'r Request<'_>, name: &str) -> Option<&'r str> {
+    let headers = request.head.headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = headers.flat_map(|header| header.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let (_, value) = pairs.find(|(key, _)| key.trim_end() == name)?;
+    Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+}
+
+/// A place a token may be in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// What follows the prefix in the header.
+    Header {
+        name: String,
+        prefix: String,
+    },
+    Query(String),
+    Cookie(String),
+}
+
+impl Place {
+    /// The token, if there is one.
+    pub fn read(&self, request: &Request<'_>) -> Option<String> {
+        let token = match self {
+            Place::Header { name, prefix } => request.header(name)?.strip_prefix(prefix.as_str())?.to_owned(),
+            Place::Query(name) => query_values(request.head.uri.query()?, name).next()?.into_owned(),
+            Place::Cookie(name) => cookie(request, name)?.to_owned(),
+        };
+        Some(token).filter(|token| !token.is_empty())
+    }
+
+    /// Takes the token out of what goes upstream.
+    pub fn remove(&self, request: &mut Request<'_>) {
+        match self {
+            Place::Header { name, .. } => drop(request.head.remove_header(name.as_str())),
+            Place::Query(name) => {
+                let path = request.head.uri.path_and_query().map_or("/", |path| path.as_str());
+                // A path without one of its query parameters is still a path.
+                let _ = request.head.set_raw_path(without_query(path, name).as_bytes());
+            }
+            Place::Cookie(name) => remove_cookie(request, name),
+        }
+    }
+
+    /// As the rest of the gateway knows it; cookies are not logged anywhere.
+    pub fn credential(&self) -> Option<CredentialPlace> {
+        match self {
+            Place::Header { name, .. } => Some(CredentialPlace::Header(name.clone())),
+            Place::Query(name) => Some(CredentialPlace::Query(name.clone())),
+            Place::Cookie(_) => None,
+        }
+    }
+}
+
+/// Takes one cookie out of what goes upstream; the others stay as written.
+pub fn remove_cookie(request: &mut Request<'_>, name: &str) {
+    let headers = request.head.headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    let others: Vec<&str> = headers
+        .flat_map(|header| header.split(';'))
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty() && pair.split('=').next().map(str::trim_end) != Some(name))
+        .collect();
+    let others = others.join("; ");
+    request.head.remove_header(&COOKIE);
+    if !others.is_empty() {
+        // Made of what was a header value before.
+        let _ = request.head.insert_header(COOKIE, others);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::testing::Exchange;
+
+    #[test]
+    fn tokens_are_read_and_removed() {
+        let header = Place::Header { name: "authorization".into(), prefix: "Bearer ".into() };
+        let (query, cookie) = (Place::Query("t".into()), Place::Cookie("s".into()));
+        let mut exchange = Exchange::new(
+            "GET",
+            "/p?a=1&t=x%2By&b=2",
+            &[("authorization", "Bearer abc"), ("cookie", "a=1; s=\"q\""), ("cookie", "b=2; ss=3")],
+        );
+        let mut request = exchange.request();
+        assert_eq!(header.read(&request).as_deref(), Some("abc"));
+        assert_eq!(query.read(&request).as_deref(), Some("x+y"));
+        assert_eq!(cookie.read(&request).as_deref(), Some("q"));
+        for place in [&header, &query, &cookie] {
+            place.remove(&mut request);
+            assert_eq!(place.read(&request), None);
+        }
+        assert_eq!(exchange.head.uri.to_string(), "/p?a=1&b=2");
+        assert_eq!(exchange.header("cookie"), Some("a=1; b=2; ss=3"));
+        let mut only = Exchange::new("GET", "/", &[("cookie", "s=1")]);
+        cookie.remove(&mut only.request());
+        assert_eq!(only.header("cookie"), None);
+        let basic = Exchange::new("GET", "/", &[("authorization", "Basic abc")]);
+        let mut basic = basic;
+        assert_eq!(header.read(&basic.request()), None);
+    }
+}

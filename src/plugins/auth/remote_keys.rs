@@ -1,0 +1,112 @@
+//! A key set that lives at an issuer: fetched when it is needed first, again when it is old or lacks a token's key.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::jwt::{Fault, Jwks, Jwt};
+use crate::plugins::HttpAnswer;
+
+/// Tokens with unknown keys must not make an issuer be asked for each of them.
+const PAUSE: Duration = Duration::from_secs(10);
+
+pub struct RemoteKeys {
+    /// How long a fetched set is believed.
+    keep: Duration,
+    current: Mutex<Option<(Instant, Arc<Jwks>)>>,
+    /// When the issuer was asked last; held while it is asked, so that one request asks for all.
+    asked: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl RemoteKeys {
+    pub fn new(keep: Duration) -> RemoteKeys {
+        RemoteKeys { keep, current: Mutex::default(), asked: tokio::sync::Mutex::default() }
+    }
+
+    /// Verifies a token with the current keys, after `fetch` where they do not suffice.
+    ///
+    /// # Errors
+    /// As [`Jwks::verify`]; [`Fault::NoKeys`] while there are none.
+    pub async fn verify<F>(&self, jwt: &Jwt, fetch: impl FnOnce() -> F) -> Result<(), Fault>
+    where
+        F: Future<Output = Result<HttpAnswer, String>>,
+    {
+        let seen = self.fresh();
+        match seen.as_ref().map(|(_, keys)| keys.verify(jwt)) {
+            Some(Err(Fault::NoKey)) | None => {}
+            Some(result) => return result,
+        }
+        let mut asked = self.asked.lock().await;
+        let is_newer = self.fresh().map(|(at, _)| at) != seen.map(|(at, _)| at);
+        if !is_newer && asked.is_none_or(|at| at.elapsed() >= PAUSE) {
+            *asked = Some(Instant::now());
+            match fetch().await.and_then(|answer| read(&answer)) {
+                Ok(keys) => *self.current.lock() = Some((Instant::now(), Arc::new(keys))),
+                Err(reason) => tracing::warn!(%reason, "A key set could not be fetched"),
+            }
+        }
+        drop(asked);
+        self.fresh().ok_or(Fault::NoKeys)?.1.verify(jwt)
+    }
+
+    fn fresh(&self) -> Option<(Instant, Arc<Jwks>)> {
+        self.current.lock().clone().filter(|(at, _)| at.elapsed() < self.keep)
+    }
+}
+
+fn read(answer: &HttpAnswer) -> Result<Jwks, String> {
+    if answer.status() != 200 {
+        return Err(format!("the answer has status {}", answer.status()));
+    }
+    Jwks::parse(&answer.body).map(Jwks::public_only).map_err(|why| format!("the answer {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use serde_json::json;
+
+    use super::super::jwt::tests::ecdsa;
+    use super::*;
+    use crate::plugins::testing::answer;
+
+    #[tokio::test]
+    async fn keys_are_fetched_once_and_again_for_an_unknown_one_after_a_pause() {
+        let (set, sign) = ecdsa("a");
+        let n_fetched = Cell::new(0);
+        let keys = RemoteKeys::new(Duration::from_secs(600));
+        let fetch = || {
+            n_fetched.set(n_fetched.get() + 1);
+            let answered = Ok(answer(200, &[], &set.to_string()));
+            async { answered }
+        };
+        let jwt = Jwt::parse(&sign(&json!({}))).unwrap();
+        for _ in 0..2 {
+            assert_eq!(keys.verify(&jwt, fetch).await, Ok(()));
+        }
+        let unknown = Jwt::parse(&ecdsa("b").1(&json!({}))).unwrap();
+        assert_eq!(keys.verify(&unknown, fetch).await, Err(Fault::NoKey));
+        assert_eq!(n_fetched.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_published_secret_is_no_key() {
+        let keys = RemoteKeys::new(Duration::from_secs(600));
+        let jwt = Jwt::parse(&super::super::jwt::sign("JWT", &json!({}), b"secret")).unwrap();
+        let set = r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}"#;
+        assert_eq!(keys.verify(&jwt, || async { Ok(answer(200, &[], set)) }).await, Err(Fault::NoKey));
+    }
+
+    #[tokio::test]
+    async fn without_an_answer_nothing_is_verified() {
+        let keys = RemoteKeys::new(Duration::from_secs(600));
+        let jwt = Jwt::parse(&ecdsa("a").1(&json!({}))).unwrap();
+        for body in ["no set", "{}"] {
+            let fetched = keys.verify(&jwt, || async { Ok(answer(200, &[], body)) }).await;
+            assert_eq!(fetched, Err(Fault::NoKeys));
+        }
+    }
+}

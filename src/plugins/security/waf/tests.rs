@@ -1,0 +1,144 @@
+//! Rules of the kinds the reference documents, and a small rule set in place of the Core Rule Set.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::plugins::testing::{Exchange, built, problem_fields};
+
+/// Status of the refusal.
+fn refused(config: &Value, method: &str, path: &str, headers: &[(&'static str, &str)], body: &str) -> Option<u16> {
+    let mut exchange = Exchange::new(method, path, headers).with_body(body.to_owned());
+    if !body.is_empty() {
+        exchange.head.insert_header("content-length", body.len().to_string()).unwrap();
+    }
+    exchange.state.client_ip = Some("10.0.0.7".parse().unwrap());
+    let reply = exchange.run(&built(&SPEC, config))?;
+    assert_eq!((reply.details.as_str(), reply.body.len()), ("waf", 0));
+    Some(reply.status)
+}
+
+#[test]
+fn the_documented_example_works() {
+    let config = json!({"useCRS": false, "secRules": [
+        "SecDebugLogLevel 3",
+        "SecRuleEngine On",
+        "SecAction \"id:100,phase:1,pass\"",
+        "SecRule REQUEST_URI \"@streq /admin\" \"id:101,phase:1,t:lowercase,deny\"",
+        "SecRule REQUEST_BODY \"@rx maliciouspayload\" \"id:102,phase:2,t:lowercase,deny\"",
+    ]});
+    for (method, path, body, expected) in [
+        ("GET", "/admin", "", Some(403)),
+        ("GET", "/ADMIN", "", Some(403)),
+        ("GET", "/admins", "", None),
+        ("POST", "/", "a MaliciousPayload", Some(403)),
+        ("POST", "/", "a good payload", None),
+    ] {
+        assert_eq!(refused(&config, method, path, &[], body), expected, "{method} {path} {body}");
+    }
+}
+
+#[test]
+fn operators_variables_and_actions_decide() {
+    let (json_type, form) =
+        ([("content-type", "application/json")], [("content-type", "application/x-www-form-urlencoded")]);
+    for (rule, path, headers, body, expected) in [
+        (
+            "SecRule ARGS:q \"@contains ../\" \"id:1,phase:1,t:urlDecodeUni,deny,status:400\"",
+            "/?q=..%2fetc",
+            &[][..],
+            "",
+            Some(400),
+        ),
+        ("SecRule ARGS \"@rx (?i)union\\s+select\" \"id:1,phase:2,deny\"", "/", &form, "x=1+UNION+SELECT", Some(403)),
+        ("SecRule ARGS \"@detectSQLi\" \"id:1,phase:2,deny\"", "/?id=1'%20OR%20'1'='1", &[], "", Some(403)),
+        (
+            "SecRule ARGS \"@detectXSS\" \"id:1,phase:2,deny\"",
+            "/",
+            &json_type,
+            r#"{"a": "<script>alert(1)</script>"}"#,
+            Some(403),
+        ),
+        (
+            "SecRule REQUEST_HEADERS:User-Agent \"@pm sqlmap nikto\" \"id:1,phase:1,deny\"",
+            "/",
+            &[("user-agent", "x nikto y")],
+            "",
+            Some(403),
+        ),
+        ("SecRule REMOTE_ADDR \"@ipMatch 10.0.0.0/8\" \"id:1,phase:1,deny\"", "/", &[], "", Some(403)),
+        ("SecRule REQUEST_METHOD \"!@streq POST\" \"id:1,phase:1,deny\"", "/", &[], "", None),
+        (
+            "SecRule REQUEST_URI \"@beginsWith /old\" \"id:1,phase:1,redirect:https://a.com/new,status:302\"",
+            "/old/x",
+            &[],
+            "",
+            Some(302),
+        ),
+        ("SecRule REQUEST_URI \"@contains x\" \"id:1,phase:1,pass,log\"", "/x", &[], "", None),
+        (
+            "SecRule REQUEST_URI \"@contains x\" \"id:1,phase:1,chain,deny,status:409\"\nSecRule ARGS:a \"@eq 2\" \"t:none\"",
+            "/x?a=2",
+            &[],
+            "",
+            Some(409),
+        ),
+        (
+            "SecRule REQUEST_URI \"@contains x\" \"id:1,phase:1,chain,deny\"\nSecRule ARGS:a \"@eq 2\" \"t:none\"",
+            "/x?a=3",
+            &[],
+            "",
+            None,
+        ),
+        ("SecRule REQUEST_URI \"@contains x\" \"id:1,phase:1,deny\"\nSecRuleEngine DetectionOnly", "/x", &[], "", None),
+    ] {
+        assert_eq!(refused(&json!({"secRules": [rule]}), "POST", path, headers, body), expected, "{rule}");
+    }
+}
+
+#[test]
+fn rules_of_phase_two_run_without_a_body_too() {
+    let config = json!({"secRules": ["SecRule ARGS:a \"@streq b\" \"id:1,phase:2,deny\""]});
+    assert_eq!(refused(&config, "GET", "/?a=b", &[], ""), Some(403));
+    assert_eq!(refused(&config, "GET", "/?a=c", &[], ""), None);
+}
+
+#[test]
+fn a_rule_set_is_read_from_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let crs = folder.path().join("crs");
+    let config = Config { use_crs: true, own: vec!["SecRuleRemoveById 2".into()] };
+    let (field, message) = config.compile(folder.path()).err().unwrap();
+    assert_eq!(field, "useCRS");
+    assert!(message.contains(&crs.display().to_string()), "{message}");
+
+    std::fs::create_dir_all(crs.join("rules")).unwrap();
+    let setup = "SecDefaultAction \"phase:1,log,pass\"\nSecAction \"id:9,phase:1,pass,nolog,setvar:tx.limit=5\"\n";
+    std::fs::write(crs.join("crs-setup.conf"), setup).unwrap();
+    std::fs::write(crs.join("rules/agents.data"), "sqlmap\nnikto\n").unwrap();
+    let rules = "SecRule REQUEST_HEADERS:User-Agent \"@pmFromFile agents.data\" \"id:1,phase:1,pass,nolog,setvar:tx.score=+5\"\n\
+        SecRule REQUEST_URI \"@contains /two\" \"id:2,phase:1,deny\"\n\
+        SecRule RESPONSE_BODY \"@contains secret\" \"id:3,phase:4,deny\"\n\
+        SecRule TX:SCORE \"@ge %{tx.limit}\" \"id:4,phase:2,deny,status:406\"\n";
+    std::fs::write(crs.join("rules/REQUEST-1.conf"), rules).unwrap();
+    let plugin: Arc<dyn Plugin> = Arc::new(Waf::new(config.compile(folder.path()).unwrap()));
+    for (path, agent, expected) in [("/", "nikto", Some(406)), ("/", "curl", None), ("/two", "curl", None)] {
+        let reply = Exchange::new("GET", path, &[("user-agent", agent)]).run(&plugin);
+        assert_eq!(reply.map(|reply| reply.status), expected, "{path} {agent}");
+    }
+}
+
+#[test]
+fn problems_name_their_field() {
+    let config = json!({"useCRS": "yes", "secRules": [
+        "SecRule REQUEST_URI \"@contains x\" \"id:1,phase:1,deny\"",
+        "SecRule REQUEST_URI \"@nonsense x\" \"id:2,phase:1,deny\"",
+        "SecHashEngine On",
+        "SecRuleUpdateActionById 1 \"pass\"",
+        "SecAuditLog /dev/null",
+        7,
+    ]});
+    let found = problem_fields(&SPEC, &config);
+    assert_eq!(found, ["useCRS", "secRules[5]", "secRules[1]", "secRules[2]", "secRules[3]"]);
+    let late = json!({"secRules": ["SecRule RESPONSE_BODY \"@contains x\" \"id:1,phase:4,deny\""]});
+    assert_eq!(problem_fields(&SPEC, &late), ["secRules[0]"]);
+}

@@ -1,0 +1,64 @@
+//! The `redis` section that plugins with shared state have in common.
+
+use std::time::Duration;
+
+use super::config::Fields;
+use crate::base::secret::Secret;
+use crate::stores::redis::RedisConfig;
+
+/// Reads the members of a `redis` object; `None` if they cannot be used, which has been reported then.
+pub fn redis(section: &mut Fields<'_>) -> Option<RedisConfig> {
+    let text = |value: Option<&str>| value.filter(|text| !text.is_empty()).map(str::to_owned);
+    let service = text(section.string("service_name"));
+    let port = section.count("service_port").filter(|port| *port != 0);
+    let (username, password) = (text(section.string("username")), text(section.string("password")));
+    let timeout = section.count("timeout").filter(|millis| *millis != 0).unwrap_or(1000);
+    let database = section.count("database").unwrap_or(0);
+    let Some(service) = service else {
+        section.problem("service_name", "must name the service of the Redis, for example redis.dns");
+        return None;
+    };
+    let port = port.unwrap_or(if service.ends_with(".static") { 80 } else { 6379 });
+    let Ok(port) = u16::try_from(port) else {
+        section.problem("service_port", format!("must be a port, found {port}"));
+        return None;
+    };
+    let Ok(database) = i64::try_from(database) else {
+        section.problem("database", format!("must be the number of a database, found {database}"));
+        return None;
+    };
+    let password = password.map(Secret::new);
+    Some(RedisConfig { service, port, username, password, database, timeout: Duration::from_millis(timeout) })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(value: &Value) -> (Option<RedisConfig>, Vec<String>) {
+        let mut fields = Fields::of(value, "redis");
+        let config = redis(&mut fields);
+        (config, fields.finish().into_iter().map(|(field, _)| field).collect())
+    }
+
+    #[test]
+    fn ports_default_by_the_kind_of_service() {
+        for (value, port) in [
+            (json!({"service_name": "redis.dns"}), 6379),
+            (json!({"service_name": "redis.static"}), 80),
+            (json!({"service_name": "redis.static", "service_port": 7000}), 7000),
+        ] {
+            let (config, problems) = read(&value);
+            assert_eq!((config.unwrap().port, problems.len()), (port, 0), "{value}");
+        }
+    }
+
+    #[test]
+    fn problems_name_their_field() {
+        assert_eq!(read(&json!({"service_port": 1})).1, ["redis.service_name"]);
+        let value = json!({"service_name": "r.dns", "service_port": 70000, "timeout": "1s", "db": 1});
+        assert_eq!(read(&value).1, ["redis.timeout", "redis.service_port", "redis.db"]);
+    }
+}
