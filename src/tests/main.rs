@@ -16,6 +16,7 @@ mod chat;
 mod config;
 mod flywheel;
 mod harness;
+mod ingress;
 mod layering;
 mod process;
 mod routing;

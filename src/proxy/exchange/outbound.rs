@@ -41,7 +41,8 @@ impl Exchange {
                     format!("service {host} is not configured; add it to the McpBridge or as a Service")
                 })?;
                 let authority = upstream.dns_authority().unwrap_or_else(|| host.clone());
-                (upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver).await?, authority)
+                let (peer, _) = upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver, None).await?;
+                (peer, authority)
             }
         };
         let described = |error: Box<Error>| error.to_string();
