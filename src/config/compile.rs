@@ -8,7 +8,10 @@ use super::higress::ingress::Draft;
 use super::higress::secret::Secrets;
 use super::higress::{config_map, ingress, mcp_bridge, secret_refs, service, wasm_plugin};
 use super::link::link;
-use super::model::{Canary, CanaryTakes, Certificate, Gateway, GatewaySettings, HostMatch, PathMatch, Route, Service};
+use super::model::{
+    Canary, CanaryTakes, Certificate, Destination, Gateway, GatewaySettings, HostMatch, ObjectRef, PathMatch, Route,
+    Service,
+};
 use super::problem::{ObjectReport, Problem, Report};
 use super::source::RawObject;
 
@@ -49,7 +52,8 @@ pub fn compile(objects: &[RawObject], catalog: &dyn PluginCatalog) -> Compiled {
         |kind: &'static str| resolved.iter().map(Cow::as_ref).filter(move |object| object.origin.kind == kind);
 
     let services = services(&resolved, &report);
-    let (routes, certificates) = ingresses(of_kind("Ingress").collect(), &services, &secrets, &report);
+    let Ingresses { routes, certificates, passthrough } =
+        ingresses(of_kind("Ingress").collect(), &services, &secrets, &report);
     let mut plugins: Vec<_> =
         of_kind("WasmPlugin").filter_map(|object| wasm_plugin::read(object, catalog, &report)).collect();
     plugins.sort_by(|a, b| {
@@ -61,7 +65,7 @@ pub fn compile(objects: &[RawObject], catalog: &dyn PluginCatalog) -> Compiled {
     let mut settings = GatewaySettings::default();
     of_kind("ConfigMap").for_each(|object| config_map::read(object, &report, &mut settings));
     report_unsupported(objects, &report);
-    let gateway = Gateway { routes, services, plugins, certificates, settings };
+    let gateway = Gateway { routes, services, plugins, certificates, passthrough, settings };
     Compiled { gateway, problems: report.into_problems() }
 }
 
@@ -103,16 +107,18 @@ fn ingresses(
     services: &BTreeMap<String, Service>,
     secrets: &Secrets,
     report: &Report,
-) -> (Vec<Route>, Vec<Certificate>) {
+) -> Ingresses {
     objects.sort_by_key(|object| ingress::creation_order(object));
     let mut routes: Vec<Route> = Vec::new();
     let mut certificates: Vec<Certificate> = Vec::new();
     let mut first_of: HashMap<RouteKey, usize> = HashMap::new();
     let mut certified: HashMap<String, usize> = HashMap::new();
+    let mut passthrough: Vec<(HostMatch, ObjectReport<'_>)> = Vec::new();
     let mut canaries: Vec<(Draft, CanaryTakes, ObjectReport<'_>)> = Vec::new();
     for object in objects {
         let report_on = report.on(&object.origin);
         let ingress = ingress::read(object, secrets, report);
+        passthrough.extend(ingress.passthrough.into_iter().map(|host| (host, report_on)));
         for draft in ingress.routes {
             if let Some(takes) = &ingress.canary {
                 canaries.push((draft, takes.clone(), report_on));
@@ -157,7 +163,32 @@ fn ingresses(
         let base = first_of.get(&route_key(&draft.route)).and_then(|first| routes.get_mut(*first));
         add_canary(base, draft, takes, services, report_on);
     }
-    (routes, merge(certificates))
+    let passthrough =
+        passthrough.into_iter().filter_map(|(host, report)| pass_through(host, &routes, report)).collect();
+    Ingresses { passthrough, certificates: merge(certificates), routes }
+}
+
+/// What all Ingresses come to.
+struct Ingresses {
+    routes: Vec<Route>,
+    certificates: Vec<Certificate>,
+    passthrough: BTreeMap<String, Destination>,
+}
+
+/// The service of a host's root path gets the TLS connections to the host.
+fn pass_through(host: HostMatch, routes: &[Route], report: ObjectReport<'_>) -> Option<(String, Destination)> {
+    let root = PathMatch::Prefix("/".to_owned());
+    let owner = routes.iter().find(|route| route.host == host && route.path == root && !route.is_default_backend);
+    let destination = owner.and_then(|route| route.destinations.first()).cloned();
+    let name = match host {
+        HostMatch::Any => "*".to_owned(),
+        HostMatch::Exact(name) => name,
+        HostMatch::Suffix(suffix) => format!("*{suffix}"),
+    };
+    if destination.is_none() {
+        report.warn("", format!("ssl-passthrough has no effect: `{name}` has no path `/` to take the service from"));
+    }
+    destination.map(|destination| (name, destination))
 }
 
 /// Gives a canary its part of a route. Those that look at the request come before those that take a share.
@@ -182,15 +213,16 @@ fn add_canary(
     base.canaries.sort_by_key(|canary| matches!(canary.takes, CanaryTakes::Share { .. }));
 }
 
-/// One entry per secret instead of one per host.
+/// One entry per secret and options instead of one per host.
 fn merge(certificates: Vec<Certificate>) -> Vec<Certificate> {
     let mut merged: Vec<Certificate> = Vec::new();
-    let mut position: HashMap<super::model::ObjectRef, usize> = HashMap::new();
+    let mut position: HashMap<(ObjectRef, String), usize> = HashMap::new();
     for certificate in certificates {
-        match position.get(&certificate.secret).and_then(|i| merged.get_mut(*i)) {
+        let key = (certificate.secret.clone(), format!("{:?}", certificate.options));
+        match position.get(&key).and_then(|i| merged.get_mut(*i)) {
             Some(first) => first.hosts.extend(certificate.hosts),
             None => {
-                position.insert(certificate.secret.clone(), merged.len());
+                position.insert(key, merged.len());
                 merged.push(certificate);
             }
         }

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::higress::ingress::{BackendPort, Draft, SideTarget, TargetRef};
-use super::model::{Destination, Endpoints, Fallback, Mirror, Route, Service};
+use super::model::{Destination, Endpoints, Fallback, Mirror, Route, Service, ServicePort, UpstreamPolicy};
 use super::problem::ObjectReport;
 
 pub(super) fn link(draft: Draft, services: &BTreeMap<String, Service>, report: ObjectReport<'_>) -> Route {
-    let Draft { mut route, field, targets, fallback, mirror } = draft;
+    let Draft { mut route, field, targets, policy, fallback, mirror } = draft;
     route.fallback = fallback.and_then(|fallback| {
         let destination = side(&fallback.target, services, report)?;
         Some(Fallback { destination, service: fallback.service, statuses: fallback.statuses })
@@ -19,7 +19,18 @@ pub(super) fn link(draft: Draft, services: &BTreeMap<String, Service>, report: O
     });
     let instead = if route.fallback.is_some() { "the default backend" } else { "503" };
     for target in &targets {
-        route.destinations.push(destination(target, services, &field, instead, report));
+        let (weight, tls) = match target {
+            TargetRef::Registry(target) => (target.weight, target.tls),
+            TargetRef::Backend { .. } => (100, None),
+        };
+        let port = port_or_warning(target, services, &field, instead, report);
+        route.destinations.push(Destination {
+            service: target.host().to_owned(),
+            port,
+            weight,
+            tls,
+            policy: policy.clone(),
+        });
     }
     route
 }
@@ -32,32 +43,28 @@ fn side(target: &SideTarget, services: &BTreeMap<String, Service>, report: Objec
         report.warn(&target.field, format!("there is no service `{host}` with such a port, so this has no effect"));
         return None;
     };
-    Some(Destination { service: host.to_owned(), port: Some(port), weight: 100, tls: None })
+    let policy = UpstreamPolicy::default();
+    Some(Destination { service: host.to_owned(), port: Some(port), weight: 100, tls: None, policy })
 }
 
-fn destination(
+fn port_or_warning(
     target: &TargetRef,
     services: &BTreeMap<String, Service>,
     field: &str,
     instead: &str,
     report: ObjectReport<'_>,
-) -> Destination {
-    let (weight, tls) = match target {
-        TargetRef::Registry(target) => (target.weight, target.tls),
-        TargetRef::Backend { .. } => (100, None),
-    };
+) -> Option<u16> {
     let host = target.host();
-    let port = match services.get(host) {
+    match services.get(host) {
         Some(service) => find_port(service, target, field, instead, report),
         None => {
             report.warn(field, format!("there is no service `{host}`; requests to it are answered with {instead}"));
             target.port_number()
         }
-    };
-    Destination { service: host.to_owned(), port, weight, tls }
+    }
 }
 
-fn port_of<'a>(service: &'a Service, target: &TargetRef) -> Option<&'a super::model::ServicePort> {
+fn port_of<'a>(service: &'a Service, target: &TargetRef) -> Option<&'a ServicePort> {
     match target {
         TargetRef::Backend { port: BackendPort::Name(name), .. } => {
             service.ports.iter().find(|port| port.name.as_ref() == Some(name))

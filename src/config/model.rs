@@ -31,6 +31,9 @@ pub struct Gateway {
     pub plugins: Vec<PluginUse>,
     /// At most one certificate names a given host.
     pub certificates: Vec<Certificate>,
+    /// Hosts, as in [`Certificate::hosts`], whose TLS connections go to a service as they are.
+    #[serde(skip_serializing_if = "is_default")]
+    pub passthrough: BTreeMap<String, Destination>,
     pub settings: GatewaySettings,
 }
 
@@ -81,7 +84,9 @@ pub struct Route {
     pub timeout: Option<Duration>,
     pub retry: RetryPolicy,
     pub rewrite: Rewrite,
+    #[serde(skip_serializing_if = "is_default")]
     pub header_control: HeaderControl,
+    #[serde(skip_serializing_if = "is_default")]
     pub admission: Admission,
 }
 
@@ -216,6 +221,8 @@ pub struct Destination {
     pub weight: u32,
     /// `Some` when the destination was written with `http://` or `https://`: overrides [`Service::tls`].
     pub tls: Option<bool>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub policy: UpstreamPolicy,
 }
 
 /// When and how often a failed attempt is repeated.
@@ -413,6 +420,8 @@ pub struct Certificate {
     pub chain: String,
     /// PEM private key.
     pub key: Secret,
+    #[serde(skip_serializing_if = "is_default")]
+    pub options: TlsOptions,
 }
 
 /// What the ConfigMap `higress-config` says about all traffic. Where a field is `None`, `config.toml` decides; an idle
@@ -435,6 +444,11 @@ pub struct GatewaySettings {
     pub add_x_real_ip: bool,
     /// Keep `x-envoy-*` headers out of requests and responses.
     pub disable_x_envoy_headers: bool,
+}
+
+/// What most objects leave at its default is not shown.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Durations are shown in seconds.

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -14,8 +13,10 @@ use parking_lot::Mutex;
 use pingora_core::protocols::{ALPN, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
 
+use super::balance::{Balancer, Lease};
+use super::tls::ClientIdentity;
 use crate::base::tasks::Tasks;
-use crate::config::model::{Endpoints, Protocol, Service, ServicePort, UpstreamTls};
+use crate::config::model::{Endpoints, LoadBalance, Protocol, Service, ServicePort, UpstreamPolicy};
 
 /// How long resolved addresses are used before they are looked up again.
 const DNS_REFRESH: Duration = Duration::from_secs(30);
@@ -38,9 +39,25 @@ pub struct Upstream {
     pub port: u16,
     endpoints: EndpointSet,
     protocol: Protocol,
-    tls: Option<UpstreamTls>,
-    verify_tls: bool,
-    next: AtomicUsize,
+    tls: Option<Tls>,
+    balancer: Balancer,
+}
+
+/// TLS towards the upstream.
+struct Tls {
+    sni: Option<String>,
+    verify: bool,
+    identity: Option<ClientIdentity>,
+}
+
+/// How a route wants a service spoken to.
+#[derive(Default)]
+pub struct Variant<'a> {
+    /// Overrides whether the service speaks TLS.
+    pub tls: Option<bool>,
+    pub policy: Option<&'a UpstreamPolicy>,
+    /// That of the policy, parsed.
+    pub identity: Option<ClientIdentity>,
 }
 
 enum EndpointSet {
@@ -52,7 +69,7 @@ impl Upstream {
     pub fn new(
         service: &Service,
         port: &ServicePort,
-        tls_override: Option<bool>,
+        variant: Variant<'_>,
         verify_tls: bool,
         resolver: &Resolver,
     ) -> Upstream {
@@ -62,19 +79,21 @@ impl Upstream {
                 EndpointSet::Dns(names.iter().map(|name| resolver.name(name, *port)).collect())
             }
         };
-        let tls = match tls_override {
-            Some(false) => None,
-            Some(true) => Some(service.tls.clone().unwrap_or(UpstreamTls { sni: None })),
-            None => service.tls.clone(),
-        };
+        let Variant { tls, policy, identity } = variant;
+        let own = policy.and_then(|policy| policy.tls.as_ref());
+        let is_tls = own.is_some() || tls.unwrap_or(service.tls.is_some());
+        let tls = is_tls.then(|| Tls {
+            sni: own.and_then(|own| own.sni.clone()).or_else(|| service.tls.as_ref()?.sni.clone()),
+            verify: own.and_then(|own| own.verify).unwrap_or(verify_tls),
+            identity,
+        });
         Upstream {
             service: Arc::from(service.host.as_str()),
             port: port.number,
             endpoints,
-            protocol: port.protocol,
+            protocol: policy.and_then(|policy| policy.protocol).unwrap_or(port.protocol),
             tls,
-            verify_tls,
-            next: AtomicUsize::new(0),
+            balancer: Balancer::new(policy.map(|policy| policy.load_balance.clone()).unwrap_or_default()),
         }
     }
 
@@ -84,6 +103,10 @@ impl Upstream {
             EndpointSet::Static(addresses) => !addresses.is_empty(),
             EndpointSet::Dns(names) => !names.is_empty(),
         }
+    }
+
+    pub fn load_balance(&self) -> &LoadBalance {
+        self.balancer.method()
     }
 
     pub fn is_tls(&self) -> bool {
@@ -98,7 +121,26 @@ impl Upstream {
         }
     }
 
-    /// The peer for the next attempt, round robin. `authority` names the server in TLS when the service does not.
+    /// The address for the next attempt. `key` is what the request is hashed by; see [`balance::key`](super::balance::key).
+    ///
+    /// # Errors
+    /// No endpoint, or no address for the name.
+    pub async fn address(&self, resolver: &Resolver, key: Option<u64>) -> Result<(SocketAddr, Option<Lease>), String> {
+        let picked = match &self.endpoints {
+            EndpointSet::Static(addresses) => self.balancer.pick(addresses, key),
+            EndpointSet::Dns(names) => {
+                let mut addresses = Vec::new();
+                for name in names {
+                    addresses.extend(resolver.addresses(name).await?);
+                }
+                self.balancer.pick(&addresses, key)
+            }
+        };
+        picked.ok_or_else(|| format!("service {} has no ready endpoint", self.service))
+    }
+
+    /// The peer for the next attempt. `authority` names the server in TLS when the service does not. The lease is held as
+    /// long as the attempt lasts.
     ///
     /// # Errors
     /// No endpoint, or no address for the name.
@@ -107,23 +149,9 @@ impl Upstream {
         authority: &str,
         timeouts: &UpstreamTimeouts,
         resolver: &Resolver,
-    ) -> Result<HttpPeer, String> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let address = match &self.endpoints {
-            EndpointSet::Static(addresses) if addresses.is_empty() => {
-                return Err(format!("service {} has no ready endpoint", self.service));
-            }
-            EndpointSet::Static(addresses) => addresses[turn % addresses.len()],
-            EndpointSet::Dns(names) => {
-                let name = names
-                    .get(turn % names.len().max(1))
-                    .ok_or_else(|| format!("service {} names no host", self.service))?;
-                let addresses = resolver.addresses(name).await?;
-                *addresses
-                    .get(turn / names.len().max(1) % addresses.len().max(1))
-                    .ok_or_else(|| format!("{} has no address", name.host))?
-            }
-        };
+        key: Option<u64>,
+    ) -> Result<(HttpPeer, Option<Lease>), String> {
+        let (address, lease) = self.address(resolver, key).await?;
         let sni = match &self.tls {
             Some(tls) => {
                 tls.sni.clone().or_else(|| self.dns_authority()).unwrap_or_else(|| host_only(authority).to_owned())
@@ -131,14 +159,21 @@ impl Upstream {
             None => String::new(),
         };
         let mut peer = HttpPeer::new(address, self.tls.is_some(), sni);
+        if let Some(identity) = self.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
+            peer.client_cert_key = Some(identity.certificate.clone());
+            peer.options.ca = identity.authorities.clone();
+            // The pool does not tell connections apart by the authorities they were checked against.
+            peer.group_key = identity.group;
+        }
         let options = &mut peer.options;
         options.connection_timeout = Some(timeouts.connect);
         options.total_connection_timeout = Some(timeouts.connect);
         options.read_timeout = Some(timeouts.between_reads);
         options.write_timeout = Some(timeouts.between_reads);
         options.idle_timeout = Some(timeouts.idle);
-        options.verify_cert = self.verify_tls;
-        options.verify_hostname = self.verify_tls;
+        let verify = self.tls.as_ref().is_some_and(|tls| tls.verify);
+        options.verify_cert = verify;
+        options.verify_hostname = verify;
         options.max_h2_streams = 100;
         // A connection that died silently would swallow every new stream; a ping finds out.
         options.h2_ping_interval = Some(Duration::from_secs(20));
@@ -154,7 +189,7 @@ impl Upstream {
             (Protocol::Http1, true) => ALPN::H2H1,
             (Protocol::Http1, false) => ALPN::H1,
         };
-        Ok(peer)
+        Ok((peer, lease))
     }
 }
 

@@ -17,6 +17,7 @@ mod chat;
 mod config;
 mod flywheel;
 mod harness;
+mod ingress;
 mod layering;
 mod models;
 mod process;

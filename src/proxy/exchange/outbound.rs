@@ -41,7 +41,7 @@ impl Exchange {
         let upstream = snapshot.upstream(service, Some(port)).ok_or_else(|| {
             format!("service {service} is not configured with port {port}; add it to the McpBridge or as a Service")
         })?;
-        let peer = upstream.peer(service, &snapshot.limits.timeouts, &self.resolver).await?;
+        let (peer, _) = upstream.peer(service, &snapshot.limits.timeouts, &self.resolver, None).await?;
         peer._address.as_inet().copied().ok_or_else(|| format!("service {service} has no network address"))
     }
 
@@ -54,7 +54,8 @@ impl Exchange {
                     format!("service {host} is not configured; add it to the McpBridge or as a Service")
                 })?;
                 let authority = upstream.dns_authority().unwrap_or_else(|| host.clone());
-                (upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver).await?, authority)
+                let (peer, _) = upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver, None).await?;
+                (peer, authority)
             }
         };
         let described = |error: Box<Error>| error.to_string();
