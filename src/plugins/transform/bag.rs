@@ -24,7 +24,7 @@ impl Bag for RequestHeaders<'_, '_> {
             ":path" => vec![path_and_query(self.0).to_owned()],
             ":method" => vec![head.method.as_str().to_owned()],
             ":scheme" => vec![if self.0.state.is_tls { "https" } else { "http" }.to_owned()],
-            _ => texts(head.headers.get_all(header_of(name))),
+            _ => texts(&head.headers.get_all(header_of(name))),
         }
     }
 
