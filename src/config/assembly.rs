@@ -1,12 +1,12 @@
 //! Routes and certificates of all objects together: the older wins where two want the same, canaries join their routes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::higress::gateway_api::GatewayApi;
 use super::higress::ingress::{self, Draft};
 use super::higress::secret::Secrets;
 use super::link::{Services, link};
-use super::model::{Canary, CanaryTakes, Certificate, HostMatch, ObjectRef, PathMatch, Route};
+use super::model::{Canary, CanaryTakes, Certificate, Destination, HostMatch, ObjectRef, PathMatch, Route};
 use super::problem::{ObjectReport, Report};
 use super::source::RawObject;
 
@@ -15,8 +15,18 @@ pub(super) struct Assembly<'a> {
     report: &'a Report,
     routes: Vec<Route>,
     certificates: Vec<Certificate>,
+    passthrough: Vec<(HostMatch, ObjectReport<'a>)>,
     first_of: HashMap<RouteKey, usize>,
     certified: HashMap<String, usize>,
+}
+
+/// What all objects come to.
+pub(super) struct Assembled {
+    /// In order of creation.
+    pub routes: Vec<Route>,
+    /// One per secret and options instead of one per host.
+    pub certificates: Vec<Certificate>,
+    pub passthrough: BTreeMap<String, Destination>,
 }
 
 impl<'a> Assembly<'a> {
@@ -26,6 +36,7 @@ impl<'a> Assembly<'a> {
             report,
             routes: Vec::new(),
             certificates: Vec::new(),
+            passthrough: Vec::new(),
             first_of: HashMap::new(),
             certified: HashMap::new(),
         }
@@ -37,6 +48,7 @@ impl<'a> Assembly<'a> {
         for object in objects {
             let report_on = self.report.on(&object.origin);
             let ingress = ingress::read(object, secrets, self.report);
+            self.passthrough.extend(ingress.passthrough.into_iter().map(|host| (host, report_on)));
             for draft in ingress.routes {
                 match &ingress.canary {
                     Some(takes) => canaries.push((draft, takes.clone(), report_on)),
@@ -65,9 +77,10 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// In order of creation, and one certificate per secret instead of one per host.
-    pub fn finish(self) -> (Vec<Route>, Vec<Certificate>) {
-        (self.routes, merge(self.certificates))
+    pub fn finish(self) -> Assembled {
+        let passed = |(host, report)| pass_through(host, &self.routes, report);
+        let passthrough = self.passthrough.into_iter().filter_map(passed).collect();
+        Assembled { passthrough, certificates: merge(self.certificates), routes: self.routes }
     }
 
     fn route(&mut self, draft: Draft, report: ObjectReport<'_>) {
@@ -119,15 +132,32 @@ impl<'a> Assembly<'a> {
     }
 }
 
-/// One entry per secret instead of one per host.
+/// The service of a host's root path gets the TLS connections to the host.
+fn pass_through(host: HostMatch, routes: &[Route], report: ObjectReport<'_>) -> Option<(String, Destination)> {
+    let root = PathMatch::Prefix("/".to_owned());
+    let owner = routes.iter().find(|route| route.host == host && route.path == root && !route.is_default_backend);
+    let destination = owner.and_then(|route| route.destinations.first()).cloned();
+    let name = match host {
+        HostMatch::Any => "*".to_owned(),
+        HostMatch::Exact(name) => name,
+        HostMatch::Suffix(suffix) => format!("*{suffix}"),
+    };
+    if destination.is_none() {
+        report.warn("", format!("ssl-passthrough has no effect: `{name}` has no path `/` to take the service from"));
+    }
+    destination.map(|destination| (name, destination))
+}
+
+/// One entry per secret and options instead of one per host.
 fn merge(certificates: Vec<Certificate>) -> Vec<Certificate> {
     let mut merged: Vec<Certificate> = Vec::new();
-    let mut position: HashMap<ObjectRef, usize> = HashMap::new();
+    let mut position: HashMap<(ObjectRef, String), usize> = HashMap::new();
     for certificate in certificates {
-        match position.get(&certificate.secret).and_then(|i| merged.get_mut(*i)) {
+        let key = (certificate.secret.clone(), format!("{:?}", certificate.options));
+        match position.get(&key).and_then(|i| merged.get_mut(*i)) {
             Some(first) => first.hosts.extend(certificate.hosts),
             None => {
-                position.insert(certificate.secret.clone(), merged.len());
+                position.insert(key, merged.len());
                 merged.push(certificate);
             }
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::PluginCatalog;
-use super::assembly::Assembly;
+use super::assembly::{Assembled, Assembly};
 use super::higress::secret::Secrets;
 use super::higress::{config_map, gateway_api, http2rpc, mcp_bridge, secret_refs, service, wasm_plugin};
 use super::link::Services;
@@ -70,7 +70,7 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
     assembly.ingresses(of_kind("Ingress").collect(), &secrets);
     let objects_of_gateways: Vec<&RawObject> = resolved.iter().map(Cow::as_ref).collect();
     assembly.gateway_api(gateway_api::read(&objects_of_gateways, &secrets, &report));
-    let (routes, certificates) = assembly.finish();
+    let Assembled { routes, certificates, passthrough } = assembly.finish();
     let mut plugins: Vec<_> =
         of_kind("WasmPlugin").filter_map(|object| wasm_plugin::read(object, catalog, &report)).collect();
     plugins.sort_by(|a, b| {
@@ -82,7 +82,8 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
     let mut settings = GatewaySettings::default();
     of_kind("ConfigMap").for_each(|object| config_map::read(object, &report, &mut settings));
     report_unsupported(objects, &report);
-    let gateway = Gateway { routes, services: services.by_host, registries, plugins, certificates, settings };
+    let services = services.by_host;
+    let gateway = Gateway { routes, services, registries, plugins, certificates, passthrough, settings };
     Compiled { gateway, problems: report.into_problems() }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::base::secret::Secret;
 
-use super::model::{Gateway, PluginUse, Registry, Route};
+use super::model::{Certificate, Gateway, PluginUse, Registry, Route, TlsOptions};
 
 /// Names of what came, went and changed, by part.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -21,6 +21,8 @@ pub struct Changes {
     pub plugins: Delta,
     /// By host.
     pub certificates: Delta,
+    /// By host whose TLS is passed through.
+    pub passthrough: Delta,
     pub settings_changed: bool,
 }
 
@@ -50,6 +52,7 @@ pub fn diff(old: &Gateway, new: &Gateway) -> Changes {
         registries: delta(&registries(old), &registries(new)),
         plugins: delta(&plugins(old), &plugins(new)),
         certificates: delta(&certificates(old), &certificates(new)),
+        passthrough: delta(&old.passthrough, &new.passthrough),
         settings_changed: old.settings != new.settings,
     }
 }
@@ -83,9 +86,10 @@ fn plugins(gateway: &Gateway) -> BTreeMap<String, &PluginUse> {
     gateway.plugins.iter().map(|plugin| (plugin.object.to_string(), plugin)).collect()
 }
 
-fn certificates(gateway: &Gateway) -> BTreeMap<String, (&str, &Secret)> {
+fn certificates(gateway: &Gateway) -> BTreeMap<String, (&str, &Secret, &TlsOptions)> {
     let pairs = gateway.certificates.iter().flat_map(|certificate| {
-        certificate.hosts.iter().map(|host| (host.clone(), (certificate.chain.as_str(), &certificate.key)))
+        let Certificate { hosts, chain, key, options, .. } = certificate;
+        hosts.iter().map(move |host| (host.clone(), (chain.as_str(), key, options)))
     });
     pairs.collect()
 }
@@ -99,6 +103,7 @@ impl fmt::Display for Changes {
             ("registries", &self.registries),
             ("plugins", &self.plugins),
             ("certificates", &self.certificates),
+            ("passthrough", &self.passthrough),
         ];
         let mut separator = "";
         for (name, delta) in parts.into_iter().filter(|(_, delta)| !delta.is_empty()) {

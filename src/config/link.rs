@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::higress::ingress::{BackendPort, Draft, SideTarget, TargetRef};
-use super::model::{Destination, DubboService, Endpoints, Fallback, Mirror, Route, Service};
+use super::model::{
+    Destination, DubboService, Endpoints, Fallback, Mirror, Route, Service, ServicePort, UpstreamPolicy,
+};
 use super::problem::ObjectReport;
 
 /// Everything a route can name.
@@ -34,7 +36,7 @@ impl Services {
 }
 
 pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) -> Route {
-    let Draft { mut route, field, targets, rpc, fallback, mirror } = draft;
+    let Draft { mut route, field, targets, policy, rpc, fallback, mirror } = draft;
     if let Some((annotation, name)) = rpc {
         route.rpc = services.rpcs.get(&name).cloned();
         if route.rpc.is_none() {
@@ -51,7 +53,18 @@ pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) 
     });
     let instead = if route.fallback.is_some() { "the default backend" } else { "503" };
     for target in &targets {
-        route.destinations.push(destination(target, services, &field, instead, report));
+        let (weight, tls) = match target {
+            TargetRef::Registry(target) => (target.weight, target.tls),
+            TargetRef::Backend { .. } => (100, None),
+        };
+        let port = port_or_warning(target, services, &field, instead, report);
+        route.destinations.push(Destination {
+            service: services.get(target.host()).map_or(target.host(), |service| &service.host).to_owned(),
+            port,
+            weight,
+            tls,
+            policy: policy.clone(),
+        });
     }
     route
 }
@@ -59,36 +72,24 @@ pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) 
 /// A service beside those of the backend; without it the annotation has no effect.
 fn side(target: &SideTarget, services: &Services, report: ObjectReport<'_>) -> Option<Destination> {
     let host = target.target.host();
-    if services.may_come(host) {
-        return Some(Destination {
-            service: host.to_owned(),
-            port: target.target.port_number(),
-            weight: 100,
-            tls: None,
-        });
-    }
     let found = services.get(host).and_then(|service| port_of(service, &target.target).map(|port| port.number));
-    let Some(port) = found else {
+    if found.is_none() && !services.may_come(host) {
         report.warn(&target.field, format!("there is no service `{host}` with such a port, so this has no effect"));
         return None;
-    };
-    Some(Destination { service: host.to_owned(), port: Some(port), weight: 100, tls: None })
+    }
+    let (port, policy) = (found.or(target.target.port_number()), UpstreamPolicy::default());
+    Some(Destination { service: host.to_owned(), port, weight: 100, tls: None, policy })
 }
 
-fn destination(
+fn port_or_warning(
     target: &TargetRef,
     services: &Services,
     field: &str,
     instead: &str,
     report: ObjectReport<'_>,
-) -> Destination {
-    let (weight, tls) = match target {
-        TargetRef::Registry(target) => (target.weight, target.tls),
-        TargetRef::Backend { .. } => (100, None),
-    };
+) -> Option<u16> {
     let host = target.host();
-    let found = services.get(host);
-    let port = match found {
+    match services.get(host) {
         Some(service) => find_port(service, target, field, instead, report),
         // What is wrong with the reference has been said.
         None if host.is_empty() || services.may_come(host) => target.port_number(),
@@ -96,12 +97,10 @@ fn destination(
             report.warn(field, format!("there is no service `{host}`; requests to it are answered with {instead}"));
             target.port_number()
         }
-    };
-    let service = found.map_or(host, |service| &service.host).to_owned();
-    Destination { service, port, weight, tls }
+    }
 }
 
-fn port_of<'a>(service: &'a Service, target: &TargetRef) -> Option<&'a super::model::ServicePort> {
+fn port_of<'a>(service: &'a Service, target: &TargetRef) -> Option<&'a ServicePort> {
     match target {
         TargetRef::Backend { port: BackendPort::Name(name), .. } => {
             service.ports.iter().find(|port| port.name.as_ref() == Some(name))

@@ -37,6 +37,9 @@ pub struct Gateway {
     pub plugins: Vec<PluginUse>,
     /// At most one certificate names a given host.
     pub certificates: Vec<Certificate>,
+    /// Hosts, as in [`Certificate::hosts`], whose TLS connections go to a service as they are.
+    #[serde(skip_serializing_if = "is_default")]
+    pub passthrough: BTreeMap<String, Destination>,
     pub settings: GatewaySettings,
 }
 
@@ -87,7 +90,9 @@ pub struct Route {
     pub timeout: Option<Duration>,
     pub retry: RetryPolicy,
     pub rewrite: Rewrite,
+    #[serde(skip_serializing_if = "is_default")]
     pub header_control: HeaderControl,
+    #[serde(skip_serializing_if = "is_default")]
     pub admission: Admission,
     /// Requests become calls of this Dubbo service at the destination.
     #[serde(serialize_with = "as_shared")]
@@ -225,6 +230,8 @@ pub struct Destination {
     pub weight: u32,
     /// `Some` when the destination was written with `http://` or `https://`: overrides [`Service::tls`].
     pub tls: Option<bool>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub policy: UpstreamPolicy,
 }
 
 /// When and how often a failed attempt is repeated.
@@ -452,6 +459,8 @@ pub struct Certificate {
     pub chain: String,
     /// PEM private key.
     pub key: Secret,
+    #[serde(skip_serializing_if = "is_default")]
+    pub options: TlsOptions,
 }
 
 /// What the ConfigMap `higress-config` says about all traffic. Where a field is `None`, `config.toml` decides; an idle
@@ -479,6 +488,11 @@ pub struct GatewaySettings {
 #[expect(clippy::ref_option, reason = "the signature serde asks for")]
 fn as_shared<T: Serialize, S: Serializer>(shared: &Option<Arc<T>>, serializer: S) -> Result<S::Ok, S::Error> {
     shared.as_deref().serialize(serializer)
+}
+
+/// What most objects leave at its default is not shown.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Durations are shown in seconds.

@@ -54,11 +54,7 @@ fn strip_empty(value: &mut Value) {
         Value::Object(map) => {
             let is_model = |key: &str| !matches!(key, "config" | "global");
             map.iter_mut().filter(|(key, _)| is_model(key)).for_each(|(_, value)| strip_empty(value));
-            // What most routes do not have; elsewhere an empty mapping says something.
-            let is_optional =
-                |key: &str| matches!(key, "header_control" | "admission" | "request" | "response" | "upstream");
-            let empty = [json!(null), json!([]), json!(false)];
-            map.retain(|key, value| !empty.contains(value) && !(is_optional(key) && *value == json!({})));
+            map.retain(|_, value| *value != json!(null) && *value != json!([]) && *value != json!(false));
         }
         Value::Array(elements) => elements.iter_mut().for_each(strip_empty),
         _ => {}
@@ -172,9 +168,25 @@ fn any_annotations() -> impl Strategy<Value = Value> {
         "higress.io/regex-match-header-a",
         "higress.io/exact-match-query-",
         "higress.io/match-method",
+        "higress.io/app-root",
+        "higress.io/canary",
+        "higress.io/canary-by-header",
+        "higress.io/canary-by-header-value",
+        "higress.io/canary-weight-total",
+        "higress.io/cors-allow-origin",
+        "higress.io/enable-cors",
+        "higress.io/default-backend",
+        "higress.io/mirror-target-service",
+        "higress.io/permanent-redirect",
+        "higress.io/request-header-control-add",
+        "higress.io/route-limit-rpm",
+        "higress.io/ssl-cipher",
+        "higress.io/ssl-passthrough",
+        "higress.io/upstream-hash-by",
+        "higress.io/whitelist-source-range",
     ];
     let value = prop_oneof![Just("true".to_owned()), Just("http_500,error".to_owned()), ".{0,16}"];
-    proptest::collection::btree_map(proptest::sample::select(keys), value, 0..5).prop_map(|map| json!(map))
+    proptest::collection::btree_map(proptest::sample::select(keys), value, 0..8).prop_map(|map| json!(map))
 }
 
 proptest! {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::arm::Arm;
+use super::balance::{self, Lease};
 use super::respond;
 use super::route::RouteEntry;
 use super::snapshot::Snapshot;
@@ -26,6 +27,10 @@ pub struct Context {
     pub upstream: Option<Arc<Upstream>>,
     /// Position of the arm that takes the request in [`RouteEntry::arms`].
     arm: usize,
+    /// What the upstream balances by.
+    pub balance: balance::Key,
+    /// Counts the attempt in progress.
+    pub lease: Option<Lease>,
     /// The default backend was asked, because of the status of an answer.
     pub has_fallen_back: bool,
     /// Plugins that saw this request, in order.
@@ -58,6 +63,8 @@ impl Context {
             route: None,
             upstream: None,
             arm: 0,
+            balance: balance::Key::default(),
+            lease: None,
             has_fallen_back: false,
             ran: Vec::new(),
             trace: None,
@@ -109,6 +116,10 @@ impl Context {
                 self.state.service = destination.service.clone();
                 self.state.service_port = destination.port;
                 self.upstream = destination.upstream.clone();
+                if let Some(upstream) = &self.upstream {
+                    let (state, method) = (&self.state, upstream.load_balance());
+                    self.balance = balance::key(method, head, &state.host, state.client_ip, state.id);
+                }
             }
             // A redirect needs no destination.
             None if entry.route.admission.redirect.is_some() => self.state.route = Arc::from(entry.route.name.as_str()),

@@ -14,6 +14,7 @@ use pingora_proxy::Session;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::balance::Lease;
 use super::context::Context;
 use super::resolve::Resolver;
 use super::upstream::Upstream;
@@ -82,7 +83,8 @@ impl Dubbo {
         let limit = limit.unwrap_or(limits.timeouts.first_byte);
         let n_more = ctx.route.as_ref().map_or(0, |route| route.retry().attempts);
         let called = async {
-            let (stream, address) = self.connect(&upstream, connect, n_more, resolver).await?;
+            // The lease counts the call until it is over.
+            let (stream, address, _lease) = self.connect(&upstream, connect, n_more, resolver).await?;
             ctx.upstream_address = address.to_string();
             self.call(stream, address, &frame, id, max_bytes).await
         };
@@ -104,18 +106,18 @@ impl Dubbo {
         limit: Duration,
         n_more: u32,
         resolver: &Resolver,
-    ) -> std::result::Result<(TcpStream, SocketAddr), Failure> {
+    ) -> std::result::Result<(TcpStream, SocketAddr, Option<Lease>), Failure> {
         let mut n_left = n_more;
         loop {
-            let address = upstream.address(resolver).await.map_err(Failure::Unreachable)?;
+            let (address, lease) = upstream.address(resolver, None).await.map_err(Failure::Unreachable)?;
             if let Some(stream) = self.take(address) {
-                return Ok((stream, address));
+                return Ok((stream, address, lease));
             }
             let failure = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     // Small frames that wait for an answer must not wait for each other.
                     let _ = stream.set_nodelay(true);
-                    return Ok((stream, address));
+                    return Ok((stream, address, lease));
                 }
                 Ok(Err(error)) => Failure::Unreachable(format!("{address}: {error}")),
                 Err(_) => Failure::Unreachable(format!("{address}: no connection within {} ms", limit.as_millis())),

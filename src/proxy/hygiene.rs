@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 
 use super::context::Context;
 use super::respond;
+use super::tls::Handshake;
 use super::upstream::host_only;
 use crate::llm::error::ErrorKind;
 use crate::plugins::Reply;
@@ -33,11 +34,14 @@ const INTERNAL_HEADERS: &[&str] = &[
 /// Prepares head and context.
 ///
 /// # Errors
-/// The 431 for a head over the limit.
+/// The 431 for a head over the limit; the 421 for a host whose TLS demands more than this connection's.
 pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     ctx.state.client_ip = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
-    let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    let tls = session.digest().and_then(|digest| digest.ssl_digest.clone());
+    let handshake = tls.as_ref().and_then(|tls| tls.extension.get::<Handshake>());
+    let is_tls = tls.is_some();
     ctx.state.is_tls = is_tls;
+    ctx.state.server_name = handshake.and_then(|handshake| handshake.server_name.clone());
     let head = session.req_header_mut();
     if let Some(authority) = head.uri.authority().map(|authority| authority.to_string()) {
         set(head, "host", &authority);
@@ -51,6 +55,10 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
             "Request line and headers are longer than {limit} bytes, the limit of this gateway. Send fewer or shorter headers."
         );
         return Err(respond::error(ErrorKind::HeadersTooLarge, message, "request_headers_too_large"));
+    }
+    if is_tls && !ctx.snapshot.certificates.admits(&ctx.state.host, handshake) {
+        // Another name was asked for in the handshake, so this host's clients were not checked.
+        return Err(Reply::new(421, "misdirected_request"));
     }
     for name in INTERNAL_HEADERS {
         head.remove_header(*name);

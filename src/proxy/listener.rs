@@ -9,20 +9,20 @@ use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::listeners::ListenerConfig;
-use pingora_core::listeners::tls::TlsSettings;
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::protocols::l4::stream::L4BufferSettings;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{Fds, ListenFds, ShutdownWatch};
 use pingora_core::services::Service as _;
-use pingora_proxy::{HttpProxy, ProxyServiceBuilder};
+use pingora_core::services::listening::Service;
+use pingora_proxy::{HttpProxy, http_proxy};
 
+use super::front::{Front, TlsFront};
 use super::service::Gateway;
 use super::snapshot::Snapshot;
-use super::tls::SniResolver;
+use super::tls::{self, SniResolver};
 
 /// Read buffer of a client connection. Pingora's default of 64 KiB is most of an idle connection's memory; a request head
 /// and a typical prompt fit into this, and longer bodies only cost more reads.
@@ -74,35 +74,31 @@ pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWat
     let mut options = HttpServerOptions::default();
     options.h2c = true;
     options.h2_idle_timeout = Some(Duration::from_secs(180));
-    let mut service = ProxyServiceBuilder::new(&conf, gateway).name("gateway").server_options(options).build();
-    if let Some(proxy) = service.app_logic_mut() {
-        let proxy: &mut HttpProxy<Gateway> = proxy;
-        proxy.h2_options = Some(h2);
-    }
-    let mut fds = Fds::new();
-    let buffers = L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER);
-    for bound in listeners.http {
-        let name = bound.address.to_string();
-        fds.add(name.clone(), bound.socket.into_raw_fd());
-        service.add_listener(ListenerConfig::tcp(name).l4_buffer(buffers));
-    }
-    for bound in listeners.https {
-        let name = bound.address.to_string();
-        fds.add(name.clone(), bound.socket.into_raw_fd());
-        if let Some(tls) = tls_settings(&snapshot) {
-            service.add_listener(ListenerConfig::tcp(name).l4_buffer(buffers).tls(tls));
-        }
-    }
-    let fds: ListenFds = Arc::new(parking_lot::Mutex::new(fds));
-    service.start_service(Some(fds), shutdown, 1).await;
+    let resolver = gateway.resolver.clone();
+    let mut proxy: HttpProxy<Gateway> = http_proxy(&conf, gateway);
+    proxy.server_options = Some(options);
+    proxy.h2_options = Some(h2);
+    let proxy = Arc::new(proxy);
+    let certificates = Arc::new(SniResolver { snapshot: snapshot.clone() });
+    let tls = tls::acceptor(certificates, None).map(|usual| TlsFront { snapshot, resolver, usual });
+    let mut plain = service("http", listeners.http, Front { proxy: proxy.clone(), tls: None });
+    let serve_plain = plain.0.start_service(Some(plain.1), shutdown.clone(), 1);
+    let Some(tls) = tls else { return serve_plain.await };
+    let mut encrypted = service("https", listeners.https, Front { proxy, tls: Some(tls) });
+    let serve_encrypted = encrypted.0.start_service(Some(encrypted.1), shutdown, 1);
+    futures_util::future::join(serve_plain, serve_encrypted).await;
 }
 
-fn tls_settings(snapshot: &Arc<ArcSwap<Snapshot>>) -> Option<TlsSettings> {
-    // The paths are ignored because a resolver is set; pingora has no other way to make the settings.
-    let mut settings = TlsSettings::intermediate("", "").ok()?;
-    settings.set_cert_resolver(Arc::new(SniResolver { snapshot: snapshot.clone() }));
-    settings.enable_h2();
-    Some(settings)
+/// pingora's accept loops on sockets that are bound already.
+fn service(name: &str, sockets: Vec<Bound>, front: Front) -> (Service<Front>, ListenFds) {
+    let mut service = Service::new(name.to_owned(), front);
+    let mut fds = Fds::new();
+    for bound in sockets {
+        let address = bound.address.to_string();
+        fds.add(address.clone(), bound.socket.into_raw_fd());
+        service.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
+    }
+    (service, Arc::new(parking_lot::Mutex::new(fds)))
 }
 
 fn h2_options(snapshot: &Snapshot) -> H2Options {

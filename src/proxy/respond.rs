@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
+use http::header::SET_COOKIE;
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -86,6 +87,10 @@ pub fn finish_upstream_head(
     head: &mut ResponseHeader,
 ) -> Result<Option<Bytes>> {
     outgoing::finish(head, ctx);
+    if let Some(cookie) = ctx.balance.cookie.take() {
+        // Made of a configured name and path, which may hold what a header cannot; then there is no session.
+        let _ = head.append_header(SET_COOKIE, cookie);
+    }
     finish_head(session, ctx, head)
 }
 

@@ -108,8 +108,9 @@ impl ProxyHttp for Gateway {
                 format!("service {} is not configured", ctx.state.service),
             );
         };
-        match upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver).await {
-            Ok(mut peer) => {
+        match upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver, ctx.balance.hash).await {
+            Ok((mut peer, lease)) => {
+                ctx.lease = lease;
                 if let Some(limit) = ctx.route.as_ref().and_then(|route| route.timeout) {
                     peer.options.read_timeout = Some(limit);
                 }

@@ -3,6 +3,7 @@
 //! Built from the checked model without touching the network or spawning anything, then swapped in at once. A request
 //! holds the snapshot it started with.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,9 @@ use std::time::Duration;
 use super::chain::{BuiltRule, Chain, ChainEntry};
 use super::resolve::Resolver;
 use super::route::RouteTable;
-use super::tls::Certificates;
-use super::upstream::{Upstream, UpstreamTimeouts};
-use crate::config::model::{self, FailStrategy, Gateway, GatewaySettings, PluginUse};
+use super::tls::{ByHost, Certificates, ClientIdentity};
+use super::upstream::{Upstream, UpstreamTimeouts, Variant};
+use crate::config::model::{self, FailStrategy, Gateway, GatewaySettings, PluginUse, UpstreamPolicy};
 use crate::config::{Problem, Settings};
 use crate::plugins::Host;
 use crate::plugins::registry::{self, Scope};
@@ -57,6 +58,8 @@ pub struct Snapshot {
     pub routes: RouteTable,
     pub chain: Chain,
     pub certificates: Certificates,
+    /// Where TLS connections go as they are.
+    pub passthrough: ByHost<Arc<Upstream>>,
     pub settings: GatewaySettings,
     pub limits: Limits,
     /// By service host; the ports of one service in ascending order.
@@ -72,6 +75,7 @@ impl Snapshot {
             routes: RouteTable::default(),
             chain: Chain::default(),
             certificates: Certificates::default(),
+            passthrough: ByHost::default(),
             limits: Limits::merge(settings, &gateway),
             settings: gateway,
             upstreams: HashMap::new(),
@@ -110,24 +114,46 @@ impl Snapshot {
         let mut upstreams: HashMap<String, Vec<Arc<Upstream>>> = HashMap::new();
         for service in gateway.services.values() {
             for port in &service.ports {
-                let upstream = Arc::new(Upstream::new(service, port, None, limits.verify_tls, resolver));
+                let upstream = Arc::new(Upstream::new(service, port, Variant::default(), limits.verify_tls, resolver));
                 upstreams.entry(service.host.clone()).or_default().push(upstream);
             }
         }
+        // Routes that speak to a service in the same way share its connections, counts and turns.
+        let variants: RefCell<HashMap<String, Arc<Upstream>>> = RefCell::default();
+        let faults: RefCell<Vec<Problem>> = RefCell::default();
         let find = |destination: &model::Destination| {
             let service = gateway.services.get(&destination.service)?;
             let port = service.port(destination.port)?;
-            match destination.tls {
-                None => upstreams.get(&service.host)?.iter().find(|upstream| upstream.port == port.number).cloned(),
-                overridden => Some(Arc::new(Upstream::new(service, port, overridden, limits.verify_tls, resolver))),
+            let model::Destination { tls, policy, .. } = destination;
+            if tls.is_none() && *policy == UpstreamPolicy::default() {
+                return upstreams.get(&service.host)?.iter().find(|upstream| upstream.port == port.number).cloned();
             }
+            let key = format!("{} {} {tls:?} {policy:?}", service.host, port.number);
+            if let Some(known) = variants.borrow().get(&key) {
+                return Some(known.clone());
+            }
+            let identity = policy.tls.as_ref().and_then(|tls| tls.identity.as_ref()).map(ClientIdentity::load);
+            let identity = identity.transpose().unwrap_or_else(|problem| {
+                faults.borrow_mut().push(*problem);
+                None
+            });
+            let variant = Variant { tls: *tls, policy: Some(policy), identity };
+            let upstream = Arc::new(Upstream::new(service, port, variant, limits.verify_tls, resolver));
+            variants.borrow_mut().insert(key, upstream.clone());
+            Some(upstream)
         };
         let routes = RouteTable::build(gateway, &before.routes, find);
+        let passthrough =
+            gateway.passthrough.iter().filter_map(|(host, to)| Some((host.as_str(), find(to)?))).collect();
+        if !faults.borrow().is_empty() {
+            return Err(faults.take());
+        }
         Ok(Snapshot {
             number,
             routes,
             chain: Chain { entries },
             certificates,
+            passthrough,
             settings: gateway.settings.clone(),
             limits,
             upstreams,

@@ -1,74 +1,331 @@
-//! Server certificates by SNI, swapped together with the snapshot.
+//! TLS: server certificates by name, what hosts demand of their clients, and the certificates shown to upstreams. All of it
+//! is built with the snapshot and swapped with it.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use async_trait::async_trait;
+use pingora_core::listeners::TlsAccept;
+use pingora_core::listeners::tls::{Acceptor, TlsSettings};
+use pingora_core::protocols::l4::stream::Stream as Plain;
+use pingora_core::protocols::tls::{CaType, TlsRef};
+use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{cipher_suite, default_provider};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite, version};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::AsyncReadExt;
 
 use super::snapshot::Snapshot;
 use crate::config::Problem;
-use crate::config::model::Certificate;
+use crate::config::model::{Certificate, CipherSuite, ClientCa, Identity, TlsOptions, TlsVersion};
+
+/// Values by host: exact name, then one wildcard level, then the value for any host.
+pub struct ByHost<T> {
+    exact: HashMap<String, T>,
+    /// Without the `*`, with the dot.
+    wildcard: HashMap<String, T>,
+    any: Option<T>,
+}
+
+impl<T> Default for ByHost<T> {
+    fn default() -> Self {
+        ByHost { exact: HashMap::new(), wildcard: HashMap::new(), any: None }
+    }
+}
+
+impl<'a, T> FromIterator<(&'a str, T)> for ByHost<T> {
+    fn from_iter<I: IntoIterator<Item = (&'a str, T)>>(values: I) -> Self {
+        let mut by_host = ByHost::default();
+        for (host, value) in values {
+            match host.strip_prefix('*') {
+                Some("") => by_host.any = Some(value),
+                Some(suffix) => drop(by_host.wildcard.insert(suffix.to_owned(), value)),
+                None => drop(by_host.exact.insert(host.to_owned(), value)),
+            }
+        }
+        by_host
+    }
+}
+
+impl<T> ByHost<T> {
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.wildcard.is_empty() && self.any.is_none()
+    }
+
+    pub fn find(&self, name: Option<&str>) -> Option<&T> {
+        let by_name = name.and_then(|name| {
+            let wildcard = || name.find('.').and_then(|dot| self.wildcard.get(&name[dot..]));
+            self.exact.get(name).or_else(wildcard)
+        });
+        by_name.or(self.any.as_ref())
+    }
+}
 
 /// Parsed certificates by host name.
 #[derive(Default)]
 pub struct Certificates {
-    exact: HashMap<String, Arc<CertifiedKey>>,
-    /// Without the `*`, with the dot.
-    wildcard: HashMap<String, Arc<CertifiedKey>>,
-    any: Option<Arc<CertifiedKey>>,
+    by_host: ByHost<Arc<HostTls>>,
+    has_wishes: bool,
+}
+
+struct HostTls {
+    key: Arc<CertifiedKey>,
+    wishes: Option<Wishes>,
+}
+
+/// What a host asks for beyond a certificate.
+pub struct Wishes {
+    pub acceptor: Acceptor,
+    /// PEM of the authorities whose clients are let in.
+    client_ca: Option<Arc<str>>,
 }
 
 impl Certificates {
     /// # Errors
-    /// Every Secret whose chain or key cannot be read or do not belong together.
+    /// Every Secret whose chain, key or authorities cannot be read or do not belong together.
     pub fn load(certificates: &[Certificate]) -> Result<Certificates, Vec<Problem>> {
-        let mut loaded = Certificates::default();
+        let mut hosts = Vec::new();
         let mut problems = Vec::new();
         for certificate in certificates {
-            match parse(certificate) {
-                Ok(key) => {
-                    let key = Arc::new(key);
-                    for host in &certificate.hosts {
-                        match host.strip_prefix('*') {
-                            Some("") => loaded.any = Some(key.clone()),
-                            Some(suffix) => drop(loaded.wildcard.insert(suffix.to_owned(), key.clone())),
-                            None => drop(loaded.exact.insert(host.clone(), key.clone())),
-                        }
-                    }
+            match HostTls::load(certificate) {
+                Ok(tls) => {
+                    let tls = Arc::new(tls);
+                    hosts.extend(certificate.hosts.iter().map(|host| (host.as_str(), tls.clone())));
                 }
-                Err((field, message)) => problems.push(Problem::error(&certificate.secret, field, &message)),
+                Err(problem) => problems.push(*problem),
             }
         }
-        if problems.is_empty() { Ok(loaded) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let has_wishes = hosts.iter().any(|(_, tls)| tls.wishes.is_some());
+        Ok(Certificates { by_host: hosts.into_iter().collect(), has_wishes })
     }
 
-    /// Exact name, then one wildcard level, then the certificate for any host.
     pub fn find(&self, server_name: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let by_name = server_name.and_then(|name| {
-            let wildcard = || name.find('.').and_then(|dot| self.wildcard.get(&name[dot..]));
-            self.exact.get(name).or_else(wildcard)
-        });
-        by_name.or(self.any.as_ref()).cloned()
+        self.by_host.find(server_name).map(|tls| tls.key.clone())
+    }
+
+    /// Whether any host asks for more than a certificate.
+    pub fn has_wishes(&self) -> bool {
+        self.has_wishes
+    }
+
+    pub fn wishes(&self, server_name: Option<&str>) -> Option<&Wishes> {
+        self.by_host.find(server_name).and_then(|tls| tls.wishes.as_ref())
+    }
+
+    /// Whether a connection may carry requests to this host: where clients have to show a certificate, this one's has.
+    pub fn admits(&self, host: &str, handshake: Option<&Handshake>) -> bool {
+        if !self.has_wishes {
+            return true;
+        }
+        let demanded = self.wishes(Some(host)).and_then(|wishes| wishes.client_ca.as_ref());
+        demanded.is_none_or(|ca| handshake.and_then(|handshake| handshake.client_ca.as_ref()) == Some(ca))
     }
 }
 
-fn parse(certificate: &Certificate) -> Result<CertifiedKey, (&'static str, String)> {
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate.chain.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| ("data.tls.crt", format!("is not a PEM certificate chain: {error}")))?;
-    if chain.is_empty() {
-        return Err(("data.tls.crt", "holds no certificate; put the PEM chain there, leaf first".into()));
+impl HostTls {
+    fn load(certificate: &Certificate) -> Result<HostTls, Box<Problem>> {
+        let key = parse(&certificate.chain, certificate.key.expose())
+            .map_err(|(field, message)| Box::new(Problem::error(&certificate.secret, field, &message)))?;
+        let options = &certificate.options;
+        let wishes = if *options == TlsOptions::default() { None } else { Some(Wishes::new(&key, certificate)?) };
+        Ok(HostTls { key: Arc::new(key), wishes })
     }
-    let key = PrivateKeyDer::from_pem_slice(certificate.key.expose().as_bytes())
+}
+
+impl Wishes {
+    fn new(key: &CertifiedKey, certificate: &Certificate) -> Result<Wishes, Box<Problem>> {
+        let options = &certificate.options;
+        let fault = |message: String| Box::new(Problem::error(&certificate.secret, "", &message));
+        let provider = Arc::new(provider(&options.ciphers));
+        let versions: Vec<_> = [(TlsVersion::V1_3, &version::TLS13), (TlsVersion::V1_2, &version::TLS12)]
+            .into_iter()
+            .filter(|(version, _)| options.min_version.is_none_or(|min| *version >= min))
+            .filter(|(version, _)| options.max_version.is_none_or(|max| *version <= max))
+            .map(|(_, version)| version)
+            .collect();
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&versions)
+            .map_err(|error| fault(format!("its TLS settings leave nothing to agree on: {error}")))?;
+        let builder = match &options.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(ca) => {
+                let ca_fault =
+                    |message: String| Box::new(Problem::error(&ca.secret, &format!("data.{}", ca.key), &message));
+                let roots = Arc::new(authorities(ca).map_err(ca_fault)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                    .build()
+                    .map_err(|error| ca_fault(format!("cannot check client certificates: {error}")))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let resolver = Arc::new(SingleCertAndKey::from(key.clone()));
+        let mut config = builder.with_cert_resolver(resolver.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let client_ca = options.client_ca.as_ref().map(|ca| Arc::from(ca.pem.as_str()));
+        let mut acceptor = acceptor(resolver, client_ca.clone()).ok_or_else(|| fault("cannot be served".into()))?;
+        acceptor.acceptor = Acceptor::from_server_config(Arc::new(config)).acceptor;
+        Ok(Wishes { acceptor, client_ca })
+    }
+}
+
+/// An acceptor that leaves a [`Handshake`] with each connection.
+pub fn acceptor(resolver: Arc<dyn ResolvesServerCert>, client_ca: Option<Arc<str>>) -> Option<Acceptor> {
+    let mut settings = TlsSettings::with_callbacks(Box::new(Notes { client_ca })).ok()?;
+    settings.set_cert_resolver(resolver);
+    settings.enable_h2();
+    Some(settings.build())
+}
+
+/// What is remembered of a TLS handshake.
+pub struct Handshake {
+    pub server_name: Option<Arc<str>>,
+    /// The authorities the client's certificate was checked against.
+    client_ca: Option<Arc<str>>,
+}
+
+struct Notes {
+    client_ca: Option<Arc<str>>,
+}
+
+#[async_trait]
+impl TlsAccept for Notes {
+    async fn handshake_complete_callback(&self, tls: &TlsRef) -> Option<Arc<dyn std::any::Any + Send + Sync>> {
+        let server_name = tls.server_name().map(|name| Arc::from(name.to_ascii_lowercase()));
+        Some(Arc::new(Handshake { server_name, client_ca: self.client_ca.clone() }))
+    }
+}
+
+/// Everything but the suites of TLS 1.2 that were not chosen.
+fn provider(ciphers: &[CipherSuite]) -> CryptoProvider {
+    let mut provider = default_provider();
+    if !ciphers.is_empty() {
+        let chosen: Vec<SupportedCipherSuite> = ciphers.iter().map(|suite| suite_of(*suite)).collect();
+        provider.cipher_suites.retain(|suite| suite.tls13().is_some());
+        provider.cipher_suites.extend(chosen);
+    }
+    provider
+}
+
+fn suite_of(suite: CipherSuite) -> SupportedCipherSuite {
+    match suite {
+        CipherSuite::EcdheEcdsaAes128Gcm => cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::EcdheEcdsaAes256Gcm => cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::EcdheEcdsaChacha20 => cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        CipherSuite::EcdheRsaAes128Gcm => cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::EcdheRsaAes256Gcm => cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::EcdheRsaChacha20 => cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    }
+}
+
+fn authorities(ca: &ClientCa) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(&ca.pem)? {
+        roots.add(certificate).map_err(|error| format!("holds a certificate that cannot be trusted: {error}"))?;
+    }
+    Ok(roots)
+}
+
+fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("is not a PEM certificate chain: {error}"))?;
+    if chain.is_empty() {
+        return Err("holds no certificate; put the PEM chain there, leaf first".into());
+    }
+    Ok(chain)
+}
+
+fn parse(chain_pem: &str, key_pem: &str) -> Result<CertifiedKey, (&'static str, String)> {
+    let chain = chain(chain_pem).map_err(|message| ("data.tls.crt", message))?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
         .map_err(|error| ("data.tls.key", format!("is not a PEM private key: {error}")))?;
-    let provider = rustls::crypto::ring::default_provider();
-    CertifiedKey::from_der(chain, key, &provider)
+    CertifiedKey::from_der(chain, key, &default_provider())
         .map_err(|error| ("data.tls.key", format!("does not belong to the certificate in tls.crt: {error}")))
+}
+
+/// A certificate shown to upstreams, and the authorities that may have signed theirs.
+#[derive(Clone)]
+pub struct ClientIdentity {
+    pub certificate: Arc<CertKey>,
+    pub authorities: Option<Arc<CaType>>,
+    /// Differs between identities.
+    pub group: u64,
+}
+
+impl ClientIdentity {
+    /// # Errors
+    /// The Secret holds something that cannot be used.
+    pub fn load(identity: &Identity) -> Result<ClientIdentity, Box<Problem>> {
+        let fault = |(field, message): (&str, String)| Box::new(Problem::error(&identity.secret, field, &message));
+        parse(&identity.chain, identity.key.expose()).map_err(fault)?;
+        let of_chain = raw(&identity.chain).map_err(|message| fault(("data.tls.crt", message)))?;
+        let key = PrivateKeyDer::from_pem_slice(identity.key.expose().as_bytes())
+            .map_err(|error| fault(("data.tls.key", format!("is not a PEM private key: {error}"))))?;
+        let authorities = match &identity.ca {
+            None => None,
+            Some(pem) => {
+                let certificates = raw(pem).map_err(|message| fault(("data.ca.crt", message)))?;
+                let wrapped = certificates.into_iter().map(|raw| WrappedX509::new(raw, parse_x509));
+                Some(wrapped.collect::<Vec<_>>().into())
+            }
+        };
+        let mut hasher = DefaultHasher::new();
+        (&identity.chain, &identity.ca).hash(&mut hasher);
+        let certificate = Arc::new(CertKey::new(of_chain, key.secret_der().to_vec()));
+        Ok(ClientIdentity { certificate, authorities, group: hasher.finish() })
+    }
+}
+
+/// DER certificates that pingora's type takes: it panics on what its parser refuses.
+fn raw(pem: &str) -> Result<Vec<Vec<u8>>, String> {
+    let certificates = chain(pem)?.into_iter().map(|certificate| certificate.as_ref().to_vec());
+    certificates
+        .map(|raw| match x509_parser::parse_x509_certificate(&raw) {
+            Ok(_) => Ok(raw),
+            Err(error) => Err(format!("holds a certificate that cannot be read: {error}")),
+        })
+        .collect()
+}
+
+/// Longest first message that is read for the name in it.
+const HELLO_LIMIT: usize = 64 * 1024;
+
+/// The name in the connection's first message, which is left to be read again. What is not TLS has none.
+///
+/// # Errors
+/// The client went away.
+pub async fn peek_name(stream: &mut Plain) -> io::Result<Option<String>> {
+    let mut acceptor = rustls::server::Acceptor::default();
+    let mut seen = Vec::new();
+    let mut piece = [0; 4096];
+    let name = loop {
+        let n = stream.read(&mut piece).await?;
+        let mut unread = piece.get(..n).unwrap_or_default();
+        seen.extend_from_slice(unread);
+        if n == 0 || seen.len() > HELLO_LIMIT {
+            break None;
+        }
+        while !unread.is_empty() && acceptor.read_tls(&mut unread).is_ok_and(|n| n > 0) {}
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => break accepted.client_hello().server_name().map(str::to_ascii_lowercase),
+            // The handshake proper will say what is wrong.
+            Err(_) => break None,
+        }
+    };
+    stream.rewind(&seen);
+    Ok(name)
 }
 
 /// Looks certificates up in the serving snapshot at each handshake.

@@ -6,15 +6,16 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pingora_core::protocols::{ALPN, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
 
+use super::balance::{Balancer, Lease};
 use super::resolve::{DnsName, Reported, Resolver};
+use super::tls::ClientIdentity;
 use super::tunnel::Tunnel;
-use crate::config::model::{ConnectProxy, Endpoints, Protocol, Service, ServicePort, UpstreamTls};
+use crate::config::model::{ConnectProxy, Endpoints, LoadBalance, Protocol, Service, ServicePort, UpstreamPolicy};
 
 /// Time limits towards upstreams.
 #[derive(Debug, Clone, Copy)]
@@ -34,10 +35,26 @@ pub struct Upstream {
     pub port: u16,
     endpoints: EndpointSet,
     protocol: Protocol,
-    tls: Option<UpstreamTls>,
+    tls: Option<Tls>,
     proxy: Option<(ConnectProxy, Arc<DnsName>)>,
-    verify_tls: bool,
-    next: AtomicUsize,
+    balancer: Balancer,
+}
+
+/// TLS towards the upstream.
+struct Tls {
+    sni: Option<String>,
+    verify: bool,
+    identity: Option<ClientIdentity>,
+}
+
+/// How a route wants a service spoken to.
+#[derive(Default)]
+pub struct Variant<'a> {
+    /// Overrides whether the service speaks TLS.
+    pub tls: Option<bool>,
+    pub policy: Option<&'a UpstreamPolicy>,
+    /// That of the policy, parsed.
+    pub identity: Option<ClientIdentity>,
 }
 
 enum EndpointSet {
@@ -50,7 +67,7 @@ impl Upstream {
     pub fn new(
         service: &Service,
         port: &ServicePort,
-        tls_override: Option<bool>,
+        variant: Variant<'_>,
         verify_tls: bool,
         resolver: &Resolver,
     ) -> Upstream {
@@ -65,20 +82,22 @@ impl Upstream {
             let name = resolver.name(&proxy.host, proxy.port);
             (proxy, name)
         });
-        let tls = match tls_override {
-            Some(false) => None,
-            Some(true) => Some(service.tls.clone().unwrap_or(UpstreamTls { sni: None })),
-            None => service.tls.clone(),
-        };
+        let Variant { tls, policy, identity } = variant;
+        let own = policy.and_then(|policy| policy.tls.as_ref());
+        let is_tls = own.is_some() || tls.unwrap_or(service.tls.is_some());
+        let tls = is_tls.then(|| Tls {
+            sni: own.and_then(|own| own.sni.clone()).or_else(|| service.tls.as_ref()?.sni.clone()),
+            verify: own.and_then(|own| own.verify).unwrap_or(verify_tls),
+            identity,
+        });
         Upstream {
             service: Arc::from(service.host.as_str()),
             port: port.number,
             endpoints,
-            protocol: port.protocol,
+            protocol: policy.and_then(|policy| policy.protocol).unwrap_or(port.protocol),
             tls,
             proxy,
-            verify_tls,
-            next: AtomicUsize::new(0),
+            balancer: Balancer::new(policy.map(|policy| policy.load_balance.clone()).unwrap_or_default()),
         }
     }
 
@@ -89,6 +108,10 @@ impl Upstream {
             EndpointSet::Dns(names) => !names.is_empty(),
             EndpointSet::Reported(addresses) => !addresses.load().is_empty(),
         }
+    }
+
+    pub fn load_balance(&self) -> &LoadBalance {
+        self.balancer.method()
     }
 
     pub fn is_tls(&self) -> bool {
@@ -103,7 +126,27 @@ impl Upstream {
         }
     }
 
-    /// The peer for the next attempt, round robin. `authority` names the server in TLS when the service does not.
+    /// The address for the next attempt. `key` is what the request is hashed by; see [`balance::key`](super::balance::key).
+    ///
+    /// # Errors
+    /// No endpoint, or no address for the name.
+    pub async fn address(&self, resolver: &Resolver, key: Option<u64>) -> Result<(SocketAddr, Option<Lease>), String> {
+        let picked = match &self.endpoints {
+            EndpointSet::Static(addresses) => self.balancer.pick(addresses, key),
+            EndpointSet::Reported(addresses) => self.balancer.pick(&addresses.load(), key),
+            EndpointSet::Dns(names) => {
+                let mut addresses = Vec::new();
+                for name in names {
+                    addresses.extend(resolver.addresses(name).await?);
+                }
+                self.balancer.pick(&addresses, key)
+            }
+        };
+        picked.ok_or_else(|| format!("service {} has no ready endpoint", self.service))
+    }
+
+    /// The peer for the next attempt. `authority` names the server in TLS when the service does not. The lease is held as
+    /// long as the attempt lasts.
     ///
     /// # Errors
     /// No endpoint, or no address for the name.
@@ -112,39 +155,53 @@ impl Upstream {
         authority: &str,
         timeouts: &UpstreamTimeouts,
         resolver: &Resolver,
-    ) -> Result<HttpPeer, String> {
+        key: Option<u64>,
+    ) -> Result<(HttpPeer, Option<Lease>), String> {
         if self.protocol == Protocol::Dubbo {
             return Err(format!("service {} speaks dubbo; bind its route to an Http2Rpc", self.service));
         }
+        let (address, lease) = match &self.proxy {
+            None => self.address(resolver, key).await?,
+            Some((_, name)) => {
+                let picked = self.balancer.pick(&resolver.addresses(name).await?, key);
+                picked.ok_or_else(|| format!("the proxy {} has no address", name.host))?
+            }
+        };
         let sni = match &self.tls {
             Some(tls) => {
                 tls.sni.clone().or_else(|| self.dns_authority()).unwrap_or_else(|| host_only(authority).to_owned())
             }
             None => String::new(),
         };
-        let mut peer = match &self.proxy {
-            None => HttpPeer::new(self.address(resolver).await?, self.tls.is_some(), sni),
-            Some((proxy, name)) => {
-                let address = self.pick(&resolver.addresses(name).await?).ok_or("the proxy has no address")?;
-                // The proxy resolves the name; what it is asked for tells its connections apart.
-                let target = format!("{sni}:{}", self.port);
-                let mut hasher = DefaultHasher::new();
-                target.hash(&mut hasher);
-                let mut peer = HttpPeer::new(address, self.tls.is_some(), sni);
-                peer.group_key = hasher.finish();
-                let tunnel = Tunnel { proxy: address, target, timeout: proxy.connect_timeout };
-                peer.options.custom_l4 = Some(Arc::new(tunnel));
-                peer
-            }
-        };
+        // The proxy resolves the name.
+        let tunnel = self.proxy.as_ref().map(|(proxy, _)| Tunnel {
+            proxy: address,
+            target: format!("{sni}:{}", self.port),
+            timeout: proxy.connect_timeout,
+        });
+        let mut peer = HttpPeer::new(address, self.tls.is_some(), sni);
+        if let Some(identity) = self.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
+            peer.client_cert_key = Some(identity.certificate.clone());
+            peer.options.ca = identity.authorities.clone();
+            // The pool does not tell connections apart by the authorities they were checked against.
+            peer.group_key = identity.group;
+        }
+        if let Some(tunnel) = tunnel {
+            // Nor by where a proxy leads them.
+            let mut hasher = DefaultHasher::new();
+            (peer.group_key, &tunnel.target).hash(&mut hasher);
+            peer.group_key = hasher.finish();
+            peer.options.custom_l4 = Some(Arc::new(tunnel));
+        }
         let options = &mut peer.options;
         options.connection_timeout = Some(timeouts.connect);
         options.total_connection_timeout = Some(timeouts.connect);
         options.read_timeout = Some(timeouts.between_reads);
         options.write_timeout = Some(timeouts.between_reads);
         options.idle_timeout = Some(timeouts.idle);
-        options.verify_cert = self.verify_tls;
-        options.verify_hostname = self.verify_tls;
+        let verify = self.tls.as_ref().is_some_and(|tls| tls.verify);
+        options.verify_cert = verify;
+        options.verify_hostname = verify;
         options.max_h2_streams = 100;
         // A connection that died silently would swallow every new stream; a ping finds out.
         options.h2_ping_interval = Some(Duration::from_secs(20));
@@ -160,33 +217,7 @@ impl Upstream {
             (Protocol::Http1 | Protocol::Dubbo, true) => ALPN::H2H1,
             (Protocol::Http1 | Protocol::Dubbo, false) => ALPN::H1,
         };
-        Ok(peer)
-    }
-
-    /// The address for the next attempt, round robin.
-    ///
-    /// # Errors
-    /// No endpoint, or no address for the name.
-    pub async fn address(&self, resolver: &Resolver) -> Result<SocketAddr, String> {
-        match &self.endpoints {
-            EndpointSet::Static(addresses) => self.pick(addresses),
-            EndpointSet::Reported(addresses) => self.pick(&addresses.load()),
-            EndpointSet::Dns(names) => {
-                let turn = self.next.fetch_add(1, Ordering::Relaxed);
-                let name = names
-                    .get(turn % names.len().max(1))
-                    .ok_or_else(|| format!("service {} names no host", self.service))?;
-                let addresses = resolver.addresses(name).await?;
-                let address = addresses.get(turn / names.len().max(1) % addresses.len().max(1));
-                return address.copied().ok_or_else(|| format!("{} has no address", name.host));
-            }
-        }
-        .ok_or_else(|| format!("service {} has no ready endpoint", self.service))
-    }
-
-    fn pick(&self, addresses: &[SocketAddr]) -> Option<SocketAddr> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        addresses.get(turn % addresses.len().max(1)).copied()
+        Ok((peer, lease))
     }
 }
 

@@ -275,7 +275,7 @@ async fn routes_of_the_gateway_api_rewrite_redirect_split_and_mirror() {
         (seen.headers.get("x-set").map(String::as_str), seen.headers.contains_key("x-drop")),
         (Some("1"), false)
     );
-    eventually("the copy", || (copy.n_calls() == 1).then_some(()));
+    eventually_async("the copy", || async { (copy.n_calls() == 1).then_some(()) }).await;
     let answer = get("/old/page?x=1", &[]).await;
     assert_eq!((answer.status, answer.header("location")), (308, Some("https://127.0.0.1:8443/new/page?x=1")));
     assert_eq!(get("/any", &[("x-version", "b")]).await.json(), "b");

@@ -324,7 +324,10 @@ pub async fn send_h2c(to: SocketAddr, method: &str, path: &str, headers: &[(&str
 }
 
 pub fn request<B>(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: B) -> hyper::Request<B> {
-    let mut builder = hyper::Request::builder().method(method).uri(path).header("host", to.to_string());
+    let mut builder = hyper::Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        builder = builder.header("host", to.to_string());
+    }
     for (name, value) in headers {
         builder = builder.header(*name, *value);
     }

@@ -18,6 +18,7 @@ mod config;
 mod control_plane;
 mod flywheel;
 mod harness;
+mod ingress;
 mod layering;
 mod models;
 mod process;

@@ -4,11 +4,14 @@
 //! Prefixes as in Higress `pkg/ingress/kube/annotations/parser.go`: `nginx.ingress.kubernetes.io/` is read first where a
 //! key allows both, then `higress.io/`.
 
+mod backend;
 mod canary;
 mod cors;
 mod destination;
+mod downstream;
 mod fallback;
 mod headers;
+mod load_balance;
 mod matching;
 mod mirror;
 mod rate_limit;
@@ -24,11 +27,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::model::{CanaryTakes, Cors, HeaderControl, RateLimit, RetryPolicy};
+use super::model::{CanaryTakes, Cors, HeaderControl, LoadBalance, RateLimit, RetryPolicy};
 use super::problem::ObjectReport;
 use super::suggest::did_you_mean;
 
+pub(super) use backend::{BackendRule, SecretRule};
 pub(super) use destination::Target;
+pub(super) use downstream::DownstreamRule;
 pub(super) use fallback::FallbackRule;
 pub(super) use matching::{Matches, reason};
 pub(super) use mirror::{MirrorRule, MirrorTarget};
@@ -59,6 +64,9 @@ pub(super) struct IngressOptions {
     pub rate_limit: Option<RateLimit>,
     pub redirects: Redirects,
     pub sources: Sources,
+    pub backend: BackendRule,
+    pub load_balance: LoadBalance,
+    pub downstream: DownstreamRule,
 }
 
 impl IngressOptions {
@@ -81,6 +89,9 @@ impl IngressOptions {
             rate_limit: rate_limit::read(annotations),
             redirects: redirect::read(annotations),
             sources: sources::read(annotations),
+            backend: backend::read(annotations),
+            load_balance: load_balance::read(annotations),
+            downstream: downstream::read(annotations),
         };
         unsupported::read(annotations);
         annotations.finish();

@@ -6,16 +6,12 @@ use super::{Annotations, HIGRESS, NGINX};
 /// No effect on traffic in Higress either.
 const INERT: &[&str] = &["enable-rewrite", "enable-header-control", "enable-proxy-next-upstream", "comment"];
 
+/// Without effect in Higress since 2.0, which is no reason to leave a route open in silence.
+const AUTH: &[&str] = &["auth-realm", "auth-secret", "auth-type"];
+
 const UNSUPPORTED: &[&str] = &[
-    "affinity",
-    "auth-realm",
-    "auth-secret",
-    "auth-tls-secret",
-    "auth-type",
-    "backend-protocol",
     "domain-blacklist-source-range",
     "domain-whitelist-source-range",
-    "load-balance",
     "mcp-server",
     "mcp-server-enable-path-rewrite",
     "mcp-server-match-rule-domains",
@@ -24,25 +20,15 @@ const UNSUPPORTED: &[&str] = &[
     "mcp-server-path-rewrite-prefix",
     "mcp-server-upstream-type",
     "mcp-sse-stateful-param-name",
-    "proxy-ssl-name",
-    "proxy-ssl-secret",
-    "proxy-ssl-server-name",
-    "proxy-ssl-verify",
-    "session-cookie-expires",
-    "session-cookie-max-age",
-    "session-cookie-name",
-    "session-cookie-path",
-    "ssl-cipher",
-    "ssl-passthrough",
-    "tls-max-protocol-version",
-    "tls-min-protocol-version",
-    "upstream-hash-by",
     "warmup",
 ];
 
 /// Every key that has a meaning, for suggestions.
 pub(super) const ALL_KEYS: &[&str] = &[
+    "affinity",
     "app-root",
+    "auth-tls-secret",
+    "backend-protocol",
     "blacklist-source-range",
     "canary",
     "canary-by-cookie",
@@ -64,6 +50,7 @@ pub(super) const ALL_KEYS: &[&str] = &[
     "force-ssl-redirect",
     "full-path-regex",
     "ignore-path-case",
+    "load-balance",
     "match-method",
     "mirror-percentage",
     "mirror-target-fqdn",
@@ -74,6 +61,10 @@ pub(super) const ALL_KEYS: &[&str] = &[
     "proxy-next-upstream",
     "proxy-next-upstream-timeout",
     "proxy-next-upstream-tries",
+    "proxy-ssl-name",
+    "proxy-ssl-secret",
+    "proxy-ssl-server-name",
+    "proxy-ssl-verify",
     "request-header-control-add",
     "request-header-control-remove",
     "request-header-control-update",
@@ -86,9 +77,18 @@ pub(super) const ALL_KEYS: &[&str] = &[
     "route-limit-rpm",
     "route-limit-rps",
     "rpc-destination-name",
+    "session-cookie-expires",
+    "session-cookie-max-age",
+    "session-cookie-name",
+    "session-cookie-path",
+    "ssl-cipher",
+    "ssl-passthrough",
     "ssl-redirect",
     "temporal-redirect",
     "timeout",
+    "tls-max-protocol-version",
+    "tls-min-protocol-version",
+    "upstream-hash-by",
     "upstream-vhost",
     "use-regex",
     "whitelist-source-range",
@@ -100,6 +100,10 @@ pub(super) fn read(annotations: &Annotations<'_>) {
         // The console parks values it was told to switch off as `disabled.<key>`.
         if INERT.contains(&short) || short.starts_with("disabled.") {
             annotations.mark_known(key.to_owned());
+        } else if AUTH.contains(&short) {
+            annotations.mark_known(key.to_owned());
+            annotations
+                .warn(key, "has no effect, as in Higress since 2.0: use the plugin basic-auth to ask for a password");
         } else if UNSUPPORTED.contains(&short) {
             annotations.mark_known(key.to_owned());
             if value.trim() != "false" {

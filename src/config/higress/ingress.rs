@@ -1,15 +1,18 @@
 //! Ingress: hosts and paths to routes, TLS entries to certificates (Higress `ingressv1/controller.go`). The flat form, a
 //! file without `apiVersion` and `kind`, has the fields of `spec` and `metadata` at the top level.
 
+mod tls;
+
 use serde_json::Value;
 
 use super::secret::Secrets;
 use super::{service, skip_metadata};
-use crate::base::secret::Secret;
 use crate::config::SYSTEM_NAMESPACE;
 use crate::config::annotations::{Annotations, IngressOptions, MirrorTarget, Target, reason};
 use crate::config::fields::Fields;
-use crate::config::model::{Admission, CanaryTakes, Certificate, HostMatch, ObjectRef, PathMatch, Rewrite, Route};
+use crate::config::model::{
+    Admission, CanaryTakes, Certificate, HostMatch, ObjectRef, PathMatch, Rewrite, Route, UpstreamPolicy,
+};
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
 
@@ -21,6 +24,8 @@ pub(in crate::config) struct Ingress {
     pub canary: Option<CanaryTakes>,
     /// At most one host each.
     pub certificates: Vec<Certificate>,
+    /// Hosts whose TLS goes through to the service of their root path.
+    pub passthrough: Vec<HostMatch>,
 }
 
 /// A route whose destinations still carry names.
@@ -33,6 +38,8 @@ pub(in crate::config) struct Draft {
     pub targets: Vec<TargetRef>,
     /// Key of the annotation and name of the Http2Rpc the route is bound to.
     pub rpc: Option<(String, String)>,
+    /// For all targets.
+    pub policy: UpstreamPolicy,
     pub fallback: Option<FallbackDraft>,
     pub mirror: Option<SideTarget>,
 }
@@ -138,19 +145,11 @@ struct Reader<'a> {
     report: ObjectReport<'a>,
 }
 
-/// An entry of `tls`.
-struct Tls {
-    path: String,
-    hosts: Vec<String>,
-    secret: Option<String>,
-    is_used: bool,
-}
-
 impl Reader<'_> {
     fn spec(&self, mut spec: Fields<'_>) -> Ingress {
         // With the gateway's default of no class every Ingress is taken, whatever its class.
         spec.inert(&["ingressClassName"]);
-        let mut tls = self.tls(&mut spec);
+        let mut tls = tls::entries(&mut spec);
         let mut ingress = Ingress::default();
         let mut hosts = vec![HostMatch::Any];
         let mut has_backends = false;
@@ -187,6 +186,10 @@ impl Reader<'_> {
         }
         spec.finish();
         ingress.canary = self.options.canary.clone();
+        if self.options.downstream.is_passthrough {
+            hosts.retain(|host| *host != HostMatch::Any);
+            ingress.passthrough = hosts;
+        }
         ingress
     }
 
@@ -196,7 +199,8 @@ impl Reader<'_> {
         let mut route = self.route(host.clone(), PathMatch::Exact("/".to_owned()), Rewrite::default(), false);
         route.admission.redirect = Some(redirect);
         let field = self.annotation("app-root");
-        Some(Draft { route, field, targets: Vec::new(), rpc: None, fallback: None, mirror: None })
+        let policy = UpstreamPolicy::default();
+        Some(Draft { route, field, targets: Vec::new(), policy, rpc: None, fallback: None, mirror: None })
     }
 
     fn path(&self, mut fields: Fields<'_>, host: &HostMatch) -> Option<Draft> {
@@ -293,7 +297,8 @@ impl Reader<'_> {
             };
             SideTarget { field: self.annotation(&rule.key), target, percent: rule.percent }
         });
-        Draft { route, field, targets, rpc: self.options.rpc.clone(), fallback, mirror }
+        let (policy, rpc) = (self.upstream_policy(), self.options.rpc.clone());
+        Draft { route, field, targets, policy, rpc, fallback, mirror }
     }
 
     fn annotation(&self, key: &str) -> String {
@@ -392,57 +397,6 @@ impl Reader<'_> {
         }
         self.report.error(&path, "must be the McpBridge `default` of the group networking.higress.io");
         None
-    }
-
-    fn tls(&self, spec: &mut Fields<'_>) -> Vec<Tls> {
-        let read = |mut entry: Fields<'_>| {
-            let tls = Tls {
-                path: entry.path().to_owned(),
-                hosts: entry.texts("hosts"),
-                secret: entry.text("secretName").filter(|name| !name.is_empty()).map(str::to_owned),
-                is_used: false,
-            };
-            entry.finish();
-            tls
-        };
-        spec.objects("tls").into_iter().map(read).collect()
-    }
-
-    /// The certificate of a rule's host: the first entry that names exactly this host.
-    fn certificate(&self, written: &str, tls: &mut [Tls], certificates: &mut Vec<Certificate>) {
-        let host = if written.is_empty() { "*" } else { written };
-        let Some(entry) =
-            tls.iter_mut().find(|entry| entry.hosts.iter().any(|other| other == written || other == host))
-        else {
-            return;
-        };
-        entry.is_used = true;
-        if certificates.iter().any(|certificate| certificate.hosts.iter().any(|other| other.eq_ignore_ascii_case(host)))
-        {
-            return;
-        }
-        let path = format!("{}.secretName", entry.path);
-        let Some(name) = &entry.secret else {
-            self.report.warn(&path, format!("is missing, so `{host}` has no certificate"));
-            return;
-        };
-        let namespace = &self.origin.namespace;
-        let Some(secret) = self.secrets.get(namespace, name) else {
-            self.report.warn(&path, format!("there is no Secret {namespace}/{name}, so `{host}` has no certificate"));
-            return;
-        };
-        let (Some(chain), Some(key)) = (secret.text("tls.crt"), secret.text("tls.key")) else {
-            let message =
-                format!("the Secret {namespace}/{name} lacks tls.crt or tls.key, so `{host}` has no certificate");
-            self.report.warn(&path, message);
-            return;
-        };
-        certificates.push(Certificate {
-            hosts: vec![host.to_ascii_lowercase()],
-            secret: secret.origin().clone(),
-            chain: chain.to_owned(),
-            key: Secret::new(key),
-        });
     }
 }
 

@@ -6,7 +6,8 @@ use std::num::NonZeroU32;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Destination, HeaderMatch, ObjectRef, PathRewrite, StringMatch};
+use super::{Destination, HeaderMatch, ObjectRef, PathRewrite, Protocol, StringMatch, is_default};
+use crate::base::secret::Secret;
 
 /// Another Ingress that takes part of a route's requests. Everything but name, destinations and header control is that of
 /// the route.
@@ -56,8 +57,10 @@ pub struct Mirror {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct HeaderControl {
     /// On the way to the upstream, after all plugins.
+    #[serde(skip_serializing_if = "is_default")]
     pub request: HeaderOperations,
     /// Of answers of the upstream, before all plugins.
+    #[serde(skip_serializing_if = "is_default")]
     pub response: HeaderOperations,
 }
 
@@ -130,4 +133,115 @@ pub enum RedirectPort {
     /// None: that of the scheme.
     OfScheme,
     Number(u16),
+}
+
+/// How a route speaks to a service where that differs from what the service says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct UpstreamPolicy {
+    pub protocol: Option<Protocol>,
+    /// TLS, whatever the service says.
+    pub tls: Option<TlsPolicy>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub load_balance: LoadBalance,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TlsPolicy {
+    /// `None`: as the service says.
+    pub sni: Option<String>,
+    /// `None`: as the process is set.
+    pub verify: Option<bool>,
+    pub identity: Option<Identity>,
+}
+
+/// The certificate by which the gateway shows who it is. The PEM text is parsed where it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    pub secret: ObjectRef,
+    /// PEM chain, leaf first.
+    pub chain: String,
+    /// PEM private key.
+    pub key: Secret,
+    /// PEM certificates of the authorities that may have signed the other side's.
+    pub ca: Option<String>,
+}
+
+/// Which endpoint of a service takes a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadBalance {
+    #[default]
+    RoundRobin,
+    LeastRequest,
+    Random,
+    Hash(HashKey),
+}
+
+/// What requests that belong together have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HashKey {
+    /// Path and query.
+    Uri,
+    Host,
+    SourceAddress,
+    /// Lower case.
+    Header(String),
+    Query(String),
+    /// Made by the gateway where the client sends none; without an age it ends with the browser's session.
+    Cookie {
+        name: String,
+        path: String,
+        max_age_secs: Option<u64>,
+    },
+}
+
+/// How clients may connect to the hosts of a certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TlsOptions {
+    /// Clients must show a certificate of these authorities.
+    pub client_ca: Option<ClientCa>,
+    pub min_version: Option<TlsVersion>,
+    pub max_version: Option<TlsVersion>,
+    /// Suites of TLS 1.2; empty: all there are.
+    pub ciphers: Vec<CipherSuite>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClientCa {
+    pub secret: ObjectRef,
+    /// Key in the Secret.
+    pub key: &'static str,
+    pub pem: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+/// The suites of TLS 1.2 that are spoken, by the names OpenSSL and Higress use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum CipherSuite {
+    EcdheEcdsaAes128Gcm,
+    EcdheEcdsaAes256Gcm,
+    EcdheEcdsaChacha20,
+    EcdheRsaAes128Gcm,
+    EcdheRsaAes256Gcm,
+    EcdheRsaChacha20,
+}
+
+impl CipherSuite {
+    pub fn by_name(name: &str) -> Option<CipherSuite> {
+        Some(match name {
+            "ECDHE-ECDSA-AES128-GCM-SHA256" => CipherSuite::EcdheEcdsaAes128Gcm,
+            "ECDHE-ECDSA-AES256-GCM-SHA384" => CipherSuite::EcdheEcdsaAes256Gcm,
+            "ECDHE-ECDSA-CHACHA20-POLY1305" => CipherSuite::EcdheEcdsaChacha20,
+            "ECDHE-RSA-AES128-GCM-SHA256" => CipherSuite::EcdheRsaAes128Gcm,
+            "ECDHE-RSA-AES256-GCM-SHA384" => CipherSuite::EcdheRsaAes256Gcm,
+            "ECDHE-RSA-CHACHA20-POLY1305" => CipherSuite::EcdheRsaChacha20,
+            _ => return None,
+        })
+    }
 }

@@ -24,7 +24,7 @@ impl Bag for RequestHeaders<'_, '_> {
             ":path" => vec![path_and_query(self.0).to_owned()],
             ":method" => vec![head.method.as_str().to_owned()],
             ":scheme" => vec![if self.0.state.is_tls { "https" } else { "http" }.to_owned()],
-            _ => texts(head.headers.get_all(header_of(name))),
+            _ => texts(&head.headers.get_all(header_of(name))),
         }
     }
 
@@ -58,7 +58,7 @@ impl Bag for ResponseHeaders<'_> {
     fn values(&self, name: &str) -> Vec<String> {
         match name {
             ":status" => vec![self.0.status.as_str().to_owned()],
-            _ => texts(self.0.headers.get_all(name)),
+            _ => texts(&self.0.headers.get_all(name)),
         }
     }
 
@@ -128,7 +128,7 @@ fn header_of(name: &str) -> &str {
     if name == ":authority" { "host" } else { name }
 }
 
-fn texts(values: http::header::GetAll<'_, HeaderValue>) -> Vec<String> {
+fn texts(values: &http::header::GetAll<'_, HeaderValue>) -> Vec<String> {
     values.iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
 }
 

@@ -16,6 +16,7 @@ use super::{DISCARD_LIMIT, Exchange};
 use crate::llm::error::ErrorKind;
 use crate::llm::observe::{FirstEvent, Observation, classify_first};
 use crate::plugins::{Answered, End, Reply};
+use crate::proxy::balance::Lease;
 use crate::proxy::hygiene::authority;
 use crate::proxy::respond;
 use crate::telemetry::metrics::AttemptOutcome;
@@ -34,6 +35,8 @@ pub struct Opened {
     pub started: Instant,
     pub first_byte: Option<Duration>,
     pub call: CallFacts,
+    /// Counts the request as in flight at its address.
+    pub lease: Option<Lease>,
 }
 
 /// What the relay needs to know of the call.
@@ -164,8 +167,9 @@ impl Exchange {
         let patience = first_byte.unwrap_or(call.timeouts.first_byte).min(limit.unwrap_or(Duration::MAX));
         let (head, body) = call.prepare(token).map_err(Failure::Invalid)?;
         let host = authority(&head).unwrap_or_default().to_owned();
-        let resolved = timeout(patience, call.upstream.peer(&host, &call.timeouts, &self.resolver)).await;
-        let peer = resolved
+        let peer = call.upstream.peer(&host, &call.timeouts, &self.resolver, call.balance_key);
+        let (peer, lease) = timeout(patience, peer)
+            .await
             .unwrap_or_else(|_| Err("the name does not resolve in time".into()))
             .map_err(Failure::Unreachable)?;
         let (mut upstream, is_reused) = connect(&self.connector, &peer).await?;
@@ -181,6 +185,7 @@ impl Exchange {
         Ok(Opened {
             upstream,
             peer,
+            lease,
             head: begun.head,
             first: begun.first,
             is_done: begun.is_done,

@@ -49,7 +49,7 @@ impl Exchange {
         let upstream = snapshot.upstream(service, Some(port)).ok_or_else(|| {
             format!("service {service} is not configured with port {port}; add it to the McpBridge or as a Service")
         })?;
-        upstream.address(&self.resolver).await
+        upstream.address(&self.resolver, None).await.map(|(address, _)| address)
     }
 
     async fn call_out(&self, snapshot: &Snapshot, call: HttpCall, limit: usize) -> Result<HttpAnswer, String> {
@@ -61,7 +61,8 @@ impl Exchange {
                     format!("service {host} is not configured; add it to the McpBridge or as a Service")
                 })?;
                 let authority = upstream.dns_authority().unwrap_or_else(|| host.clone());
-                (upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver).await?, authority)
+                let (peer, _) = upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver, None).await?;
+                (peer, authority)
             }
         };
         let described = |error: Box<Error>| error.to_string();

@@ -32,7 +32,7 @@ const NOT_RELAYED: &[&str] =
 pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context, opened: Opened) -> Result<()> {
     let is_event_stream = opened.is_event_stream();
     let mut watch = Watch::new(&opened);
-    let Opened { mut upstream, peer, mut head, first, is_done, call, .. } = opened;
+    let Opened { mut upstream, peer, mut head, first, is_done, call, lease: _lease, .. } = opened;
 
     prepare_head(session, &mut head);
     ctx.state.is_upstream_answer = true;

@@ -96,7 +96,7 @@ fn keys(window: &[char]) -> [u64; 4] {
 
 /// Ascending order in two counting passes over nine bits each: buckets are small numbers and there are thousands of them,
 /// for which this takes a third of the time of a comparison sort.
-fn sort(buckets: &mut Vec<u32>) {
+fn sort(buckets: &mut [u32]) {
     const BITS: u32 = NGRAM_BUCKETS.trailing_zeros() / 2;
     const DIGITS: usize = 1 << BITS;
     const { assert!(NGRAM_BUCKETS == 1 << (2 * BITS)) };

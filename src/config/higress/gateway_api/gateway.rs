@@ -11,7 +11,7 @@ use crate::config::fields::Fields;
 use crate::config::higress::ingress::host_match;
 use crate::config::higress::secret::Secrets;
 use crate::config::higress::skip_common;
-use crate::config::model::{Certificate, HostMatch, ObjectRef};
+use crate::config::model::{Certificate, HostMatch, ObjectRef, TlsOptions};
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
 
@@ -391,6 +391,7 @@ impl Reader<'_> {
                 secret: secret.origin().clone(),
                 chain: chain.to_owned(),
                 key: Secret::new(key),
+                options: TlsOptions::default(),
             });
         }
         tls.finish();

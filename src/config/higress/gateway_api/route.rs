@@ -14,7 +14,7 @@ use crate::config::fields::Fields;
 use crate::config::higress::ingress::{Draft, TargetRef, host_match, route_name};
 use crate::config::higress::{service, skip_common};
 use crate::config::model::{
-    Admission, HeaderMatch, HostMatch, ObjectRef, RetryOn, RetryPolicy, Rewrite, Route, StringMatch,
+    Admission, HeaderMatch, HostMatch, ObjectRef, RetryOn, RetryPolicy, Rewrite, Route, StringMatch, UpstreamPolicy,
 };
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
@@ -129,6 +129,7 @@ impl Reader<'_> {
                         targets: if route.admission.redirect.is_some() { Vec::new() } else { targets.clone() },
                         route,
                         field: field.clone(),
+                        policy: UpstreamPolicy::default(),
                         fallback: None,
                         mirror: filters.mirror.clone(),
                         rpc: None,

@@ -1,0 +1,142 @@
+//! What an Ingress takes from Secrets: certificates of its hosts, the authorities of their clients, and the certificate the
+//! gateway shows to upstreams.
+
+use super::Reader;
+use crate::base::secret::Secret as Hidden;
+use crate::config::annotations::SecretRule;
+use crate::config::fields::Fields;
+use crate::config::higress::secret::Secret;
+use crate::config::model::{Certificate, ClientCa, Identity, TlsOptions, TlsPolicy, UpstreamPolicy};
+
+/// Keys under which a Secret may hold authorities.
+const CA_KEYS: &[&str] = &["ca.crt", "cacert"];
+/// What the name of a Secret with authorities alone ends in.
+const CA_SUFFIX: &str = "-cacert";
+
+/// An entry of `tls`.
+pub(super) struct Tls {
+    pub path: String,
+    hosts: Vec<String>,
+    secret: Option<String>,
+    pub is_used: bool,
+}
+
+pub(super) fn entries(spec: &mut Fields<'_>) -> Vec<Tls> {
+    let read = |mut entry: Fields<'_>| {
+        let tls = Tls {
+            path: entry.path().to_owned(),
+            hosts: entry.texts("hosts"),
+            secret: entry.text("secretName").filter(|name| !name.is_empty()).map(str::to_owned),
+            is_used: false,
+        };
+        entry.finish();
+        tls
+    };
+    spec.objects("tls").into_iter().map(read).collect()
+}
+
+impl Reader<'_> {
+    /// The certificate of a rule's host: the first entry that names exactly this host.
+    pub(super) fn certificate(&self, written: &str, tls: &mut [Tls], certificates: &mut Vec<Certificate>) {
+        let host = if written.is_empty() { "*" } else { written };
+        let Some(entry) =
+            tls.iter_mut().find(|entry| entry.hosts.iter().any(|other| other == written || other == host))
+        else {
+            return;
+        };
+        entry.is_used = true;
+        if certificates.iter().any(|certificate| certificate.hosts.iter().any(|other| other.eq_ignore_ascii_case(host)))
+        {
+            return;
+        }
+        let path = format!("{}.secretName", entry.path);
+        let Some(name) = &entry.secret else {
+            self.report.warn(&path, format!("is missing, so `{host}` has no certificate"));
+            return;
+        };
+        let namespace = &self.origin.namespace;
+        let Some(secret) = self.secrets.get(namespace, name) else {
+            self.report.warn(&path, format!("there is no Secret {namespace}/{name}, so `{host}` has no certificate"));
+            return;
+        };
+        let (Some(chain), Some(key)) = (secret.text("tls.crt"), secret.text("tls.key")) else {
+            let message =
+                format!("the Secret {namespace}/{name} lacks tls.crt or tls.key, so `{host}` has no certificate");
+            self.report.warn(&path, message);
+            return;
+        };
+        let Some(options) = self.tls_options(name, host) else { return };
+        certificates.push(Certificate {
+            hosts: vec![host.to_ascii_lowercase()],
+            secret: secret.origin().clone(),
+            chain: chain.to_owned(),
+            key: Hidden::new(key),
+            options,
+        });
+    }
+
+    /// `None` if clients cannot be checked as the Ingress asks for: no TLS is better than TLS for everybody.
+    fn tls_options(&self, certificate: &str, host: &str) -> Option<TlsOptions> {
+        let rule = &self.options.downstream;
+        let client_ca = match &rule.client_ca {
+            None => None,
+            Some(secret) => Some(self.client_ca(secret, certificate, host)?),
+        };
+        let (min, max) = (rule.min_version, rule.max_version);
+        if min.zip(max).is_some_and(|(min, max)| min > max) {
+            let field = self.annotation("tls-min-protocol-version");
+            self.report.error(&field, "is above tls-max-protocol-version, so nobody could connect");
+            return None;
+        }
+        Some(TlsOptions { client_ca, min_version: min, max_version: max, ciphers: rule.ciphers.clone() })
+    }
+
+    fn client_ca(&self, rule: &SecretRule, certificate: &str, host: &str) -> Option<ClientCa> {
+        let field = self.annotation(&rule.key);
+        let namespace = rule.namespace.as_ref().unwrap_or(&self.origin.namespace);
+        let belongs = rule.name == certificate || rule.name.strip_suffix(CA_SUFFIX) == Some(certificate);
+        if *namespace != self.origin.namespace || !belongs {
+            let message = format!(
+                "must name the Secret of the certificate or `{certificate}{CA_SUFFIX}`, not {namespace}/{}",
+                rule.name
+            );
+            self.report.error(&field, message);
+            return None;
+        }
+        let secret = self.secrets.get(namespace, &rule.name);
+        let found = secret.and_then(|secret| CA_KEYS.iter().find_map(|key| Some((secret, *key, secret.text(key)?))));
+        let Some((secret, key, pem)) = found else {
+            let fault = if secret.is_some() { "has neither ca.crt nor cacert" } else { "does not exist" };
+            let message = format!("the Secret {namespace}/{} {fault}, so `{host}` has no TLS", rule.name);
+            self.report.warn(&field, message);
+            return None;
+        };
+        Some(ClientCa { secret: secret.origin().clone(), key, pem: pem.to_owned() })
+    }
+
+    /// How the services of this Ingress are spoken to.
+    pub(super) fn upstream_policy(&self) -> UpstreamPolicy {
+        let backend = &self.options.backend;
+        let tls = backend.is_tls.then(|| TlsPolicy {
+            sni: backend.sni.clone(),
+            verify: backend.verify,
+            identity: backend.secret.as_ref().and_then(|rule| self.identity(rule)),
+        });
+        UpstreamPolicy { protocol: backend.protocol, tls, load_balance: self.options.load_balance.clone() }
+    }
+
+    fn identity(&self, rule: &SecretRule) -> Option<Identity> {
+        let namespace = rule.namespace.as_ref().unwrap_or(&self.origin.namespace);
+        let secret = self.secrets.get(namespace, &rule.name);
+        let pair = |secret: &Secret| Some((secret.text("tls.crt")?.to_owned(), Hidden::new(secret.text("tls.key")?)));
+        let Some((secret, (chain, key))) = secret.and_then(|secret| Some((secret, pair(secret)?))) else {
+            let fault = if secret.is_some() { "lacks tls.crt or tls.key" } else { "does not exist" };
+            let message =
+                format!("the Secret {namespace}/{} {fault}, so no certificate is shown to the upstream", rule.name);
+            self.report.warn(&self.annotation(&rule.key), message);
+            return None;
+        };
+        let ca = CA_KEYS.iter().find_map(|key| secret.text(key)).map(str::to_owned);
+        Some(Identity { secret: secret.origin().clone(), chain, key, ca })
+    }
+}
