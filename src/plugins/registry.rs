@@ -60,15 +60,26 @@ pub static PLUGINS: &[PluginSpec] = &[
     transform::custom_response::SPEC,
     ai::model_router::SPEC,
     ai::model_mapper::SPEC,
+    transform::cache_control::SPEC,
     transform::transformer::SPEC,
     auth::key_auth::SPEC,
     ai::statistics::SPEC,
     ai::semantic_router::SPEC,
     ai::proxy::SPEC,
+    transform::traffic_editor::SPEC,
+    transform::jsonrpc_converter::SPEC,
     transform::gw_error_format::SPEC,
+    transform::http_call::SPEC,
+    transform::log_request_response::SPEC,
+    transform::nginx_rewrite_compatible::SPEC,
+    transform::response_cache::SPEC,
 ];
 
+/// Names of plugin images that are not the plugin's own name.
+const ALIASES: &[(&str, &str)] = &[("json-converter", "jsonrpc-converter")];
+
 pub fn find(name: &str) -> Option<&'static PluginSpec> {
+    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
     PLUGINS.iter().find(|spec| spec.name == name)
 }
 
@@ -77,7 +88,7 @@ pub struct BuiltIns;
 
 impl PluginCatalog for BuiltIns {
     fn names(&self) -> Vec<&str> {
-        PLUGINS.iter().map(|spec| spec.name).collect()
+        PLUGINS.iter().map(|spec| spec.name).chain(ALIASES.iter().map(|(alias, _)| *alias)).collect()
     }
 
     fn check(&self, plugin: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<FieldProblem> {
@@ -108,12 +119,19 @@ mod tests {
             Authn 910 custom-response
             Authn 900 model-router
             Authn 800 model-mapper
+            Authn 420 cache-control
             Authn 410 transformer
             Authn 310 key-auth
             Unspecified 900 ai-statistics
             Unspecified 860 semantic-router
             Unspecified 100 ai-proxy
-            Unspecified 0 gw-error-format"#]]
+            Unspecified 100 traffic-editor
+            Unspecified 50 jsonrpc-converter
+            Unspecified 0 gw-error-format
+            Unspecified 0 http-call
+            Unspecified 0 log-request-response
+            Unspecified 0 nginx-rewrite-compatible
+            Unspecified 0 response-cache"#]]
         .assert_eq(&listed.join("\n"));
         let written: Vec<&str> = PLUGINS.iter().map(|spec| spec.name).collect();
         let sorted: Vec<&str> = specs.iter().map(|spec| spec.name).collect();

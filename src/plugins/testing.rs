@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::registry::{PluginSpec, Scope};
 use super::{CompletedCall, Flow, Host, HttpAnswer, HttpCall, LlmCall, Plugin, Reply, Request, RequestState};
+use crate::base::cache::Cache;
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
 use crate::telemetry::metrics::Metrics;
@@ -23,6 +24,7 @@ pub struct FakeHost {
     pub calls: Mutex<Vec<HttpCall>>,
     answer: Box<Answer>,
     metrics: Metrics,
+    cache: Cache,
 }
 
 impl FakeHost {
@@ -34,7 +36,12 @@ impl FakeHost {
     pub fn answering(
         answer: impl Fn(&HttpCall) -> Result<HttpAnswer, String> + Send + Sync + 'static,
     ) -> Arc<FakeHost> {
-        Arc::new(FakeHost { calls: Mutex::default(), answer: Box::new(answer), metrics: Metrics::new() })
+        Arc::new(FakeHost {
+            calls: Mutex::default(),
+            answer: Box::new(answer),
+            metrics: Metrics::new(),
+            cache: Cache::default(),
+        })
     }
 }
 
@@ -71,6 +78,10 @@ impl Host for FakeHost {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    fn cache(&self) -> &Cache {
+        &self.cache
     }
 }
 

@@ -87,10 +87,8 @@ pub async fn run(session: &mut Session, ctx: &mut Context) -> pingora_error::Res
                 return Ok(Some(*reply));
             }
         }
-        if std::mem::take(&mut ctx.state.reroute)
-            && let Err(reply) = ctx.match_route(session.req_header())
-        {
-            return Ok(Some(reply));
+        if std::mem::take(&mut ctx.state.reroute) {
+            ctx.unrouted = ctx.match_route(session.req_header()).err();
         }
     }
     Ok(None)

@@ -1,6 +1,7 @@
 //! Everything the proxy keeps about one request.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -22,6 +23,8 @@ pub struct Context {
     pub state: RequestState,
     pub route: Option<Arc<RouteEntry>>,
     pub upstream: Option<Arc<Upstream>>,
+    /// The answer if no plugin changes the request so that a route takes it.
+    pub unrouted: Option<Reply>,
     /// Plugins that saw this request, in order.
     pub ran: Vec<Arc<dyn Plugin>>,
     pub trace: Option<TraceContext>,
@@ -30,6 +33,10 @@ pub struct Context {
     pub status: Option<u16>,
     pub upstream_address: String,
     pub tries: u32,
+    /// When the last try on the streaming path began.
+    pub asked_upstream: Option<Instant>,
+    /// From asking the upstream to its answer's head, in milliseconds.
+    pub upstream_service_time: Option<u64>,
     /// A plugin's answer instead of the upstream's, on its way to the client.
     pub replacement: Option<(ResponseHeader, Bytes)>,
     metrics: Arc<Metrics>,
@@ -51,6 +58,7 @@ impl Context {
             state: RequestState::new(),
             route: None,
             upstream: None,
+            unrouted: None,
             ran: Vec::new(),
             trace: None,
             method: http::Method::GET,
@@ -58,6 +66,8 @@ impl Context {
             status: None,
             upstream_address: String::new(),
             tries: 0,
+            asked_upstream: None,
+            upstream_service_time: None,
             replacement: None,
         }
     }
@@ -79,7 +89,12 @@ impl Context {
     pub fn match_route(&mut self, head: &RequestHeader) -> Result<(), Reply> {
         let snapshot = self.snapshot.clone();
         let Some(entry) = snapshot.routes.find(&self.state.host, head) else {
-            self.state.route = Arc::from("");
+            let nowhere: Arc<str> = Arc::from("");
+            self.state.route = nowhere.clone();
+            self.state.service = nowhere;
+            self.state.service_port = None;
+            self.upstream = None;
+            self.route = None;
             let message = format!(
                 "No route takes host \"{}\" and path \"{}\". Check the hosts and paths of the Ingress objects in the configuration folder.",
                 self.state.host,

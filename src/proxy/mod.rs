@@ -16,6 +16,7 @@ pub mod chain;
 pub mod context;
 pub mod exchange;
 pub mod finish;
+pub mod gzip;
 pub mod hygiene;
 pub mod listener;
 pub mod respond;

@@ -11,7 +11,7 @@ use super::chain::{BuiltRule, Chain, ChainEntry};
 use super::route::RouteTable;
 use super::tls::Certificates;
 use super::upstream::{Resolver, Upstream, UpstreamTimeouts};
-use crate::config::model::{self, FailStrategy, Gateway, GatewaySettings, PluginUse};
+use crate::config::model::{self, FailStrategy, Gateway, GatewaySettings, Gzip, PluginUse};
 use crate::config::{Problem, Settings};
 use crate::plugins::Host;
 use crate::plugins::registry::{self, Scope};
@@ -57,6 +57,8 @@ pub struct Snapshot {
     pub chain: Chain,
     pub certificates: Certificates,
     pub settings: GatewaySettings,
+    /// That of `settings`, shared with every answer that may be compressed.
+    pub gzip: Option<Arc<Gzip>>,
     pub limits: Limits,
     /// By service host; the ports of one service in ascending order.
     upstreams: HashMap<String, Vec<Arc<Upstream>>>,
@@ -72,6 +74,7 @@ impl Snapshot {
             chain: Chain::default(),
             certificates: Certificates::default(),
             limits: Limits::merge(settings, &gateway),
+            gzip: None,
             settings: gateway,
             upstreams: HashMap::new(),
         }
@@ -127,6 +130,7 @@ impl Snapshot {
             chain: Chain { entries },
             certificates,
             settings: gateway.settings.clone(),
+            gzip: gateway.settings.gzip.clone().map(Arc::new),
             limits,
             upstreams,
         })

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
+use crate::base::cache::Cache;
 use crate::base::tasks::Tasks;
 use crate::flywheel::Flywheel;
 use crate::learning::live::{LiveRouter, Routers};
@@ -21,6 +22,7 @@ pub struct ProcessHost {
     pub flywheel: Option<Flywheel>,
     pub routers: Arc<Routers>,
     pub metrics: Arc<Metrics>,
+    pub cache: Cache,
     pub tasks: Tasks,
 }
 
@@ -50,5 +52,9 @@ impl Host for ProcessHost {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    fn cache(&self) -> &Cache {
+        &self.cache
     }
 }

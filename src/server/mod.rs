@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use self::host::ProcessHost;
 use self::reload::Reloader;
 use crate::admin;
+use crate::base::cache::Cache;
 use crate::base::tasks::Tasks;
 use crate::config::settings::{AccessLog as AccessLogTarget, LogFormat, Settings};
 use crate::config::{Problem, Watcher};
@@ -169,6 +170,7 @@ impl Process {
             flywheel: flywheel.clone(),
             routers: routers.clone(),
             metrics: metrics.clone(),
+            cache: Cache::default(),
             tasks: tasks.clone(),
         });
         let reloader =

@@ -21,3 +21,4 @@ mod process;
 mod routing;
 mod sdk;
 mod streams;
+mod transform;

@@ -19,13 +19,7 @@ pub struct RequestHeaders<'a, 'r>(pub &'a mut Request<'r>);
 
 impl Bag for RequestHeaders<'_, '_> {
     fn values(&self, name: &str) -> Vec<String> {
-        let head = &self.0.head;
-        match name {
-            ":path" => vec![path_and_query(self.0).to_owned()],
-            ":method" => vec![head.method.as_str().to_owned()],
-            ":scheme" => vec![if self.0.state.is_tls { "https" } else { "http" }.to_owned()],
-            _ => texts(head.headers.get_all(header_of(name))),
-        }
+        header_values(self.0, name)
     }
 
     fn set(&mut self, name: &str, values: &[String]) {
@@ -58,7 +52,7 @@ impl Bag for ResponseHeaders<'_> {
     fn values(&self, name: &str) -> Vec<String> {
         match name {
             ":status" => vec![self.0.status.as_str().to_owned()],
-            _ => texts(self.0.headers.get_all(name)),
+            _ => texts(&self.0.headers.get_all(name)),
         }
     }
 
@@ -84,6 +78,17 @@ impl Bag for Values {
 
     fn set(&mut self, name: &str, values: &[String]) {
         self.replace(name, values);
+    }
+}
+
+/// Values of a request header, or of a pseudo header.
+pub fn header_values(request: &Request<'_>, name: &str) -> Vec<String> {
+    match name {
+        ":path" => vec![path_and_query(request).to_owned()],
+        ":method" => vec![request.head.method.as_str().to_owned()],
+        ":scheme" => vec![if request.state.is_tls { "https" } else { "http" }.to_owned()],
+        ":authority" => texts(&request.head.headers.get_all(http::header::HOST)),
+        _ => texts(&request.head.headers.get_all(name)),
     }
 }
 
@@ -124,11 +129,7 @@ fn set_authority(request: &mut Request<'_>, host: &str) {
     }
 }
 
-fn header_of(name: &str) -> &str {
-    if name == ":authority" { "host" } else { name }
-}
-
-fn texts(values: http::header::GetAll<'_, HeaderValue>) -> Vec<String> {
+fn texts(values: &http::header::GetAll<'_, HeaderValue>) -> Vec<String> {
     values.iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
 }
 

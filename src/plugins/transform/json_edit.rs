@@ -96,7 +96,7 @@ fn edit(text: &str, parts: &[Part], new: Option<&str>) -> Result<String, EditErr
     let (whole, items) = match cursor.kind()? {
         Kind::Object => members(&mut cursor)?,
         Kind::Array => elements(&mut cursor)?,
-        Kind::Null => return Ok(new.map_or_else(|| Ok(text.to_owned()), |new| build(parts, new))?),
+        Kind::Null => return new.map_or_else(|| Ok(text.to_owned()), |new| build(parts, new)),
         _ if new.is_none() => return Ok(text.to_owned()),
         _ => return Err(EditError::NotInside(part.name.clone())),
     };
