@@ -9,6 +9,7 @@
 
 pub mod ai;
 pub mod auth;
+pub mod compatibility;
 pub mod config;
 pub mod registry;
 pub mod rules;

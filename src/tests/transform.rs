@@ -1,4 +1,4 @@
-//! Answers replaced, held back, cached and compressed by the real gateway; requests routed again.
+//! Answers replaced, held back, cached and compressed by the real gateway; requests routed again; what `import` says.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -261,4 +261,33 @@ async fn a_compressed_stream_shows_its_first_event_before_the_second_is_there() 
     go_on.notify_one();
     wire.extend_from_slice(&got.into_body().collect().await.unwrap().to_bytes());
     assert_eq!(unzipped(&wire), "data: 0\n\ndata: 1\n\n");
+}
+
+#[test]
+fn import_says_what_becomes_of_each_object() {
+    let folder = Folder::new();
+    folder.route("web", "/", "nowhere.static");
+    folder.plugin("response-cache", &json!({"cache": {"type": "redis", "serviceName": "r.dns"}}), &json!([]));
+    folder.plugin("model-mapper", &json!({}), &json!([]));
+    folder.write("envoyfilters/h.yaml", &json!({"kind": "EnvoyFilter", "metadata": {"name": "h"}}));
+    let dir = folder.config();
+    let import = |form: &str| run_cli(&["import", dir.to_str().unwrap(), "--report", form], &folder);
+    let (code, out, _) = import("json");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let verdict = |file: &str| {
+        let rows = report["objects"].as_array().unwrap();
+        rows.iter().find(|row| row["file"] == file).unwrap_or_else(|| panic!("{file} in {out}"))["verdict"].clone()
+    };
+    assert_eq!(code, 0, "{out}");
+    assert_eq!(verdict("ingresses/web.yaml"), "partly");
+    assert_eq!(verdict("wasmplugins/response-cache.internal.yaml"), "differently");
+    assert_eq!(verdict("wasmplugins/model-mapper.internal.yaml"), "native");
+    assert_eq!(verdict("envoyfilters/h.yaml"), "ignored");
+    let (_, markdown, _) = import("md");
+    assert!(markdown.contains("## Partly supported") && markdown.contains("nowhere.static"), "{markdown}");
+    let (_, html, _) = import("html");
+    assert!(html.starts_with("<!doctype html>") && html.contains("<h2>Supported, with differences</h2>"), "{html}");
+    folder.plugin("transformer", &json!({"reqRules": "<b>"}), &json!([]));
+    let (code, html, _) = import("html");
+    assert!(code == 64 && html.contains("&lt;b&gt;"), "{code} {html}");
 }
