@@ -2,6 +2,7 @@
 
 mod config;
 mod flywheel;
+mod import;
 mod models;
 mod output;
 mod router;
@@ -33,6 +34,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Check config.toml and a configuration folder; lists every problem.
     Validate(validate::ValidateArgs),
+    /// Report what becomes of a Higress configuration folder, object by object.
+    Import(import::ImportArgs),
     /// Print settings: effective, default or schema.
     Config(config::ConfigArgs),
     /// Train, judge, promote and roll back routers.
@@ -129,6 +132,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Validate(args) => validate::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Router(args) => router::run(&args),
         Command::Flywheel(args) => flywheel::run(&args),

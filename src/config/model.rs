@@ -444,6 +444,50 @@ pub struct GatewaySettings {
     pub add_x_real_ip: bool,
     /// Keep `x-envoy-*` headers out of requests and responses.
     pub disable_x_envoy_headers: bool,
+    /// Compression of answers; `None`: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gzip: Option<Gzip>,
+}
+
+/// Which answers are compressed, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gzip {
+    /// Answers whose announced length is below this stay as they are.
+    pub min_content_length: u64,
+    /// Media types, lower case.
+    pub content_types: Vec<String>,
+    /// Leave answers with an `etag` alone; otherwise compression drops a strong tag, which names other bytes.
+    pub disable_on_etag_header: bool,
+    /// 1 (fast) to 9 (small).
+    pub level: u32,
+    /// Base-two logarithm of the window, 9 to 15.
+    pub window_bits: u8,
+    /// Bytes of room made at a time for what comes out.
+    pub chunk_size: usize,
+}
+
+impl Default for Gzip {
+    /// Higress' default object.
+    fn default() -> Self {
+        let types = [
+            "text/html",
+            "text/css",
+            "text/plain",
+            "text/xml",
+            "application/json",
+            "application/javascript",
+            "application/xhtml+xml",
+            "image/svg+xml",
+        ];
+        Self {
+            min_content_length: 1024,
+            content_types: types.map(str::to_owned).to_vec(),
+            disable_on_etag_header: true,
+            level: 9,
+            window_bits: 12,
+            chunk_size: 4096,
+        }
+    }
 }
 
 /// What most objects leave at its default is not shown.

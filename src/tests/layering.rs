@@ -47,6 +47,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("serde_saphyr", &["config/yaml.rs"]),
     ("notify", &["config/source/"]),
     ("clap", &["cli/"]),
+    ("flate2", &["proxy/gzip.rs"]),
     ("indicatif", &["cli/"]),
     ("prometheus_client", &["telemetry/"]),
     ("governor", &["proxy/limit.rs"]),

@@ -25,3 +25,4 @@ mod routing;
 mod sdk;
 mod streams;
 mod traffic;
+mod transform;
