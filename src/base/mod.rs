@@ -1,7 +1,8 @@
-//! What every other module may use: secrets, request ids, tracked tasks.
+//! What every other module may use: secrets, request ids, tracked tasks, a bounded cache.
 //!
 //! Standard library and small crates only. Nothing here knows HTTP, configuration or models.
 
+pub mod cache;
 pub mod ids;
 pub mod secret;
 pub mod tasks;

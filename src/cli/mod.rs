@@ -3,6 +3,7 @@
 mod config;
 mod config_history;
 mod flywheel;
+mod import;
 mod models;
 mod output;
 mod router;
@@ -34,6 +35,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Check config.toml and a configuration folder; lists every problem.
     Validate(validate::ValidateArgs),
+    /// Report what becomes of a Higress configuration folder, object by object.
+    Import(import::ImportArgs),
     /// Settings (effective, default, schema), and the history of the configuration folder.
     Config(config::ConfigArgs),
     /// Train, judge, promote and roll back routers.
@@ -130,6 +133,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Validate(args) => validate::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Router(args) => router::run(&args),
         Command::Flywheel(args) => flywheel::run(&args),

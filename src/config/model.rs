@@ -7,10 +7,10 @@
 mod policy;
 mod registry;
 mod rpc;
+mod service;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use crate::base::secret::Secret;
 pub use policy::*;
 pub use registry::*;
 pub use rpc::*;
+pub use service::*;
 
 /// Everything the gateway serves: one whole, consistent configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -292,92 +293,6 @@ pub enum PathRewrite {
     Regex { pattern: Pattern, substitution: String },
 }
 
-/// An upstream: a name that routes and plugins use, and where it listens.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Service {
-    /// For example `llm-x.internal.dns` or `svc.ns.svc.cluster.local`.
-    pub host: String,
-    pub origin: ObjectRef,
-    /// Not empty, numbers unique.
-    pub ports: Vec<ServicePort>,
-    pub tls: Option<UpstreamTls>,
-    /// Connections are made through this HTTP proxy.
-    pub proxy: Option<ConnectProxy>,
-}
-
-/// A proxy that is asked for a tunnel with CONNECT.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-pub struct ConnectProxy {
-    /// Host name or address.
-    pub host: String,
-    pub port: u16,
-    /// For the connection to the proxy and its answer.
-    pub connect_timeout: Duration,
-}
-
-impl Service {
-    /// The port of that number, or the only one if no number is given.
-    pub fn port(&self, number: Option<u16>) -> Option<&ServicePort> {
-        match number {
-            Some(number) => self.ports.iter().find(|port| port.number == number),
-            None if self.ports.len() == 1 => self.ports.first(),
-            None => None,
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ServicePort {
-    /// The service's port, as destinations name it; endpoints may listen elsewhere.
-    pub number: u16,
-    pub name: Option<String>,
-    pub protocol: Protocol,
-    pub endpoints: Endpoints,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Endpoints {
-    /// May be empty: a service without ready endpoints answers 503.
-    Static(Vec<SocketAddr>),
-    /// All addresses of all names.
-    Dns { names: Vec<String>, port: u16 },
-    /// What a registry said last. The addresses change without a new compilation, so they are not part of the model.
-    Discovered,
-}
-
-/// The application protocol spoken to the upstream; TLS is separate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    Http1,
-    /// Also gRPC.
-    Http2,
-    /// Reached only through an Http2Rpc.
-    Dubbo,
-}
-
-impl Protocol {
-    /// The names registries and instances use, with whether TLS is meant. An empty name is HTTP.
-    pub fn parse(name: &str) -> Option<(Protocol, bool)> {
-        match name.to_ascii_lowercase().as_str() {
-            "" | "http" | "tcp" => Some((Self::Http1, false)),
-            "https" => Some((Self::Http1, true)),
-            "http2" | "grpc" | "triple" | "tri" => Some((Self::Http2, false)),
-            "grpcs" => Some((Self::Http2, true)),
-            "dubbo" => Some((Self::Dubbo, false)),
-            _ => None,
-        }
-    }
-}
-
-/// TLS towards the upstream. Whether its certificate is verified is a setting of the process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct UpstreamTls {
-    /// `None`: the authority of the request.
-    pub sni: Option<String>,
-}
-
 /// One WasmPlugin object: which plugin runs, where in the chain, with which configuration for whom.
 ///
 /// Configurations hold tokens and passwords. `Debug` leaves them out; what is serialised must not reach people.
@@ -483,6 +398,50 @@ pub struct GatewaySettings {
     pub add_x_real_ip: bool,
     /// Keep `x-envoy-*` headers out of requests and responses.
     pub disable_x_envoy_headers: bool,
+    /// Compression of answers; `None`: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gzip: Option<Gzip>,
+}
+
+/// Which answers are compressed, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gzip {
+    /// Answers whose announced length is below this stay as they are.
+    pub min_content_length: u64,
+    /// Media types, lower case.
+    pub content_types: Vec<String>,
+    /// Leave answers with an `etag` alone; otherwise compression drops a strong tag, which names other bytes.
+    pub disable_on_etag_header: bool,
+    /// 1 (fast) to 9 (small).
+    pub level: u32,
+    /// Base-two logarithm of the window, 9 to 15.
+    pub window_bits: u8,
+    /// Bytes of room made at a time for what comes out.
+    pub chunk_size: usize,
+}
+
+impl Default for Gzip {
+    /// Higress' default object.
+    fn default() -> Self {
+        let types = [
+            "text/html",
+            "text/css",
+            "text/plain",
+            "text/xml",
+            "application/json",
+            "application/javascript",
+            "application/xhtml+xml",
+            "image/svg+xml",
+        ];
+        Self {
+            min_content_length: 1024,
+            content_types: types.map(str::to_owned).to_vec(),
+            disable_on_etag_header: true,
+            level: 9,
+            window_bits: 12,
+            chunk_size: 4096,
+        }
+    }
 }
 
 #[expect(clippy::ref_option, reason = "the signature serde asks for")]
@@ -532,27 +491,5 @@ mod tests {
     #[test]
     fn patterns_are_bounded() {
         assert!(Pattern::full(r"(\w{100}){100}").is_err());
-    }
-
-    #[test]
-    fn a_service_with_one_port_needs_no_number() {
-        let port = |number| ServicePort {
-            number,
-            name: None,
-            protocol: Protocol::Http1,
-            endpoints: Endpoints::Static(Vec::new()),
-        };
-        let origin = ObjectRef {
-            kind: "Service".into(),
-            namespace: "a".into(),
-            name: "b".into(),
-            file: PathBuf::from("b.yaml"),
-        };
-        let mut service = Service { host: "b".into(), origin, ports: vec![port(80)], tls: None, proxy: None };
-        assert_eq!(service.port(None), Some(&port(80)));
-        service.ports.push(port(81));
-        assert_eq!(service.port(None), None);
-        assert_eq!(service.port(Some(81)), Some(&port(81)));
-        assert_eq!(service.port(Some(82)), None);
     }
 }

@@ -125,7 +125,7 @@ impl<'a> Fields<'a> {
             for key in object.keys() {
                 if !self.read.contains(&key.as_str()) {
                     let known = self.read.join(", ");
-                    self.problem(key, format!("is not a field of this plugin; known here: {known}"));
+                    self.problem(key, format!("{UNKNOWN_FIELD}{known}"));
                 }
             }
         }
@@ -143,6 +143,13 @@ pub fn type_name(value: &Value) -> &'static str {
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }
+}
+
+const UNKNOWN_FIELD: &str = "is not a field of this plugin; known here: ";
+
+/// The fields there are, from the message about one that is not.
+pub fn known_fields(message: &str) -> Option<Vec<&str>> {
+    Some(message.strip_prefix(UNKNOWN_FIELD)?.split(", ").collect())
 }
 
 /// How a message names the type of a JSON value.

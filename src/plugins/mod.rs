@@ -10,6 +10,7 @@
 pub mod address;
 pub mod ai;
 pub mod auth;
+pub mod compatibility;
 pub mod config;
 pub mod parts;
 pub mod registry;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use crate::base::cache::Cache;
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
 use crate::llm::provider::Provider;
@@ -62,6 +64,10 @@ pub trait Plugin: Send + Sync {
         Flow::Continue
     }
 
+    /// Runs in chain order for each piece of a request body that streams on to the upstream; a body that was read whole is in
+    /// `request.state.body` instead. Must not block.
+    fn on_request_chunk(&self, _request: &mut Request<'_>, _chunk: &Bytes) {}
+
     /// Whether this plugin may want to see or replace the whole answer of the upstream to this request. Asked once the chain
     /// has run, before anything goes upstream: yes moves the request to the exchange path, the only one that can hold an answer
     /// back, which reads the request's body too. The gateway's own answers are whole from the start and need no yes here.
@@ -79,8 +85,9 @@ pub trait Plugin: Send + Sync {
     /// Runs in reverse chain order before the answer's head goes to the client.
     fn on_response_headers(&self, _request: &mut Request<'_>, _response: &mut ResponseHeader) {}
 
-    /// Whether this answer must be held back until its body is complete (limit: `limits.max_body_bytes`). Asked after
-    /// [`Plugin::on_response_headers`]; of an upstream's answer only if [`Plugin::may_hold_answer`] said yes.
+    /// Whether this plugin wants to see this answer when its body is complete. Asked after [`Plugin::on_response_headers`]. An
+    /// upstream's answer is held back (limit: `limits.max_body_bytes`) only for plugins that also said
+    /// [`Plugin::may_hold_answer`]; others see it if it is whole anyway, and in pieces if not.
     fn wants_response_body(&self, _request: &Request<'_>, _response: &ResponseHeader) -> bool {
         false
     }
@@ -227,6 +234,8 @@ pub trait Host: Send + Sync {
     async fn embed(&self, _text: &str) -> Option<Vec<f32>> {
         None
     }
+    /// Answers kept for later requests; outlives configurations. Keys begin with the user's name and a NUL.
+    fn cache(&self) -> &Cache;
 }
 
 /// A plain HTTP call a plugin makes. The process adds `Host` (unless the head has one) and `Content-Length`.

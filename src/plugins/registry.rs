@@ -64,6 +64,7 @@ pub static PLUGINS: &[PluginSpec] = &[
     security::replay_protection::SPEC,
     traffic::geo_ip::SPEC,
     traffic::de_graphql::SPEC,
+    transform::cache_control::SPEC,
     transform::transformer::SPEC,
     auth::ext_auth::SPEC,
     auth::oauth::SPEC,
@@ -89,12 +90,22 @@ pub static PLUGINS: &[PluginSpec] = &[
     traffic::frontend_gray::SPEC,
     traffic::traffic_tag::SPEC,
     ai::proxy::SPEC,
+    transform::traffic_editor::SPEC,
+    transform::jsonrpc_converter::SPEC,
     traffic::cluster_key_rate_limit::SPEC,
     traffic::key_rate_limit::SPEC,
     transform::gw_error_format::SPEC,
+    transform::http_call::SPEC,
+    transform::log_request_response::SPEC,
+    transform::nginx_rewrite_compatible::SPEC,
+    transform::response_cache::SPEC,
 ];
 
+/// Names of plugin images that are not the plugin's own name.
+const ALIASES: &[(&str, &str)] = &[("json-converter", "jsonrpc-converter")];
+
 pub fn find(name: &str) -> Option<&'static PluginSpec> {
+    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
     PLUGINS.iter().find(|spec| spec.name == name)
 }
 
@@ -103,7 +114,7 @@ pub struct BuiltIns;
 
 impl PluginCatalog for BuiltIns {
     fn names(&self) -> Vec<&str> {
-        PLUGINS.iter().map(|spec| spec.name).collect()
+        PLUGINS.iter().map(|spec| spec.name).chain(ALIASES.iter().map(|(alias, _)| *alias)).collect()
     }
 
     fn check(&self, plugin: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<FieldProblem> {
@@ -138,6 +149,7 @@ mod tests {
             Authn 800 replay-protection
             Authn 440 geo-ip
             Authn 430 de-graphql
+            Authn 420 cache-control
             Authn 410 transformer
             Authn 360 ext-auth
             Authn 350 oauth
@@ -163,9 +175,15 @@ mod tests {
             Unspecified 450 frontend-gray
             Unspecified 400 traffic-tag
             Unspecified 100 ai-proxy
+            Unspecified 100 traffic-editor
+            Unspecified 50 jsonrpc-converter
             Unspecified 20 cluster-key-rate-limit
             Unspecified 10 key-rate-limit
-            Unspecified 0 gw-error-format"#]]
+            Unspecified 0 gw-error-format
+            Unspecified 0 http-call
+            Unspecified 0 log-request-response
+            Unspecified 0 nginx-rewrite-compatible
+            Unspecified 0 response-cache"#]]
         .assert_eq(&listed.join("\n"));
         let written: Vec<&str> = PLUGINS.iter().map(|spec| spec.name).collect();
         let sorted: Vec<&str> = specs.iter().map(|spec| spec.name).collect();

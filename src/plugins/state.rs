@@ -42,6 +42,8 @@ pub struct RequestState {
     pub reply_headers: Vec<(HeaderName, HeaderValue)>,
     /// `response_code_details` of the access log.
     pub details: String,
+    /// Further fields for this request's line of the access log.
+    pub log: Map<String, Value>,
     /// Set when the request is a model call.
     pub llm: Option<Box<LlmState>>,
     /// Private notes of plugins from request to log, keyed by type.
@@ -68,6 +70,7 @@ impl RequestState {
             reroute: false,
             reply_headers: Vec::new(),
             details: String::new(),
+            log: Map::new(),
             llm: None,
             notes: Extensions::new(),
         }

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::registry::{PluginSpec, Scope};
 use super::{CompletedCall, Flow, Host, HttpAnswer, HttpCall, LlmCall, Plugin, Reply, Request, RequestState};
+use crate::base::cache::Cache;
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
 use crate::stores::redis::{Locate, RedisConfig};
@@ -28,6 +29,7 @@ pub struct FakeHost {
     answer: Box<Answer>,
     stores: Stores,
     metrics: Metrics,
+    cache: Cache,
 }
 
 impl FakeHost {
@@ -39,8 +41,13 @@ impl FakeHost {
     pub fn answering(
         answer: impl Fn(&HttpCall) -> Result<HttpAnswer, String> + Send + Sync + 'static,
     ) -> Arc<FakeHost> {
-        let stores = Stores::new(Arc::new(Nowhere));
-        Arc::new(FakeHost { calls: Mutex::default(), answer: Box::new(answer), stores, metrics: Metrics::new() })
+        Arc::new(FakeHost {
+            calls: Mutex::default(),
+            answer: Box::new(answer),
+            stores: Stores::new(Arc::new(Nowhere)),
+            metrics: Metrics::new(),
+            cache: Cache::default(),
+        })
     }
 }
 
@@ -95,6 +102,10 @@ impl Host for FakeHost {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    fn cache(&self) -> &Cache {
+        &self.cache
     }
 }
 

@@ -1,6 +1,7 @@
 //! Everything the proxy keeps about one request.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -33,6 +34,8 @@ pub struct Context {
     pub lease: Option<Lease>,
     /// The default backend was asked, because of the status of an answer.
     pub has_fallen_back: bool,
+    /// The answer if no plugin changes the request so that a route takes it.
+    pub unrouted: Option<Reply>,
     /// Plugins that saw this request, in order.
     pub ran: Vec<Arc<dyn Plugin>>,
     pub trace: Option<TraceContext>,
@@ -41,6 +44,10 @@ pub struct Context {
     pub status: Option<u16>,
     pub upstream_address: String,
     pub tries: u32,
+    /// When the last try on the streaming path began.
+    pub asked_upstream: Option<Instant>,
+    /// From asking the upstream to its answer's head, in milliseconds.
+    pub upstream_service_time: Option<u64>,
     /// A plugin's answer instead of the upstream's, on its way to the client.
     pub replacement: Option<(ResponseHeader, Bytes)>,
     metrics: Arc<Metrics>,
@@ -66,6 +73,7 @@ impl Context {
             balance: balance::Key::default(),
             lease: None,
             has_fallen_back: false,
+            unrouted: None,
             ran: Vec::new(),
             trace: None,
             method: http::Method::GET,
@@ -73,6 +81,8 @@ impl Context {
             status: None,
             upstream_address: String::new(),
             tries: 0,
+            asked_upstream: None,
+            upstream_service_time: None,
             replacement: None,
         }
     }
@@ -94,7 +104,12 @@ impl Context {
     pub fn match_route(&mut self, head: &RequestHeader) -> Result<(), Reply> {
         let snapshot = self.snapshot.clone();
         let Some(entry) = snapshot.routes.find(&self.state.host, head) else {
-            self.state.route = Arc::from("");
+            let nowhere: Arc<str> = Arc::from("");
+            self.state.route = nowhere.clone();
+            self.state.service = nowhere;
+            self.state.service_port = None;
+            self.upstream = None;
+            self.route = None;
             let message = format!(
                 "No route takes host \"{}\" and path \"{}\". Check the hosts and paths of the Ingress objects in the configuration folder.",
                 self.state.host,

@@ -60,10 +60,12 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
         upstream_host: &ctx.upstream_address,
         upstream_service_time: llm
             .and_then(|llm| llm.attempts.last())
-            .and_then(|attempt| u64::try_from(attempt.latency.as_millis()).ok()),
+            .and_then(|attempt| u64::try_from(attempt.latency.as_millis()).ok())
+            .or(ctx.upstream_service_time),
         user_agent: header("user-agent"),
         x_forwarded_for: header("x-forwarded-for"),
         consumer: ctx.state.consumer.as_deref(),
+        further: Some(&ctx.state.log).filter(|further| !further.is_empty()),
         ai_log: llm.map(|llm| &llm.log).filter(|log| !log.is_empty()),
     };
     if !log.write(&entry) {

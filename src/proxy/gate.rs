@@ -21,12 +21,16 @@ use crate::plugins::Reply;
 /// Redirects to https keep method and body.
 const HTTPS_STATUS: u16 = 308;
 
-/// Matches the route and passes its gate.
+/// Matches the route and passes its gate. Without a route [`Context::unrouted`] is the answer, unless a plugin changes the
+/// request so that one takes it: plugins run without a route too, as in Envoy.
 ///
 /// # Errors
 /// The answer to give instead of going on.
 pub fn enter(ctx: &mut Context, head: &RequestHeader) -> Result<(), Reply> {
-    ctx.match_route(head)?;
+    ctx.unrouted = ctx.match_route(head).err();
+    if ctx.unrouted.is_some() {
+        return Ok(());
+    }
     let Some(entry) = &ctx.route else { return Ok(()) };
     let admission = &entry.route.admission;
     if !may_come_from(admission, ctx.state.client_ip) {

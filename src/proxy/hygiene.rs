@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -84,6 +84,18 @@ pub fn nominated(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(http::header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let names = values.flat_map(|value| value.split(',')).map(str::trim);
     names.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case("close")).map(str::to_owned).collect()
+}
+
+/// Removes what only Envoy would say, for `disableXEnvoyHeaders`.
+pub fn strip_x_envoy(head: &mut RequestHeader) {
+    for name in x_envoy(&head.headers) {
+        head.remove_header(&name);
+    }
+}
+
+/// Names of headers that begin with `x-envoy-`.
+pub fn x_envoy(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers.keys().filter(|name| name.as_str().starts_with("x-envoy-")).cloned().collect()
 }
 
 /// Bytes of request line and headers as they stood on the wire, roughly: names, values and separators.

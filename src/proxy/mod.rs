@@ -25,6 +25,7 @@ pub mod exchange;
 pub mod finish;
 pub mod front;
 pub mod gate;
+pub mod gzip;
 pub mod hygiene;
 pub mod limit;
 pub mod listener;

@@ -10,9 +10,10 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::context::Context;
+use super::hygiene::x_envoy;
 use super::{cors, outgoing};
 use crate::llm::error::{ApiError, ErrorKind};
-use crate::plugins::{Plugin, Reply, Request};
+use crate::plugins::{Reply, Request};
 
 /// How long the rest of a refused request is read away.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
@@ -104,6 +105,15 @@ fn parts(reply: Reply) -> Result<(ResponseHeader, Bytes)> {
     Ok((head, reply.body))
 }
 
+/// Says that an answer is an upstream's, and how long it took, as Envoy does and other tools read.
+pub fn mark_upstream_answer(ctx: &mut Context, head: &mut ResponseHeader, took: Duration) {
+    let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    ctx.state.is_upstream_answer = true;
+    ctx.upstream_service_time = Some(took);
+    // Name and value are header text.
+    let _ = head.insert_header("x-envoy-upstream-service-time", took);
+}
+
 /// What every answer gets before it goes out: headers that plugins asked for, then the chain in reverse. `Some` is the body
 /// of another answer, whose head is in `head` now: a plugin answers instead.
 ///
@@ -129,19 +139,21 @@ pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut Response
     if let Some(cors) = ctx.route.as_ref().and_then(|entry| entry.route.admission.cors.as_ref()) {
         cors::decorate(cors, session.req_header(), head);
     }
+    if ctx.snapshot.settings.disable_x_envoy_headers {
+        for name in x_envoy(&head.headers) {
+            head.remove_header(&name);
+        }
+    }
     Ok(replacement)
 }
 
-/// Whether a plugin that ran wants this answer held back until it is complete.
+/// Whether a plugin that ran wants this answer when it is whole, and it is, or may be held back until it is.
 pub fn holds(session: &mut Session, ctx: &mut Context, head: &ResponseHeader) -> bool {
     ctx.ran.iter().any(|plugin| {
         let request = Request { head: session.req_header_mut(), state: &mut ctx.state };
-        wants_body(plugin.as_ref(), &request, head)
+        let may_hold = !request.state.is_upstream_answer || plugin.may_hold_answer(&request);
+        may_hold && plugin.wants_response_body(&request, head)
     })
-}
-
-fn wants_body(plugin: &dyn Plugin, request: &Request<'_>, head: &ResponseHeader) -> bool {
-    (!request.state.is_upstream_answer || plugin.may_hold_answer(request)) && plugin.wants_response_body(request, head)
 }
 
 /// Shows the whole answer to the plugins that want it, in reverse order.
@@ -156,12 +168,20 @@ pub async fn finish_body(
 ) -> Result<()> {
     for plugin in ctx.ran.iter().rev() {
         let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
-        if wants_body(plugin.as_ref(), &request, head) {
+        if plugin.wants_response_body(&request, head) {
             plugin.on_response_body(&mut request, head, body).await;
         }
     }
     head.remove_header(&http::header::TRANSFER_ENCODING);
     head.set_content_length(body.len())
+}
+
+/// Shows a piece of the request's body, on its way upstream, to the plugins that ran.
+pub fn pass_request_chunk(session: &mut Session, ctx: &mut Context, chunk: &Bytes) {
+    for plugin in &ctx.ran {
+        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        plugin.on_request_chunk(&mut request, chunk);
+    }
 }
 
 /// Shows a piece of the answer's body to the plugins that ran, in reverse order; they may replace it.

@@ -1,11 +1,12 @@
 //! pingora's phases, each one line that names the stage.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -16,7 +17,7 @@ use super::dubbo::Dubbo;
 use super::exchange::Exchange;
 use super::resolve::Resolver;
 use super::snapshot::Snapshot;
-use super::{body, chain, finish, gate, hygiene, mirror, outgoing, respond, retry};
+use super::{body, chain, finish, gate, gzip, hygiene, mirror, outgoing, respond, retry};
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
 use crate::telemetry::access_log::AccessLog;
@@ -48,7 +49,8 @@ impl Gateway {
         if let Err(reply) = gate::enter(ctx, session.req_header()) {
             return Ok(Some(reply));
         }
-        chain::run(session, ctx).await
+        let reply = chain::run(session, ctx).await?;
+        Ok(reply.or_else(|| ctx.unrouted.take()))
     }
 }
 
@@ -60,7 +62,12 @@ impl ProxyHttp for Gateway {
         Context::new(self.snapshot.load_full(), self.metrics.clone())
     }
 
+    fn init_downstream_modules(&self, modules: &mut HttpModules) {
+        modules.add_module(gzip::module());
+    }
+
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        gzip::configure(session, ctx.snapshot.gzip.as_ref());
         let limits = &ctx.snapshot.limits;
         session.set_write_timeout(Some(limits.timeouts.between_reads));
         if session.get_keepalive().is_some() {
@@ -100,6 +107,7 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         ctx.tries += 1;
+        ctx.asked_upstream = Some(Instant::now());
         let rewritten = ctx.route.as_ref().and_then(|route| route.route.rewrite.host.as_deref());
         let authority = rewritten.or_else(|| hygiene::authority(session.req_header())).unwrap_or_default();
         let Some(upstream) = &ctx.upstream else {
@@ -121,13 +129,30 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        chunk: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if let Some(chunk) = chunk {
+            respond::pass_request_chunk(session, ctx, chunk);
+        }
+        Ok(())
+    }
+
     async fn upstream_request_filter(
         &self,
         _session: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        outgoing::prepare(request, ctx)
+        outgoing::prepare(request, ctx)?;
+        if ctx.snapshot.settings.disable_x_envoy_headers {
+            hygiene::strip_x_envoy(request);
+        }
+        Ok(())
     }
 
     async fn upstream_response_filter(
@@ -148,7 +173,9 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
-        ctx.state.is_upstream_answer = true;
+        if let Some(asked) = ctx.asked_upstream {
+            respond::mark_upstream_answer(ctx, response, asked.elapsed());
+        }
         match respond::finish_upstream_head(session, ctx, response)? {
             None => Ok(()),
             Some(body) => {

@@ -13,7 +13,7 @@ use super::resolve::Resolver;
 use super::route::RouteTable;
 use super::tls::{ByHost, Certificates, ClientIdentity};
 use super::upstream::{Upstream, UpstreamTimeouts, Variant};
-use crate::config::model::{self, FailStrategy, Gateway, GatewaySettings, PluginUse, UpstreamPolicy};
+use crate::config::model::{self, FailStrategy, Gateway, GatewaySettings, Gzip, PluginUse, UpstreamPolicy};
 use crate::config::{Problem, Settings};
 use crate::plugins::Host;
 use crate::plugins::registry::{self, Scope};
@@ -61,6 +61,8 @@ pub struct Snapshot {
     /// Where TLS connections go as they are.
     pub passthrough: ByHost<Arc<Upstream>>,
     pub settings: GatewaySettings,
+    /// That of `settings`, shared with every answer that may be compressed.
+    pub gzip: Option<Arc<Gzip>>,
     pub limits: Limits,
     /// By service host; the ports of one service in ascending order.
     upstreams: HashMap<String, Vec<Arc<Upstream>>>,
@@ -77,6 +79,7 @@ impl Snapshot {
             certificates: Certificates::default(),
             passthrough: ByHost::default(),
             limits: Limits::merge(settings, &gateway),
+            gzip: None,
             settings: gateway,
             upstreams: HashMap::new(),
         }
@@ -155,6 +158,7 @@ impl Snapshot {
             certificates,
             passthrough,
             settings: gateway.settings.clone(),
+            gzip: gateway.settings.gzip.clone().map(Arc::new),
             limits,
             upstreams,
         })

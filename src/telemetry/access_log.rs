@@ -38,6 +38,9 @@ pub struct Entry<'a> {
     pub consumer: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ai_log: Option<&'a Map<String, Value>>,
+    /// What plugins add, as fields of their own.
+    #[serde(flatten)]
+    pub further: Option<&'a Map<String, Value>>,
 }
 
 /// Where lines go.

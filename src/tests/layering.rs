@@ -51,6 +51,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("notify", &["config/source/"]),
     ("hickory_resolver", &["proxy/resolve.rs"]),
     ("clap", &["cli/"]),
+    ("flate2", &["proxy/gzip.rs"]),
     ("indicatif", &["cli/"]),
     ("prometheus_client", &["telemetry/"]),
     ("governor", &["proxy/limit.rs"]),

@@ -26,3 +26,4 @@ mod routing;
 mod sdk;
 mod streams;
 mod traffic;
+mod transform;

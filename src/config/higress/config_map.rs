@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::skip_common;
 use crate::config::SYSTEM_NAMESPACE;
 use crate::config::fields::Fields;
-use crate::config::model::GatewaySettings;
+use crate::config::model::{GatewaySettings, Gzip};
 use crate::config::problem::Report;
 use crate::config::source::RawObject;
 use crate::config::yaml;
@@ -67,18 +67,93 @@ fn read_settings(mut fields: Fields<'_>, settings: &mut GatewaySettings) {
             read_http2(&mut http2, settings);
             http2.finish();
         }
-        downstream.unsupported(&["connectionBufferLimits"]);
+        check_buffer_limit(&mut downstream);
         downstream.finish();
     }
     if let Some(mut upstream) = fields.object("upstream") {
         settings.upstream_idle_timeout = seconds(&mut upstream, "idleTimeout");
-        upstream.unsupported(&["connectionBufferLimits"]);
+        check_buffer_limit(&mut upstream);
         upstream.finish();
     }
     settings.add_x_real_ip = fields.boolean("addXRealIpHeader").unwrap_or_default();
     settings.disable_x_envoy_headers = fields.boolean("disableXEnvoyHeaders").unwrap_or_default();
-    fields.unsupported(&["gzip", "mcpServer", "tracing"]);
+    settings.gzip = match fields.object("gzip") {
+        Some(gzip) => read_gzip(gzip),
+        // Higress compresses unless told not to.
+        None => Some(Gzip::default()),
+    };
+    fields.unsupported(&["mcpServer", "tracing"]);
     fields.finish();
+}
+
+/// Envoy's buffers. Here a connection's buffers have sizes of their own and a body's limit is `limits.max_body_bytes`, so the value
+/// only has to be one.
+fn check_buffer_limit(fields: &mut Fields<'_>) {
+    fields.integer::<u32>("connectionBufferLimits");
+}
+
+const LEVELS: &[(&str, u32)] = &[
+    ("DEFAULT_COMPRESSION", 6),
+    ("BEST_SPEED", 1),
+    ("COMPRESSION_LEVEL_1", 1),
+    ("COMPRESSION_LEVEL_2", 2),
+    ("COMPRESSION_LEVEL_3", 3),
+    ("COMPRESSION_LEVEL_4", 4),
+    ("COMPRESSION_LEVEL_5", 5),
+    ("COMPRESSION_LEVEL_6", 6),
+    ("COMPRESSION_LEVEL_7", 7),
+    ("COMPRESSION_LEVEL_8", 8),
+    ("COMPRESSION_LEVEL_9", 9),
+    ("BEST_COMPRESSION", 9),
+];
+const STRATEGIES: &[&str] = &["DEFAULT_STRATEGY", "FILTERED", "HUFFMAN_ONLY", "RLE", "FIXED"];
+
+/// `None` where it is switched off, which a section that does not say `enable: true` is.
+fn read_gzip(mut fields: Fields<'_>) -> Option<Gzip> {
+    let is_enabled = fields.boolean("enable").unwrap_or(false);
+    let mut gzip = Gzip::default();
+    let mut within = |key, low: u64, high: u64| {
+        let value = fields.integer::<u64>(key)?;
+        if (low..=high).contains(&value) {
+            return Some(value);
+        }
+        fields.report().error(&fields.path_of(key), format!("must be between {low} and {high}, not {value}"));
+        None
+    };
+    if let Some(length) = within("minContentLength", 1, u64::from(u32::MAX)) {
+        gzip.min_content_length = length;
+    }
+    if let Some(bits) = within("windowBits", 9, 15).and_then(|bits| u8::try_from(bits).ok()) {
+        gzip.window_bits = bits;
+    }
+    if let Some(size) = within("chunkSize", 4096, 65536).and_then(|size| usize::try_from(size).ok()) {
+        gzip.chunk_size = size;
+    }
+    // How much memory the search for repetitions takes is the library's choice.
+    within("memoryLevel", 1, 9);
+    if let Some(disable) = fields.boolean("disableOnEtagHeader") {
+        gzip.disable_on_etag_header = disable;
+    }
+    let types = fields.texts("contentType");
+    if !types.is_empty() {
+        gzip.content_types = types.iter().map(|kind| kind.trim().to_ascii_lowercase()).collect();
+    }
+    if let Some(level) = fields.text("compressionLevel") {
+        match LEVELS.iter().find(|(name, _)| *name == level) {
+            Some((_, level)) => gzip.level = *level,
+            None => {
+                let names: Vec<&str> = LEVELS.iter().map(|(name, _)| *name).collect();
+                let message = format!("`{level}` is no level; these are: {}", names.join(", "));
+                fields.report().error(&fields.path_of("compressionLevel"), message);
+            }
+        }
+    }
+    if let Some(strategy) = fields.text("compressionStrategy").filter(|strategy| !STRATEGIES.contains(strategy)) {
+        let message = format!("`{strategy}` is no strategy; these are: {}", STRATEGIES.join(", "));
+        fields.report().error(&fields.path_of("compressionStrategy"), message);
+    }
+    fields.finish();
+    is_enabled.then_some(gzip)
 }
 
 fn read_http2(http2: &mut Fields<'_>, settings: &mut GatewaySettings) {

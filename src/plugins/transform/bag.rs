@@ -19,13 +19,7 @@ pub struct RequestHeaders<'a, 'r>(pub &'a mut Request<'r>);
 
 impl Bag for RequestHeaders<'_, '_> {
     fn values(&self, name: &str) -> Vec<String> {
-        let head = &self.0.head;
-        match name {
-            ":path" => vec![path_and_query(self.0).to_owned()],
-            ":method" => vec![head.method.as_str().to_owned()],
-            ":scheme" => vec![if self.0.state.is_tls { "https" } else { "http" }.to_owned()],
-            _ => texts(&head.headers.get_all(header_of(name))),
-        }
+        header_values(self.0, name)
     }
 
     fn set(&mut self, name: &str, values: &[String]) {
@@ -87,6 +81,17 @@ impl Bag for Values {
     }
 }
 
+/// Values of a request header, or of a pseudo header.
+pub fn header_values(request: &Request<'_>, name: &str) -> Vec<String> {
+    match name {
+        ":path" => vec![path_and_query(request).to_owned()],
+        ":method" => vec![request.head.method.as_str().to_owned()],
+        ":scheme" => vec![if request.state.is_tls { "https" } else { "http" }.to_owned()],
+        ":authority" => texts(&request.head.headers.get_all(http::header::HOST)),
+        _ => texts(&request.head.headers.get_all(name)),
+    }
+}
+
 /// Path with query as it goes upstream.
 pub fn path_and_query<'a>(request: &'a Request<'_>) -> &'a str {
     request.head.uri.path_and_query().map_or("/", |path| path.as_str())
@@ -122,10 +127,6 @@ fn set_authority(request: &mut Request<'_>, host: &str) {
         };
         request.state.host = name.to_ascii_lowercase();
     }
-}
-
-fn header_of(name: &str) -> &str {
-    if name == ":authority" { "host" } else { name }
 }
 
 fn texts(values: &http::header::GetAll<'_, HeaderValue>) -> Vec<String> {

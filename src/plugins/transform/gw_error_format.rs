@@ -1,7 +1,7 @@
 //! `gw-error-format`: other status, headers and body for the gateway's own errors. Default phase, priority 0.
 //!
 //! Answers of an upstream are never touched. Difference from Higress: the gateway's errors have other texts here than Envoy's, so a
-//! rule may compare with Envoy's text ([`ENVOY_TEXTS`]) or with ours; the content type follows the new body unless `set_header` names
+//! rule may compare with Envoy's text (`ENVOY_TEXTS`) or with ours; the content type follows the new body unless `set_header` names
 //! one.
 
 use std::sync::Arc;

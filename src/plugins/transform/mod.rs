@@ -3,10 +3,17 @@
 //! `bag` is how several of them see headers and query parameters, `form` and `json_edit` how they change bodies.
 
 pub mod bag;
+pub mod cache_control;
 pub mod custom_response;
 pub mod form;
 pub mod gw_error_format;
+pub mod http_call;
 pub mod json_edit;
+pub mod jsonrpc_converter;
+pub mod log_request_response;
+pub mod nginx_rewrite_compatible;
+pub mod response_cache;
+pub mod traffic_editor;
 pub mod transformer;
 
 use serde_json::Value;

@@ -16,7 +16,7 @@ use crate::llm::splice::{Edit, splice};
 use crate::plugins::rules::Place;
 use crate::plugins::{Answered, CredentialPlace, End, LlmCall, Reply, Target, without_query};
 use crate::proxy::context::Context;
-use crate::proxy::hygiene::{authority, nominated};
+use crate::proxy::hygiene::{authority, nominated, strip_x_envoy};
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::upstream::{Upstream, UpstreamTimeouts};
 use crate::proxy::{outgoing, respond};
@@ -88,6 +88,9 @@ impl Call {
         let provider = ctx.snapshot.chain.provider_at(place).cloned();
         if let Some(place) = ctx.state.credential.as_ref().filter(|_| llm.is_some() || provider.is_some()) {
             withhold(&mut head, place);
+        }
+        if ctx.snapshot.settings.disable_x_envoy_headers {
+            strip_x_envoy(&mut head);
         }
         let asked = llm.map(|llm| llm.requested_model.as_str()).unwrap_or_default();
         Ok(Call {

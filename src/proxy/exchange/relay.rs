@@ -32,10 +32,11 @@ const NOT_RELAYED: &[&str] =
 pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context, opened: Opened) -> Result<()> {
     let is_event_stream = opened.is_event_stream();
     let mut watch = Watch::new(&opened);
+    let begun = opened.started;
     let Opened { mut upstream, peer, mut head, first, is_done, call, lease: _lease, .. } = opened;
 
     prepare_head(session, &mut head);
-    ctx.state.is_upstream_answer = true;
+    respond::mark_upstream_answer(ctx, &mut head, begun.elapsed());
     if let Some(body) = respond::finish_upstream_head(session, ctx, &mut head)? {
         let answered = watch.answered(&call, End::Complete);
         exchange.count_answered(&answered);

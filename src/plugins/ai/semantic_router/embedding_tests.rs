@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::base::cache::Cache;
 use crate::learning::live::{Routers, Serving};
 use crate::plugins::{CompletedCall, HttpAnswer, HttpCall};
 use crate::routing::{Example, Family as Heads, Outcome, TrainOptions, train};
@@ -49,6 +50,10 @@ impl Host for Embeds {
 
     fn router(&self, _name: &str) -> Arc<LiveRouter> {
         panic!("the test has it")
+    }
+
+    fn cache(&self) -> &Cache {
+        panic!("a decision caches nothing")
     }
 
     fn metrics(&self) -> &Metrics {

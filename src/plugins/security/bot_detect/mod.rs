@@ -1,6 +1,6 @@
 //! `bot-detect`: keeps crawlers out by their User-Agent. AUTHZ phase, priority 310.
 //!
-//! An expression of `allow` lets pass, one of `deny` blocks, then the built-in crawlers ([`crawlers`]) are blocked. Every
+//! An expression of `allow` lets pass, one of `deny` blocks, then the built-in crawlers (`crawlers`) are blocked. Every
 //! expression must match the whole User-Agent.
 //!
 //! Differences from Higress: expressions may be longer than 100 instructions; the details say which list matched instead of

@@ -1,7 +1,7 @@
 //! `waf`: a web application firewall with ModSecurity rules. AUTHZ phase, priority 330.
 //!
 //! The rule engine is the crate `zentinel-modsec`, which runs the OWASP Core Rule Set (its authors measure 4,806 of the rule
-//! set's 5,184 regression cases). [`rules`] says which directives a configuration may use. Phase 1 runs when the head is there,
+//! set's 5,184 regression cases). `rules` says which directives a configuration may use. Phase 1 runs when the head is there,
 //! phase 2 when the body is, or at once if none comes. A rule that interrupts answers with its status and no body.
 //!
 //! Differences from Higress: rules of the phases 3 to 5 are not run (inline ones are a configuration error), so answers are not

@@ -1,6 +1,6 @@
 //! `geo-ip`: tells the upstream where the client is. AUTHN phase, priority 440.
 //!
-//! The client's IPv4 address is looked up in a table ([`table`]) and country, province, city and provider go upstream, percent
+//! The client's IPv4 address is looked up in a table (`table`) and country, province, city and provider go upstream, percent
 //! encoded, in `X-Higress-Geo-*` headers. Addresses of private and reserved networks get the value that Higress' table has for
 //! them; an address that is not in the table, or not IPv4, passes without headers.
 //!

@@ -1,0 +1,145 @@
+//! What behaves differently from Higress, plugin by plugin, and the document made of it (docs/compatibility.md).
+//!
+//! The fields are asked of the plugins themselves: what the parser knows is what is listed. Rows are added by whoever adds a plugin; one
+//! without a row has no known differences. Read by `weirgate import` too.
+
+use serde_json::json;
+
+use super::config::known_fields;
+use super::registry::{PLUGINS, PluginSpec, Scope};
+use crate::config::model::Phase;
+
+/// Deliberate differences, each with its reason, by name of the plugin.
+const DIFFERENCES: &[(&str, &[&str])] = &[
+    (
+        "cache-control",
+        &["`expires` that is neither a number nor `epoch` or `max` is a configuration error; Higress takes it for 0"],
+    ),
+    (
+        "custom-response",
+        &[
+            "takes the fields of both Higress plugins, the C++ and the Go one",
+            "without body and configured type there is no `content-type`; the Go plugin sends an empty one",
+            "the log details are `custom-response`, as in the Go plugin; the C++ one leaves them empty",
+        ],
+    ),
+    (
+        "gw-error-format",
+        &[
+            "the gateway's own errors have other texts than Envoy's; a rule matches if it names ours or the one Envoy has for that error",
+            "the content type follows the new body unless `set_header` names one, because our errors are JSON",
+        ],
+    ),
+    (
+        "jsonrpc-converter",
+        &[
+            "numeric ids are copied too",
+            "`x-envoy-jsonrpc-error` is removed like the other headers",
+            "the answer's headers exist once its body is complete, so plugins that look at heads only do not see them",
+        ],
+    ),
+    ("key-auth", &["the reason of a refusal is also in the body; an empty 401 helps nobody"]),
+    (
+        "log-request-response",
+        &[
+            "the fields `request_headers`, `request_body`, `response_headers` and `response_body` are in the access log without a format being configured",
+            "the credential by which the consumer was recognised is written as `***`",
+        ],
+    ),
+    (
+        "nginx-rewrite-compatible",
+        &[
+            "a variable without prefix reaches the upstream with `pass_to_upstream` only; the Envoy property has no reader here",
+        ],
+    ),
+    (
+        "response-cache",
+        &[
+            "answers are kept in the gateway's memory (64 MiB, least recently used go first); the Redis fields are accepted and have no effect, so gateways do not share answers and a restart forgets them",
+            "event streams and the gateway's own errors are not kept",
+        ],
+    ),
+    (
+        "transformer",
+        &[
+            "files of a multipart form are kept; Higress drops them when it writes the form again",
+            "JSON bodies keep their spelling except where a rule changes them; Higress writes them anew with line breaks",
+            "an empty key is a configuration error; Higress ignores it or gives the body up",
+        ],
+    ),
+];
+
+/// Differences of one plugin.
+pub fn differences(plugin: &str) -> &'static [&'static str] {
+    DIFFERENCES.iter().find(|(name, _)| *name == plugin).map_or(&[], |(_, differences)| differences)
+}
+
+/// The fields that stand at the top of a plugin's configuration.
+pub fn fields(spec: &PluginSpec) -> Vec<String> {
+    // No plugin has a field of this name, and the complaint about it lists those there are.
+    let config = json!({"\u{0}": null});
+    let problems = (spec.check)(&Scope { global: Some(&config), rule: None, n_rules: 0 });
+    let known = problems.iter().find_map(|(_, message)| known_fields(message));
+    known.map(|fields| fields.into_iter().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// The text of docs/compatibility.md.
+pub fn document() -> String {
+    let mut text = String::from(
+        "# Compatibility with Higress plugins\n\n\
+         Made from the registry by a test; do not edit (`WEIRGATE_UPDATE_GOLDEN=1 cargo test compatibility` writes it).\n\n\
+         The plugins below are part of the program and read the configuration of their namesakes in Higress, in the order of the\n\
+         chain. Unknown fields are an error that names them. A plugin that is not listed is left out where its object says `FAIL_OPEN` and\n\
+         refused otherwise.\n\n\
+         | Plugin | Phase | Priority | Fields |\n|---|---|---|---|\n",
+    );
+    for spec in PLUGINS {
+        let fields: Vec<String> = fields(spec).iter().map(|field| format!("`{field}`")).collect();
+        let phase = match spec.phase {
+            Phase::Authn => "AUTHN",
+            Phase::Authz => "AUTHZ",
+            Phase::Stats => "STATS",
+            Phase::Unspecified => "default",
+        };
+        text.push_str(&format!("| {} | {phase} | {} | {} |\n", spec.name, spec.priority, fields.join(", ")));
+    }
+    for spec in PLUGINS {
+        text.push_str(&format!("\n## {}\n\n{}.\n\n", spec.name, spec.summary));
+        match differences(spec.name) {
+            [] => text.push_str("No known differences.\n"),
+            differences => differences.iter().for_each(|difference| text.push_str(&format!("- {difference}\n"))),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::registry::find;
+
+    #[test]
+    fn every_row_is_of_a_plugin_and_every_plugin_tells_its_fields() {
+        for (name, differences) in DIFFERENCES {
+            assert!(find(name).is_some_and(|spec| spec.name == *name), "{name} is no plugin");
+            assert!(!differences.is_empty(), "{name}");
+        }
+        let silent: Vec<&str> = PLUGINS.iter().filter(|spec| fields(spec).is_empty()).map(|spec| spec.name).collect();
+        assert!(silent.is_empty(), "these do not name what they know: {silent:?}");
+        assert!(fields(find("cache-control").unwrap()).iter().eq(["suffix", "expires"]));
+    }
+
+    #[test]
+    fn the_document_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/compatibility.md");
+        if std::env::var_os("WEIRGATE_UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, document()).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(
+            committed,
+            document(),
+            "run WEIRGATE_UPDATE_GOLDEN=1 cargo test compatibility and read the difference"
+        );
+    }
+}
