@@ -12,8 +12,10 @@ pub mod plugins;
 pub mod learning;
 pub mod routing;
 
+pub mod discovery;
 pub mod flywheel;
 pub mod infer;
+pub mod rpc;
 pub mod stores;
 
 pub mod config;

@@ -1,6 +1,7 @@
 //! The command line. Each subcommand is a file; this one parses, dispatches and turns errors into exit codes.
 
 mod config;
+mod config_history;
 mod flywheel;
 mod import;
 mod models;
@@ -36,7 +37,7 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Report what becomes of a Higress configuration folder, object by object.
     Import(import::ImportArgs),
-    /// Print settings: effective, default or schema.
+    /// Settings (effective, default, schema), and the history of the configuration folder.
     Config(config::ConfigArgs),
     /// Train, judge, promote and roll back routers.
     Router(router::RouterArgs),
@@ -50,13 +51,13 @@ enum Command {
 #[derive(Args, Clone, Debug, Default)]
 pub struct Places {
     /// Process settings; without this flag config.toml of the working folder is used if it exists.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder of YAML objects (overrides config.toml).
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     config_dir: Option<PathBuf>,
     /// Folder for the database and what else the gateway writes (overrides config.toml).
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Folder of model files (overrides config.toml).
     #[arg(long, value_name = "DIR")]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::base::secret::Secret;
 
-use super::model::{Certificate, Gateway, PluginUse, Route, TlsOptions};
+use super::model::{Certificate, Gateway, PluginUse, Registry, Route, TlsOptions};
 
 /// Names of what came, went and changed, by part.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -15,6 +15,8 @@ pub struct Changes {
     /// By route name; several paths of one Ingress count once.
     pub routes: Delta,
     pub services: Delta,
+    /// By type and name.
+    pub registries: Delta,
     /// By object.
     pub plugins: Delta,
     /// By host.
@@ -47,6 +49,7 @@ pub fn diff(old: &Gateway, new: &Gateway) -> Changes {
     Changes {
         routes: delta(&routes(old), &routes(new)),
         services: delta(&old.services, &new.services),
+        registries: delta(&registries(old), &registries(new)),
         plugins: delta(&plugins(old), &plugins(new)),
         certificates: delta(&certificates(old), &certificates(new)),
         passthrough: delta(&old.passthrough, &new.passthrough),
@@ -75,6 +78,10 @@ fn routes(gateway: &Gateway) -> BTreeMap<String, Vec<&Route>> {
     routes
 }
 
+fn registries(gateway: &Gateway) -> BTreeMap<String, &Registry> {
+    gateway.registries.iter().map(|registry| (registry.key(), registry)).collect()
+}
+
 fn plugins(gateway: &Gateway) -> BTreeMap<String, &PluginUse> {
     gateway.plugins.iter().map(|plugin| (plugin.object.to_string(), plugin)).collect()
 }
@@ -93,6 +100,7 @@ impl fmt::Display for Changes {
         let parts = [
             ("routes", &self.routes),
             ("services", &self.services),
+            ("registries", &self.registries),
             ("plugins", &self.plugins),
             ("certificates", &self.certificates),
             ("passthrough", &self.passthrough),

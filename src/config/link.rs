@@ -2,13 +2,47 @@
 //! services are still to come must start.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::higress::ingress::{BackendPort, Draft, SideTarget, TargetRef};
-use super::model::{Destination, Endpoints, Fallback, Mirror, Route, Service, ServicePort, UpstreamPolicy};
+use super::model::{
+    Destination, DubboService, Endpoints, Fallback, Mirror, Route, Service, ServicePort, UpstreamPolicy,
+};
 use super::problem::ObjectReport;
 
-pub(super) fn link(draft: Draft, services: &BTreeMap<String, Service>, report: ObjectReport<'_>) -> Route {
-    let Draft { mut route, field, targets, policy, fallback, mirror } = draft;
+/// Everything a route can name.
+pub(super) struct Services {
+    pub by_host: BTreeMap<String, Service>,
+    /// Http2Rpcs by name.
+    pub rpcs: BTreeMap<String, Arc<DubboService>>,
+    /// Registries have yet to be heard.
+    pub may_come: bool,
+}
+
+impl Services {
+    /// Eureka shows the names of applications in capitals whatever their owners wrote, so their case does not count.
+    fn get(&self, host: &str) -> Option<&Service> {
+        self.by_host.get(host).or_else(|| {
+            let is_eureka = host.to_ascii_lowercase().ends_with(".eureka");
+            self.by_host.values().find(|service| is_eureka && service.host.eq_ignore_ascii_case(host))
+        })
+    }
+
+    /// Whether a registry may yet name a service that is not there now.
+    fn may_come(&self, host: &str) -> bool {
+        let is_of_folder = [".static", ".dns", ".svc.cluster.local"].iter().any(|suffix| host.ends_with(suffix));
+        self.may_come && !is_of_folder
+    }
+}
+
+pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) -> Route {
+    let Draft { mut route, field, targets, policy, rpc, fallback, mirror } = draft;
+    if let Some((annotation, name)) = rpc {
+        route.rpc = services.rpcs.get(&name).cloned();
+        if route.rpc.is_none() {
+            report.warn(&annotation, format!("there is no usable Http2Rpc `{name}`; requests go on as they are"));
+        }
+    }
     route.fallback = fallback.and_then(|fallback| {
         let destination = side(&fallback.target, services, report)?;
         Some(Fallback { destination, service: fallback.service, statuses: fallback.statuses })
@@ -25,7 +59,7 @@ pub(super) fn link(draft: Draft, services: &BTreeMap<String, Service>, report: O
         };
         let port = port_or_warning(target, services, &field, instead, report);
         route.destinations.push(Destination {
-            service: target.host().to_owned(),
+            service: services.get(target.host()).map_or(target.host(), |service| &service.host).to_owned(),
             port,
             weight,
             tls,
@@ -36,20 +70,20 @@ pub(super) fn link(draft: Draft, services: &BTreeMap<String, Service>, report: O
 }
 
 /// A service beside those of the backend; without it the annotation has no effect.
-fn side(target: &SideTarget, services: &BTreeMap<String, Service>, report: ObjectReport<'_>) -> Option<Destination> {
+fn side(target: &SideTarget, services: &Services, report: ObjectReport<'_>) -> Option<Destination> {
     let host = target.target.host();
     let found = services.get(host).and_then(|service| port_of(service, &target.target).map(|port| port.number));
-    let Some(port) = found else {
+    if found.is_none() && !services.may_come(host) {
         report.warn(&target.field, format!("there is no service `{host}` with such a port, so this has no effect"));
         return None;
-    };
-    let policy = UpstreamPolicy::default();
-    Some(Destination { service: host.to_owned(), port: Some(port), weight: 100, tls: None, policy })
+    }
+    let (port, policy) = (found.or(target.target.port_number()), UpstreamPolicy::default());
+    Some(Destination { service: host.to_owned(), port, weight: 100, tls: None, policy })
 }
 
 fn port_or_warning(
     target: &TargetRef,
-    services: &BTreeMap<String, Service>,
+    services: &Services,
     field: &str,
     instead: &str,
     report: ObjectReport<'_>,
@@ -57,6 +91,8 @@ fn port_or_warning(
     let host = target.host();
     match services.get(host) {
         Some(service) => find_port(service, target, field, instead, report),
+        // What is wrong with the reference has been said.
+        None if host.is_empty() || services.may_come(host) => target.port_number(),
         None => {
             report.warn(field, format!("there is no service `{host}`; requests to it are answered with {instead}"));
             target.port_number()

@@ -9,6 +9,7 @@
 //! asks a [`PluginCatalog`]), opens no socket, and is the only one that parses YAML.
 
 mod annotations;
+mod assembly;
 mod catalog;
 mod compile;
 mod diff;
@@ -23,12 +24,12 @@ mod suggest;
 mod yaml;
 
 pub use catalog::PluginCatalog;
-pub use compile::{Compiled, compile};
+pub use compile::{Compiled, Discovered, compile, compile_with};
 pub use diff::{Changes, diff};
 pub use model::Gateway;
 pub use problem::{Problem, Severity};
 pub use settings::Settings;
-pub use source::{Folder, Listing, RawObject, SourceError, Watcher};
+pub use source::{Folder, Listing, RawObject, SourceError, Watcher, replace};
 
 /// Objects that name no namespace belong to this one, as everything does in a Higress standalone installation.
 pub const SYSTEM_NAMESPACE: &str = "higress-system";

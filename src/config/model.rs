@@ -5,10 +5,12 @@
 //! and addresses already parsed, so nobody downstream meets a malformed value.
 
 mod policy;
+mod registry;
+mod rpc;
+mod service;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,9 @@ use serde::{Serialize, Serializer};
 use crate::base::secret::Secret;
 
 pub use policy::*;
+pub use registry::*;
+pub use rpc::*;
+pub use service::*;
 
 /// Everything the gateway serves: one whole, consistent configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -27,6 +32,8 @@ pub struct Gateway {
     pub routes: Vec<Route>,
     /// Keyed by [`Service::host`].
     pub services: BTreeMap<String, Service>,
+    /// To be asked for services while the gateway runs; their answers come back as services of the next compilation.
+    pub registries: Vec<Registry>,
     /// In chain order: phase, then priority (higher first), then name, then namespace.
     pub plugins: Vec<PluginUse>,
     /// At most one certificate names a given host.
@@ -88,12 +95,15 @@ pub struct Route {
     pub header_control: HeaderControl,
     #[serde(skip_serializing_if = "is_default")]
     pub admission: Admission,
+    /// Requests become calls of this Dubbo service at the destination.
+    #[serde(serialize_with = "as_shared")]
+    pub rpc: Option<Arc<DubboService>>,
 }
 
 impl Route {
     /// The redirect of requests for exactly `/`, which comes before every other route of its host.
     pub fn is_app_root(&self) -> bool {
-        self.admission.redirect.as_ref().is_some_and(|redirect| redirect.authority.is_none())
+        self.admission.redirect.as_ref().is_some_and(Redirect::is_app_root)
     }
 }
 
@@ -283,62 +293,6 @@ pub enum PathRewrite {
     Regex { pattern: Pattern, substitution: String },
 }
 
-/// An upstream: a name that routes and plugins use, and where it listens.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Service {
-    /// For example `llm-x.internal.dns` or `svc.ns.svc.cluster.local`.
-    pub host: String,
-    pub origin: ObjectRef,
-    /// Not empty, numbers unique.
-    pub ports: Vec<ServicePort>,
-    pub tls: Option<UpstreamTls>,
-}
-
-impl Service {
-    /// The port of that number, or the only one if no number is given.
-    pub fn port(&self, number: Option<u16>) -> Option<&ServicePort> {
-        match number {
-            Some(number) => self.ports.iter().find(|port| port.number == number),
-            None if self.ports.len() == 1 => self.ports.first(),
-            None => None,
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ServicePort {
-    /// The service's port, as destinations name it; endpoints may listen elsewhere.
-    pub number: u16,
-    pub name: Option<String>,
-    pub protocol: Protocol,
-    pub endpoints: Endpoints,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Endpoints {
-    /// May be empty: a service without ready endpoints answers 503.
-    Static(Vec<SocketAddr>),
-    /// All addresses of all names.
-    Dns { names: Vec<String>, port: u16 },
-}
-
-/// The application protocol spoken to the upstream; TLS is separate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    Http1,
-    /// Also gRPC.
-    Http2,
-}
-
-/// TLS towards the upstream. Whether its certificate is verified is a setting of the process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct UpstreamTls {
-    /// `None`: the authority of the request.
-    pub sni: Option<String>,
-}
-
 /// One WasmPlugin object: which plugin runs, where in the chain, with which configuration for whom.
 ///
 /// Configurations hold tokens and passwords. `Debug` leaves them out; what is serialised must not reach people.
@@ -490,6 +444,11 @@ impl Default for Gzip {
     }
 }
 
+#[expect(clippy::ref_option, reason = "the signature serde asks for")]
+fn as_shared<T: Serialize, S: Serializer>(shared: &Option<Arc<T>>, serializer: S) -> Result<S::Ok, S::Error> {
+    shared.as_deref().serialize(serializer)
+}
+
 /// What most objects leave at its default is not shown.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -532,27 +491,5 @@ mod tests {
     #[test]
     fn patterns_are_bounded() {
         assert!(Pattern::full(r"(\w{100}){100}").is_err());
-    }
-
-    #[test]
-    fn a_service_with_one_port_needs_no_number() {
-        let port = |number| ServicePort {
-            number,
-            name: None,
-            protocol: Protocol::Http1,
-            endpoints: Endpoints::Static(Vec::new()),
-        };
-        let origin = ObjectRef {
-            kind: "Service".into(),
-            namespace: "a".into(),
-            name: "b".into(),
-            file: PathBuf::from("b.yaml"),
-        };
-        let mut service = Service { host: "b".into(), origin, ports: vec![port(80)], tls: None };
-        assert_eq!(service.port(None), Some(&port(80)));
-        service.ports.push(port(81));
-        assert_eq!(service.port(None), None);
-        assert_eq!(service.port(Some(81)), Some(&port(81)));
-        assert_eq!(service.port(Some(82)), None);
     }
 }

@@ -137,7 +137,15 @@ impl Store {
         // Takes effect in an empty file only, and is what lets `prune` give pages back without rewriting the file.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
+        self.keep_private();
         migrate::migrate(&mut connection, migrate::MIGRATIONS)
+    }
+
+    /// Prompts, and the configuration with its keys, are in the file: only its owner may read it. SQLite gives the mode on to
+    /// the files beside it. A file system without modes has nothing to set.
+    fn keep_private(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o600));
     }
 
     fn connect_for_writing(&self, synchronous: &str) -> rusqlite::Result<Connection> {

@@ -37,6 +37,9 @@ pub enum FlywheelError {
     /// No such row.
     #[error("router version {0} does not exist; `weirgate router list` shows those that do")]
     NoSuchVersion(i64),
+    /// No such snapshot of the configuration.
+    #[error("configuration {0} is not in the history; `weirgate config history` shows those that are")]
+    NoSuchConfig(i64),
     /// Rollback with nothing to go back to.
     #[error("router `{0}` has no earlier version that served; nothing to roll back to")]
     NothingToRollBackTo(String),

@@ -6,8 +6,11 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Oldest first; the n-th brings a database from version n-1 to n.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("schema/0001_exchange.sql"), include_str!("schema/0002_router_version.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("schema/0001_exchange.sql"),
+    include_str!("schema/0002_router_version.sql"),
+    include_str!("schema/0003_config_snapshot.sql"),
+];
 
 /// `PRAGMA application_id` of our files ("weir"), so that a stranger's database is never migrated.
 pub(super) const APPLICATION_ID: i64 = 0x7765_6972;

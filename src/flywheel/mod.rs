@@ -10,9 +10,10 @@
 //! This is the only module that names rusqlite. It must not know about HTTP, plugins or routers: features and artifacts
 //! are opaque bytes here.
 //!
-//! Later tables (users, audit, configuration history) are one more file in `schema/` and one more entry in
-//! `migrate::MIGRATIONS`.
+//! The file also keeps the history of the configuration ([`ConfigSnapshot`]), which has nothing to do with the rest but the
+//! file. Later tables (users, audit) are one more file in `schema/` and one more entry in `migrate::MIGRATIONS`.
 
+mod config_history;
 mod database;
 mod error;
 mod handle;
@@ -32,6 +33,7 @@ mod writer;
 #[cfg(test)]
 mod testing;
 
+pub use config_history::{ConfigSnapshot, Digest, FileChange, Files};
 pub use database::Store;
 pub use error::FlywheelError;
 pub use handle::{Counters, Flywheel, Options, WriterState};

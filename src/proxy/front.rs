@@ -16,10 +16,11 @@ use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 use tokio::net::TcpStream;
 
+use super::resolve::Resolver;
 use super::service::Gateway;
 use super::snapshot::Snapshot;
 use super::tls;
-use super::upstream::{Resolver, Upstream};
+use super::upstream::Upstream;
 
 /// From the first byte to the end of the handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);

@@ -3,6 +3,7 @@
 //!
 //! Called wherever a route is matched, so that a plugin that selects another route cannot lead past that route's gate.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::LOCATION;
@@ -12,8 +13,8 @@ use pingora_http::RequestHeader;
 use super::context::Context;
 use super::hygiene::authority;
 use super::upstream::host_only;
-use super::{cors, respond};
-use crate::config::model::{Admission, Redirect};
+use super::{cors, outgoing, respond};
+use crate::config::model::{Admission, Redirect, RedirectPort};
 use crate::llm::error::ErrorKind;
 use crate::plugins::Reply;
 
@@ -60,7 +61,7 @@ fn location(admission: &Admission, head: &RequestHeader, is_tls: bool) -> Option
     let authority = authority(head).unwrap_or_default();
     let to_https = admission.https_only && !is_tls;
     match &admission.redirect {
-        Some(redirect) if redirect.authority.is_some() || !to_https => {
+        Some(redirect) if !redirect.is_app_root() || !to_https => {
             Some((redirect.status, redirected(redirect, authority, head, is_tls)))
         }
         _ if to_https => {
@@ -75,7 +76,13 @@ fn location(admission: &Admission, head: &RequestHeader, is_tls: bool) -> Option
 fn redirected(redirect: &Redirect, authority: &str, head: &RequestHeader, is_tls: bool) -> String {
     let scheme = redirect.scheme.as_deref().unwrap_or(if is_tls { "https" } else { "http" });
     let authority = redirect.authority.as_deref().unwrap_or(authority);
-    let path = redirect.path.as_deref().unwrap_or_else(|| head.uri.path());
+    let authority = match redirect.port {
+        RedirectPort::Kept => Cow::Borrowed(authority),
+        RedirectPort::OfScheme => Cow::Borrowed(host_only(authority)),
+        RedirectPort::Number(port) => Cow::Owned(format!("{}:{port}", host_only(authority))),
+    };
+    let path = head.uri.path();
+    let path = redirect.path.as_ref().map_or(Cow::Borrowed(path), |new| Cow::Owned(outgoing::rewritten(path, new)));
     match head.uri.query() {
         Some(query) if !path.contains('?') => format!("{scheme}://{authority}{path}?{query}"),
         _ => format!("{scheme}://{authority}{path}"),
@@ -85,6 +92,7 @@ fn redirected(redirect: &Redirect, authority: &str, head: &RequestHeader, is_tls
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::PathRewrite;
 
     fn head(path: &str) -> RequestHeader {
         let mut head = RequestHeader::build("GET", path.as_bytes(), None).unwrap();
@@ -97,10 +105,24 @@ mod tests {
         let url = |path: Option<&str>| Redirect {
             scheme: Some("http".into()),
             authority: Some("b.com".into()),
-            path: path.map(str::to_owned),
+            port: RedirectPort::Kept,
+            path: path.map(|path| PathRewrite::Full(path.to_owned())),
             status: 301,
         };
-        let root = Redirect { scheme: None, authority: None, path: Some("/foo".into()), status: 302 };
+        let root = Redirect {
+            scheme: None,
+            authority: None,
+            path: Some(PathRewrite::Full("/foo".into())),
+            status: 302,
+            ..url(None)
+        };
+        let moved = |port| Redirect {
+            scheme: Some("https".into()),
+            authority: None,
+            port,
+            path: Some(PathRewrite::Prefix { from: "/x".into(), to: "/new".into(), ignore_case: false }),
+            status: 308,
+        };
         for (redirect, https_only, is_tls, expected) in [
             (None, false, false, None),
             (None, true, true, None),
@@ -110,6 +132,8 @@ mod tests {
             (Some(url(Some("/z?q"))), false, true, Some((301, "http://b.com/z?q"))),
             (Some(root.clone()), false, false, Some((302, "http://a.com:8080/foo?y=1"))),
             (Some(root), true, false, Some((308, "https://a.com/x?y=1"))),
+            (Some(moved(RedirectPort::OfScheme)), false, false, Some((308, "https://a.com/new?y=1"))),
+            (Some(moved(RedirectPort::Number(8443))), false, false, Some((308, "https://a.com:8443/new?y=1"))),
         ] {
             let admission = Admission { redirect, https_only, ..Admission::default() };
             let found = location(&admission, &head("/x?y=1"), is_tls);

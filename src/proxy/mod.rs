@@ -5,9 +5,9 @@
 //! 3. `gate` matches the route (`route`, `context`), chooses arm and destination (`arm`), and asks what the route demands:
 //!    an allowed address, a token (`limit`), https; it answers preflight requests (`cors`) and redirects
 //! 4. `chain` runs the plugins by phase and priority; `body` reads the body if one asks for it
-//! 5. `outgoing` changes the head as the route says; `exchange` sends it when the body was read (model calls, for one), else
-//!    pingora streams through (`retry` decides about another attempt); `upstream` knows the addresses, `balance`
-//!    picks one, `mirror` sends copies
+//! 5. `outgoing` changes the head as the route says; `exchange` sends it when the body was read (model calls, for one), `dubbo`
+//!    calls the service of an Http2Rpc, else pingora streams through (`retry` decides about another attempt); `upstream` and
+//!    `resolve` know the addresses, `balance` picks one, `mirror` sends copies
 //! 6. `respond` runs the chain in reverse and answers
 //! 7. `finish` writes metrics and the access log line
 //!
@@ -20,6 +20,7 @@ pub mod body;
 pub mod chain;
 pub mod context;
 pub mod cors;
+pub mod dubbo;
 pub mod exchange;
 pub mod finish;
 pub mod front;
@@ -30,6 +31,7 @@ pub mod limit;
 pub mod listener;
 pub mod mirror;
 pub mod outgoing;
+pub mod resolve;
 pub mod respond;
 pub mod retry;
 pub mod route;
@@ -37,4 +39,5 @@ pub mod service;
 pub mod snapshot;
 pub mod span;
 pub mod tls;
+pub mod tunnel;
 pub mod upstream;

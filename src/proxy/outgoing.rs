@@ -89,8 +89,17 @@ fn rewrite(request: &mut RequestHeader, rewrite: &Rewrite) -> Result<()> {
         request.insert_header(http::header::HOST, host.as_str())?;
     }
     let Some(path_rewrite) = &rewrite.path else { return Ok(()) };
-    let path = request.uri.path();
-    let path = match path_rewrite {
+    let path = rewritten(request.uri.path(), path_rewrite);
+    let full = match request.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    request.set_raw_path(full.as_bytes())
+}
+
+/// The path a rewrite makes of one.
+pub fn rewritten(path: &str, rewrite: &PathRewrite) -> String {
+    match rewrite {
         PathRewrite::Full(to) => to.clone(),
         PathRewrite::Prefix { from, to, .. } => {
             let rest = path.get(from.trim_end_matches('/').len()..).unwrap_or_default();
@@ -104,12 +113,7 @@ fn rewrite(request: &mut RequestHeader, rewrite: &Rewrite) -> Result<()> {
         PathRewrite::Regex { pattern, substitution } => {
             pattern.regex().replace_all(path, substitution.as_str()).into_owned()
         }
-    };
-    let full = match request.uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path,
-    };
-    request.set_raw_path(full.as_bytes())
+    }
 }
 
 #[cfg(test)]

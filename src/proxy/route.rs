@@ -113,7 +113,7 @@ impl RouteTable {
 impl HostRoutes {
     fn insert(&mut self, entry: Arc<RouteEntry>) {
         let route = &entry.route;
-        let conditioned = !(route.headers.is_empty() && route.queries.is_empty() && route.methods.is_empty());
+        let conditioned = n_headers(route) > 0 || !route.queries.is_empty() || !route.methods.is_empty();
         match &route.path {
             _ if route.is_default_backend => self.default_backends.push(entry),
             PathMatch::Prefix(path) if path == "/" && !conditioned => self.plain_roots.push(entry),
@@ -181,11 +181,16 @@ impl PathMap {
     }
 }
 
+/// Conditions on headers. That on the scheme says at which listener the route is, and makes it no more specific.
+fn n_headers(route: &Route) -> usize {
+    route.headers.iter().filter(|condition| condition.name != ":scheme").count()
+}
+
 /// Sort key among routes of one path; smaller comes first.
 fn rank(entry: &Arc<RouteEntry>) -> (bool, usize, std::cmp::Reverse<usize>, std::cmp::Reverse<usize>) {
     let route = &entry.route;
     let methods = if route.methods.is_empty() { usize::MAX } else { route.methods.len() };
-    let (headers, queries) = (std::cmp::Reverse(route.headers.len()), std::cmp::Reverse(route.queries.len()));
+    let (headers, queries) = (std::cmp::Reverse(n_headers(route)), std::cmp::Reverse(route.queries.len()));
     (!route.is_app_root(), methods, headers, queries)
 }
 
@@ -201,6 +206,8 @@ pub fn header_holds(condition: &HeaderMatch, host: &str, head: &RequestHeader) -
     match condition.name.as_str() {
         ":authority" => matches(host),
         ":method" => matches(head.method.as_str()),
+        // `hygiene` says in this header how the client came.
+        ":scheme" => head.headers.get("x-forwarded-proto").is_some_and(|value| value.to_str().is_ok_and(matches)),
         ":path" => matches(head.uri.path_and_query().map_or("/", |path| path.as_str())),
         name => head.headers.get_all(name).iter().any(|value| value.to_str().is_ok_and(matches)),
     }
@@ -252,6 +259,7 @@ mod tests {
             rewrite: model::Rewrite::default(),
             header_control: model::HeaderControl::default(),
             admission: model::Admission::default(),
+            rpc: None,
         }
     }
 
@@ -312,6 +320,17 @@ mod tests {
         check(routes(), "h", "/v1/x", &[("x-model", "qwen-max")], Some("with-header"));
         check(routes(), "h", "/v1/x", &[("x-model", "gpt")], Some("plain"));
         check(routes(), "h", "/v1/x", &[], Some("plain"));
+    }
+
+    #[test]
+    fn the_scheme_keeps_routes_apart_and_counts_for_nothing_else() {
+        let mut tls = route("tls", HostMatch::Any, prefix("/"));
+        tls.headers = vec![HeaderMatch { name: ":scheme".into(), value: StringMatch::Exact("https".into()) }];
+        let regex = route("regex", HostMatch::Any, PathMatch::Regex(Pattern::full("/v[0-9]+").unwrap()));
+        let routes = || vec![tls.clone(), regex.clone()];
+        check(routes(), "h", "/v1", &[("x-forwarded-proto", "https")], Some("regex"));
+        check(routes(), "h", "/x", &[("x-forwarded-proto", "https")], Some("tls"));
+        check(routes(), "h", "/x", &[("x-forwarded-proto", "http")], None);
     }
 
     #[test]

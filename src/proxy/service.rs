@@ -13,9 +13,10 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::context::Context;
+use super::dubbo::Dubbo;
 use super::exchange::Exchange;
+use super::resolve::Resolver;
 use super::snapshot::Snapshot;
-use super::upstream::Resolver;
 use super::{body, chain, finish, gate, gzip, hygiene, mirror, outgoing, respond, retry};
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
@@ -28,6 +29,7 @@ pub struct Gateway {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub resolver: Arc<Resolver>,
     pub exchange: Arc<Exchange>,
+    pub dubbo: Dubbo,
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
     pub spans: SpanSink,
@@ -73,6 +75,10 @@ impl ProxyHttp for Gateway {
         }
         if let Some(reply) = self.before_upstream(session, ctx).await? {
             respond::write(session, ctx, reply).await?;
+            return Ok(true);
+        }
+        if let Some(service) = ctx.route.as_ref().and_then(|route| route.route.rpc.clone()) {
+            self.dubbo.serve(session, ctx, &service, &self.resolver).await?;
             return Ok(true);
         }
         // Once the body has been read here, pingora could replay 64 KiB of it at most; the exchange has no such limit. It also

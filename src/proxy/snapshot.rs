@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chain::{BuiltRule, Chain, ChainEntry};
+use super::resolve::Resolver;
 use super::route::RouteTable;
 use super::tls::{ByHost, Certificates, ClientIdentity};
-use super::upstream::{Resolver, Upstream, UpstreamTimeouts, Variant};
+use super::upstream::{Upstream, UpstreamTimeouts, Variant};
 use crate::config::model::{self, FailStrategy, Gateway, GatewaySettings, Gzip, PluginUse, UpstreamPolicy};
 use crate::config::{Problem, Settings};
 use crate::plugins::Host;

@@ -1,25 +1,21 @@
 //! Upstream services as live objects: which address serves the next request, and how to talk to it.
 //!
-//! Addresses of DNS services are resolved on first use and refreshed in the background; a failed refresh keeps the old
-//! addresses. Connections are pooled by the connector, per peer.
+//! Addresses that change while a snapshot serves (DNS, registries) are read from the [`Resolver`]. Connections are pooled
+//! by the connector, per peer.
 
-use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-use parking_lot::Mutex;
 use pingora_core::protocols::{ALPN, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
 
 use super::balance::{Balancer, Lease};
+use super::resolve::{DnsName, Reported, Resolver};
 use super::tls::ClientIdentity;
-use crate::base::tasks::Tasks;
-use crate::config::model::{Endpoints, LoadBalance, Protocol, Service, ServicePort, UpstreamPolicy};
-
-/// How long resolved addresses are used before they are looked up again.
-const DNS_REFRESH: Duration = Duration::from_secs(30);
+use super::tunnel::Tunnel;
+use crate::config::model::{ConnectProxy, Endpoints, LoadBalance, Protocol, Service, ServicePort, UpstreamPolicy};
 
 /// Time limits towards upstreams.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +36,7 @@ pub struct Upstream {
     endpoints: EndpointSet,
     protocol: Protocol,
     tls: Option<Tls>,
+    proxy: Option<(ConnectProxy, Arc<DnsName>)>,
     balancer: Balancer,
 }
 
@@ -63,6 +60,7 @@ pub struct Variant<'a> {
 enum EndpointSet {
     Static(Vec<SocketAddr>),
     Dns(Vec<Arc<DnsName>>),
+    Reported(Reported),
 }
 
 impl Upstream {
@@ -78,7 +76,12 @@ impl Upstream {
             Endpoints::Dns { names, port } => {
                 EndpointSet::Dns(names.iter().map(|name| resolver.name(name, *port)).collect())
             }
+            Endpoints::Discovered => EndpointSet::Reported(resolver.reported(&service.host, port.number)),
         };
+        let proxy = service.proxy.clone().map(|proxy| {
+            let name = resolver.name(&proxy.host, proxy.port);
+            (proxy, name)
+        });
         let Variant { tls, policy, identity } = variant;
         let own = policy.and_then(|policy| policy.tls.as_ref());
         let is_tls = own.is_some() || tls.unwrap_or(service.tls.is_some());
@@ -93,6 +96,7 @@ impl Upstream {
             endpoints,
             protocol: policy.and_then(|policy| policy.protocol).unwrap_or(port.protocol),
             tls,
+            proxy,
             balancer: Balancer::new(policy.map(|policy| policy.load_balance.clone()).unwrap_or_default()),
         }
     }
@@ -102,6 +106,7 @@ impl Upstream {
         match &self.endpoints {
             EndpointSet::Static(addresses) => !addresses.is_empty(),
             EndpointSet::Dns(names) => !names.is_empty(),
+            EndpointSet::Reported(addresses) => !addresses.load().is_empty(),
         }
     }
 
@@ -117,7 +122,7 @@ impl Upstream {
     pub fn dns_authority(&self) -> Option<String> {
         match &self.endpoints {
             EndpointSet::Dns(names) => names.first().map(|name| name.host.clone()),
-            EndpointSet::Static(_) => None,
+            EndpointSet::Static(_) | EndpointSet::Reported(_) => None,
         }
     }
 
@@ -128,6 +133,7 @@ impl Upstream {
     pub async fn address(&self, resolver: &Resolver, key: Option<u64>) -> Result<(SocketAddr, Option<Lease>), String> {
         let picked = match &self.endpoints {
             EndpointSet::Static(addresses) => self.balancer.pick(addresses, key),
+            EndpointSet::Reported(addresses) => self.balancer.pick(&addresses.load(), key),
             EndpointSet::Dns(names) => {
                 let mut addresses = Vec::new();
                 for name in names {
@@ -151,19 +157,41 @@ impl Upstream {
         resolver: &Resolver,
         key: Option<u64>,
     ) -> Result<(HttpPeer, Option<Lease>), String> {
-        let (address, lease) = self.address(resolver, key).await?;
+        if self.protocol == Protocol::Dubbo {
+            return Err(format!("service {} speaks dubbo; bind its route to an Http2Rpc", self.service));
+        }
+        let (address, lease) = match &self.proxy {
+            None => self.address(resolver, key).await?,
+            Some((_, name)) => {
+                let picked = self.balancer.pick(&resolver.addresses(name).await?, key);
+                picked.ok_or_else(|| format!("the proxy {} has no address", name.host))?
+            }
+        };
         let sni = match &self.tls {
             Some(tls) => {
                 tls.sni.clone().or_else(|| self.dns_authority()).unwrap_or_else(|| host_only(authority).to_owned())
             }
             None => String::new(),
         };
+        // The proxy resolves the name.
+        let tunnel = self.proxy.as_ref().map(|(proxy, _)| Tunnel {
+            proxy: address,
+            target: format!("{sni}:{}", self.port),
+            timeout: proxy.connect_timeout,
+        });
         let mut peer = HttpPeer::new(address, self.tls.is_some(), sni);
         if let Some(identity) = self.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
             peer.client_cert_key = Some(identity.certificate.clone());
             peer.options.ca = identity.authorities.clone();
             // The pool does not tell connections apart by the authorities they were checked against.
             peer.group_key = identity.group;
+        }
+        if let Some(tunnel) = tunnel {
+            // Nor by where a proxy leads them.
+            let mut hasher = DefaultHasher::new();
+            (peer.group_key, &tunnel.target).hash(&mut hasher);
+            peer.group_key = hasher.finish();
+            peer.options.custom_l4 = Some(Arc::new(tunnel));
         }
         let options = &mut peer.options;
         options.connection_timeout = Some(timeouts.connect);
@@ -186,8 +214,8 @@ impl Upstream {
         });
         options.alpn = match (self.protocol, self.tls.is_some()) {
             (Protocol::Http2, _) => ALPN::H2,
-            (Protocol::Http1, true) => ALPN::H2H1,
-            (Protocol::Http1, false) => ALPN::H1,
+            (Protocol::Http1 | Protocol::Dubbo, true) => ALPN::H2H1,
+            (Protocol::Http1 | Protocol::Dubbo, false) => ALPN::H1,
         };
         Ok((peer, lease))
     }
@@ -199,64 +227,6 @@ pub fn host_only(authority: &str) -> &str {
         return &authority[..end + 2];
     }
     authority.rsplit_once(':').map_or(authority, |(host, _)| host)
-}
-
-/// Names being resolved, shared by all snapshots so that a reload does not forget addresses.
-pub struct Resolver {
-    names: Mutex<HashMap<(String, u16), Arc<DnsName>>>,
-    tasks: Tasks,
-}
-
-struct DnsName {
-    host: String,
-    port: u16,
-    resolved: ArcSwapOption<Resolved>,
-}
-
-struct Resolved {
-    addresses: Vec<SocketAddr>,
-    at: Instant,
-}
-
-impl Resolver {
-    pub fn new(tasks: Tasks) -> Resolver {
-        Resolver { names: Mutex::new(HashMap::new()), tasks }
-    }
-
-    fn name(&self, host: &str, port: u16) -> Arc<DnsName> {
-        let mut names = self.names.lock();
-        let fresh = || Arc::new(DnsName { host: host.to_owned(), port, resolved: ArcSwapOption::empty() });
-        names.entry((host.to_owned(), port)).or_insert_with(fresh).clone()
-    }
-
-    async fn addresses(&self, name: &Arc<DnsName>) -> Result<Vec<SocketAddr>, String> {
-        if let Some(resolved) = name.resolved.load_full() {
-            if resolved.at.elapsed() > DNS_REFRESH {
-                // Mark first, so that one request of many starts the refresh.
-                name.resolved
-                    .store(Some(Arc::new(Resolved { addresses: resolved.addresses.clone(), at: Instant::now() })));
-                let name = name.clone();
-                self.tasks.spawn(async move {
-                    if let Err(error) = lookup(&name).await {
-                        tracing::warn!(host = name.host, error, "DNS refresh failed; the old addresses stay in use");
-                    }
-                });
-            }
-            return Ok(resolved.addresses.clone());
-        }
-        lookup(name).await
-    }
-}
-
-async fn lookup(name: &DnsName) -> Result<Vec<SocketAddr>, String> {
-    let found = tokio::net::lookup_host((name.host.as_str(), name.port)).await;
-    let addresses: Vec<SocketAddr> =
-        found.map_err(|error| format!("{} does not resolve: {error}", name.host))?.collect();
-    if addresses.is_empty() {
-        return Err(format!("{} has no address", name.host));
-    }
-    name.resolved.store(Some(Arc::new(Resolved { addresses: addresses.clone(), at: Instant::now() })));
-    Ok(addresses)
 }
 
 #[cfg(test)]

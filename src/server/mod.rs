@@ -4,7 +4,9 @@
 //! then accept. So a wrong configuration or a taken port is told at once, with its exit code, and readiness means ready.
 
 mod control;
+mod history;
 mod host;
+mod registries;
 mod reload;
 
 use std::net::SocketAddr;
@@ -16,7 +18,9 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use self::history::History;
 use self::host::{LiveServices, ProcessHost};
+use self::registries::Registries;
 use self::reload::Reloader;
 use crate::admin;
 use crate::base::cache::Cache;
@@ -28,11 +32,12 @@ use crate::infer::{Engine, Library};
 use crate::learning::follow::{self, Triggers};
 use crate::learning::live::Routers;
 use crate::plugins::{Host, HttpCall};
+use crate::proxy::dubbo::Dubbo;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::listener::{self, Bound, Listeners};
+use crate::proxy::resolve::Resolver;
 use crate::proxy::service::Gateway;
 use crate::proxy::snapshot::Snapshot;
-use crate::proxy::upstream::Resolver;
 use crate::stores::Stores;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -179,11 +184,21 @@ impl Process {
             tasks: tasks.clone(),
             engine: engine.clone(),
         });
-        let reloader =
-            Arc::new(Reloader::new(settings.clone(), snapshot.clone(), host, resolver.clone(), metrics.clone()));
+        let registries = Registries::new(exchange.clone(), snapshot.clone(), resolver.clone(), tasks.clone());
+        let reloader = Arc::new(Reloader::new(
+            settings.clone(),
+            snapshot.clone(),
+            host,
+            resolver.clone(),
+            registries.directory.clone(),
+            metrics.clone(),
+            History::open(flywheel.as_ref()),
+        ));
         // Watching begins before the first reading, so that no change falls between them.
         let watcher = reloader.clone().watch();
         reloader.first_load(config_dir_is_given)?;
+        background.block_on(registries.first_answers(&reloader));
+        tasks.spawn_until_stopped(registries.keep_up(reloader.clone()));
         if let Some(flywheel) = &flywheel {
             // The serving versions are in place before the first request.
             for router in routers.all() {
@@ -192,8 +207,16 @@ impl Process {
         }
         let access_log = access_log(&settings)?;
         let spans = trace_export(&settings, &exchange, &snapshot, &tasks);
-        let gateway =
-            Gateway { snapshot, resolver, exchange, metrics: metrics.clone(), access_log, spans, tasks: tasks.clone() };
+        let gateway = Gateway {
+            snapshot,
+            resolver,
+            exchange,
+            dubbo: Dubbo::default(),
+            metrics: metrics.clone(),
+            access_log,
+            spans,
+            tasks: tasks.clone(),
+        };
         let (stop, stopped) = watch::channel(false);
         let token = control::admin_token(&settings.data_dir)?;
         let health = admin::Health::default();

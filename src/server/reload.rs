@@ -7,11 +7,13 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::StartError;
-use crate::config::{Changes, Folder, Gateway, Problem, Settings, Watcher, compile, diff};
+use super::history::History;
+use crate::config::{Changes, Folder, Gateway, Problem, Settings, Watcher, compile_with, diff};
+use crate::discovery::Directory;
 use crate::plugins::Host;
 use crate::plugins::registry::BuiltIns;
+use crate::proxy::resolve::Resolver;
 use crate::proxy::snapshot::Snapshot;
-use crate::proxy::upstream::Resolver;
 use crate::telemetry::metrics::{Metrics, ReloadResult};
 
 pub struct Reloader {
@@ -19,6 +21,7 @@ pub struct Reloader {
     snapshot: Arc<ArcSwap<Snapshot>>,
     host: Arc<dyn Host>,
     resolver: Arc<Resolver>,
+    directory: Arc<Directory>,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
 }
@@ -29,6 +32,7 @@ struct State {
     applied: Gateway,
     number: u64,
     problems: Vec<Problem>,
+    history: History,
 }
 
 /// What a reload did.
@@ -45,11 +49,13 @@ impl Reloader {
         snapshot: Arc<ArcSwap<Snapshot>>,
         host: Arc<dyn Host>,
         resolver: Arc<Resolver>,
+        directory: Arc<Directory>,
         metrics: Arc<Metrics>,
+        history: History,
     ) -> Reloader {
         let folder = Folder::new(&settings.config_dir);
-        let state = State { folder, applied: Gateway::default(), number: 0, problems: Vec::new() };
-        Reloader { settings, snapshot, host, resolver, metrics, state: Mutex::new(state) }
+        let state = State { folder, applied: Gateway::default(), number: 0, problems: Vec::new(), history };
+        Reloader { settings, snapshot, host, resolver, directory, metrics, state: Mutex::new(state) }
     }
 
     /// Loads the folder at start.
@@ -102,9 +108,10 @@ impl Reloader {
     /// The folder itself cannot be read.
     pub fn reload(&self) -> Result<Reloaded, String> {
         let started = Instant::now();
-        let mut state = self.state.lock();
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let listing = state.folder.read().map_err(|error| error.to_string())?;
-        let compiled = compile(&listing.objects, &BuiltIns);
+        let compiled = compile_with(&listing.objects, &self.directory.discovered(), &BuiltIns);
         let mut problems = listing.problems;
         problems.extend(compiled.problems);
         let changes = diff(&state.applied, &compiled.gateway);
@@ -112,6 +119,8 @@ impl Reloader {
         let has_errors = problems.iter().any(Problem::is_error);
         if !has_errors && changes.is_empty() && !is_first {
             state.problems = problems;
+            // Comments may have changed, and a rollback must not lose them.
+            state.history.record(&listing.objects, &state.folder, &changes.to_string());
             return Ok(Reloaded::Unchanged);
         }
         let number = state.number + 1;
@@ -137,12 +146,14 @@ impl Reloader {
                 }
                 let n_routes = snapshot.routes.len();
                 self.snapshot.store(Arc::new(snapshot));
+                self.directory.follow(&compiled.gateway.registries);
                 state.applied = compiled.gateway;
                 state.number = number;
                 state.problems = problems;
                 self.count("applied");
                 self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
                 tracing::info!(number, n_routes, ms = started.elapsed().as_millis(), %changes, "Configuration applied");
+                state.history.record(&listing.objects, &state.folder, &changes.to_string());
                 Ok(Reloaded::Applied(Box::new(changes)))
             }
             Err(found) => {

@@ -15,6 +15,7 @@
 mod auth;
 mod chat;
 mod config;
+mod control_plane;
 mod flywheel;
 mod harness;
 mod ingress;

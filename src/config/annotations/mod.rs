@@ -53,6 +53,8 @@ pub(super) struct IngressOptions {
     pub retry: RetryPolicy,
     pub rewrite: RewriteRule,
     pub timeout: Option<Duration>,
+    /// Path of the annotation and name of an Http2Rpc.
+    pub rpc: Option<(String, String)>,
     /// The Ingress takes part of the requests of another.
     pub canary: Option<CanaryTakes>,
     pub cors: Option<Cors>,
@@ -75,6 +77,10 @@ impl IngressOptions {
             retry: retry::read(annotations),
             rewrite: rewrite::read(annotations),
             timeout: timeout::read(annotations),
+            rpc: annotations
+                .higress("rpc-destination-name")
+                .filter(|(_, name)| !name.trim().is_empty())
+                .map(|(key, name)| (annotations.path_of(&key), name.trim().to_owned())),
             canary: canary::read(annotations),
             cors: cors::read(annotations),
             fallback: fallback::read(annotations),

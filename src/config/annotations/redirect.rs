@@ -2,7 +2,7 @@
 //! `annotations/redirect.go`). A redirect to a URL counts before that to https, the temporal one before the permanent.
 
 use super::Annotations;
-use crate::config::model::Redirect;
+use crate::config::model::{PathRewrite, Redirect, RedirectPort};
 
 const TEMPORAL: u16 = 302;
 const PERMANENT: u16 = 301;
@@ -29,7 +29,13 @@ pub(super) fn read(annotations: &Annotations<'_>) -> Redirects {
     let force_ssl = annotations.flag(annotations.either("force-ssl-redirect"));
     let app_root = annotations.parse(annotations.either("app-root"), "a path that begins with a slash", |text| {
         let path = text.starts_with('/').then(|| text.to_owned())?;
-        Some(Redirect { scheme: None, authority: None, path: Some(path), status: TEMPORAL })
+        Some(Redirect {
+            scheme: None,
+            authority: None,
+            port: RedirectPort::Kept,
+            path: Some(PathRewrite::Full(path)),
+            status: TEMPORAL,
+        })
     });
     Redirects { app_root, url: temporal.or(permanent), https_only: ssl || force_ssl }
 }
@@ -39,8 +45,9 @@ fn to_url(text: &str, status: u16) -> Option<Redirect> {
     let uri: http::Uri = text.parse().ok()?;
     let authority = uri.authority()?.to_string();
     // Without a path the one of the request stays, and `Uri` would show a slash.
-    let path = rest.find('/').map(|at| rest[at..].to_owned());
-    Some(Redirect { scheme: Some(scheme.to_owned()), authority: Some(authority), path, status })
+    let path = rest.find('/').map(|at| PathRewrite::Full(rest[at..].to_owned()));
+    let port = RedirectPort::Kept;
+    Some(Redirect { scheme: Some(scheme.to_owned()), authority: Some(authority), port, path, status })
 }
 
 #[cfg(test)]
@@ -51,7 +58,10 @@ mod tests {
     fn urls() {
         let parts = |text: &str| to_url(text, 302).map(|it| (it.authority.unwrap(), it.path));
         assert_eq!(parts("http://bar.com"), Some(("bar.com".into(), None)));
-        assert_eq!(parts("https://bar.com:8443/x?y=1"), Some(("bar.com:8443".into(), Some("/x?y=1".into()))));
+        assert_eq!(
+            parts("https://bar.com:8443/x?y=1"),
+            Some(("bar.com:8443".into(), Some(PathRewrite::Full("/x?y=1".into()))))
+        );
         for wrong in ["bar.com", "tcp://bar.com", "http://", "http:///x", "/x"] {
             assert_eq!(parts(wrong), None, "{wrong}");
         }

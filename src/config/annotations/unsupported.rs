@@ -20,7 +20,6 @@ const UNSUPPORTED: &[&str] = &[
     "mcp-server-path-rewrite-prefix",
     "mcp-server-upstream-type",
     "mcp-sse-stateful-param-name",
-    "rpc-destination-name",
     "warmup",
 ];
 
@@ -77,6 +76,7 @@ pub(super) const ALL_KEYS: &[&str] = &[
     "route-limit-burst-multiplier",
     "route-limit-rpm",
     "route-limit-rps",
+    "rpc-destination-name",
     "session-cookie-expires",
     "session-cookie-max-age",
     "session-cookie-name",

@@ -36,6 +36,8 @@ pub(in crate::config) struct Draft {
     /// Dotted path of the backend, for messages.
     pub field: String,
     pub targets: Vec<TargetRef>,
+    /// Key of the annotation and name of the Http2Rpc the route is bound to.
+    pub rpc: Option<(String, String)>,
     /// For all targets.
     pub policy: UpstreamPolicy,
     pub fallback: Option<FallbackDraft>,
@@ -198,7 +200,7 @@ impl Reader<'_> {
         route.admission.redirect = Some(redirect);
         let field = self.annotation("app-root");
         let policy = UpstreamPolicy::default();
-        Some(Draft { route, field, targets: Vec::new(), policy, fallback: None, mirror: None })
+        Some(Draft { route, field, targets: Vec::new(), policy, rpc: None, fallback: None, mirror: None })
     }
 
     fn path(&self, mut fields: Fields<'_>, host: &HostMatch) -> Option<Draft> {
@@ -295,7 +297,8 @@ impl Reader<'_> {
             };
             SideTarget { field: self.annotation(&rule.key), target, percent: rule.percent }
         });
-        Draft { route, field, targets, policy: self.upstream_policy(), fallback, mirror }
+        let (policy, rpc) = (self.upstream_policy(), self.options.rpc.clone());
+        Draft { route, field, targets, policy, rpc, fallback, mirror }
     }
 
     fn annotation(&self, key: &str) -> String {
@@ -330,6 +333,7 @@ impl Reader<'_> {
                 https_only: options.redirects.https_only,
                 redirect: options.redirects.url.clone(),
             },
+            rpc: None,
         }
     }
 
@@ -413,7 +417,7 @@ fn backend_port(mut port: Fields<'_>) -> Option<BackendPort> {
     number.or(name)
 }
 
-fn route_name(origin: &ObjectRef) -> String {
+pub(super) fn route_name(origin: &ObjectRef) -> String {
     if origin.namespace == SYSTEM_NAMESPACE {
         origin.name.clone()
     } else {
@@ -421,7 +425,7 @@ fn route_name(origin: &ObjectRef) -> String {
     }
 }
 
-fn host_match(written: &str) -> Result<HostMatch, String> {
+pub(super) fn host_match(written: &str) -> Result<HostMatch, String> {
     if written.is_empty() || written == "*" {
         return Ok(HostMatch::Any);
     }

@@ -2,8 +2,11 @@
 //! release line 2.2.
 
 pub(super) mod config_map;
+pub(super) mod gateway_api;
+pub(super) mod http2rpc;
 pub(super) mod ingress;
 pub(super) mod mcp_bridge;
+pub(super) mod registry;
 pub(super) mod secret;
 pub(super) mod secret_refs;
 pub(super) mod service;

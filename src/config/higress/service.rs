@@ -108,7 +108,7 @@ fn read_service(
         report.warn_hint("spec.ports", "names no port, so nothing can be sent to this service", "add a port");
         return None;
     }
-    Some(Service { host, origin: object.origin.clone(), ports, tls: None })
+    Some(Service { host, origin: object.origin.clone(), ports, tls: None, proxy: None })
 }
 
 /// Ports belong together by name; a single unnamed one belongs to any.

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Destination, HeaderMatch, ObjectRef, Protocol, StringMatch, is_default};
+use super::{Destination, HeaderMatch, ObjectRef, PathRewrite, Protocol, StringMatch, is_default};
 use crate::base::secret::Secret;
 
 /// Another Ingress that takes part of a route's requests. Everything but name, destinations and header control is that of
@@ -107,12 +107,32 @@ pub struct RateLimit {
 }
 
 /// Where requests are sent instead. What is `None` stays as it is in the request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Redirect {
     pub scheme: Option<String>,
+    /// With its port, unless `port` has one.
     pub authority: Option<String>,
-    pub path: Option<String>,
+    pub port: RedirectPort,
+    /// A full path may have a query, which then replaces that of the request.
+    pub path: Option<PathRewrite>,
     pub status: u16,
+}
+
+impl Redirect {
+    /// Sends requests to another path of the same place.
+    pub fn is_app_root(&self) -> bool {
+        self.scheme.is_none() && self.authority.is_none() && self.port == RedirectPort::Kept
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RedirectPort {
+    /// As the authority has it.
+    Kept,
+    /// None: that of the scheme.
+    OfScheme,
+    Number(u16),
 }
 
 /// How a route speaks to a service where that differs from what the service says.

@@ -26,6 +26,7 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("envoyfilters", "EnvoyFilter", true),
     ("gatewayclasses", "GatewayClass", false),
     ("gateways", "Gateway", true),
+    ("grpcroutes", "GRPCRoute", true),
     ("http2rpcs", "Http2Rpc", true),
     ("httproutes", "HTTPRoute", true),
     ("ingressclasses", "IngressClass", false),
@@ -59,6 +60,7 @@ pub struct Folder {
 #[derive(Debug, Clone)]
 struct Parsed {
     digest: [u8; 32],
+    bytes: Arc<[u8]>,
     object: Option<RawObject>,
     problems: Vec<Problem>,
 }
@@ -71,6 +73,16 @@ impl Folder {
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Bytes of a file (relative to the folder) as they were read last.
+    pub fn content(&self, file: &Path) -> Option<&[u8]> {
+        self.parsed.get(file).map(|parsed| &*parsed.bytes)
+    }
+
+    /// Every file of a known kind with its bytes, whether it is an object or not.
+    pub fn contents(&self) -> impl Iterator<Item = (&Path, &[u8])> {
+        self.parsed.iter().map(|(file, parsed)| (file.as_path(), &*parsed.bytes))
     }
 
     /// Reads every object. Faults of single files are in [`Listing::problems`].
@@ -186,7 +198,7 @@ fn parse(bytes: &[u8], digest: [u8; 32], file: &Path, kind: &str, namespaced: bo
             None
         }
     };
-    Parsed { digest, object, problems }
+    Parsed { digest, bytes: bytes.into(), object, problems }
 }
 
 type Fault = (Option<u64>, String, Option<String>);

@@ -5,6 +5,7 @@
 
 mod files;
 mod watch;
+mod write;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::problem::Problem;
 
 pub use files::Folder;
 pub use watch::Watcher;
+pub use write::replace;
 
 /// One YAML object as written. Only its place (kind, namespace, name) is checked.
 #[derive(Debug, Clone, PartialEq)]

@@ -26,10 +26,18 @@ impl Exchange {
     /// # Errors
     /// A destination that cannot be used, no connection, no answer in time, or one that breaks off or is over 1 MiB.
     pub async fn http(&self, snapshot: &Snapshot, call: HttpCall) -> Result<HttpAnswer, String> {
-        let limit = call.timeout;
-        match tokio::time::timeout(limit, self.call_out(snapshot, call)).await {
+        self.http_up_to(snapshot, call, ANSWER_LIMIT).await
+    }
+
+    /// The same with another limit for the answer, bytes.
+    ///
+    /// # Errors
+    /// As for [`Exchange::http`].
+    pub async fn http_up_to(&self, snapshot: &Snapshot, call: HttpCall, limit: usize) -> Result<HttpAnswer, String> {
+        let timeout = call.timeout;
+        match tokio::time::timeout(timeout, self.call_out(snapshot, call, limit)).await {
             Ok(answered) => answered,
-            Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
+            Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
         }
     }
 
@@ -41,11 +49,10 @@ impl Exchange {
         let upstream = snapshot.upstream(service, Some(port)).ok_or_else(|| {
             format!("service {service} is not configured with port {port}; add it to the McpBridge or as a Service")
         })?;
-        let (peer, _) = upstream.peer(service, &snapshot.limits.timeouts, &self.resolver, None).await?;
-        peer._address.as_inet().copied().ok_or_else(|| format!("service {service} has no network address"))
+        upstream.address(&self.resolver, None).await.map(|(address, _)| address)
     }
 
-    async fn call_out(&self, snapshot: &Snapshot, call: HttpCall) -> Result<HttpAnswer, String> {
+    async fn call_out(&self, snapshot: &Snapshot, call: HttpCall, limit: usize) -> Result<HttpAnswer, String> {
         let HttpCall { to, mut head, body, .. } = call;
         let (peer, authority) = match &to {
             Destination::Url(url) => by_url(url).await?,
@@ -64,14 +71,20 @@ impl Exchange {
         }
         head.insert_header(CONTENT_LENGTH, body.len()).map_err(described)?;
         // A pooled connection may have been closed meanwhile; asking again on a fresh one is safe, nothing was answered.
-        match self.ask(&peer, head.clone(), body.clone()).await {
-            Err((_, true)) => self.ask(&peer, head, body).await.map_err(|(error, _)| error),
+        match self.ask(&peer, head.clone(), body.clone(), limit).await {
+            Err((_, true)) => self.ask(&peer, head, body, limit).await.map_err(|(error, _)| error),
             result => result.map_err(|(error, _)| error),
         }
     }
 
     /// One try; the flag of the error says that the connection came from the pool.
-    async fn ask(&self, peer: &HttpPeer, head: RequestHeader, body: Bytes) -> Result<HttpAnswer, (String, bool)> {
+    async fn ask(
+        &self,
+        peer: &HttpPeer,
+        head: RequestHeader,
+        body: Bytes,
+        limit: usize,
+    ) -> Result<HttpAnswer, (String, bool)> {
         let connected = self.connector.get_http_session(peer).await;
         let (mut session, is_reused) = connected.map_err(|error| (error.to_string(), false))?;
         let failed = |error: Box<Error>| (error.to_string(), is_reused);
@@ -82,9 +95,9 @@ impl Exchange {
         let head = session.response_header().cloned().ok_or_else(|| ("no response head".to_owned(), is_reused))?;
         let mut answer = BytesMut::new();
         while let Some(chunk) = session.read_response_body().await.map_err(|error| (error.to_string(), false))? {
-            if answer.len() + chunk.len() > ANSWER_LIMIT {
+            if answer.len() + chunk.len() > limit {
                 session.shutdown().await;
-                return Err((format!("the answer is longer than {ANSWER_LIMIT} bytes"), false));
+                return Err((format!("the answer is longer than {limit} bytes"), false));
             }
             answer.extend_from_slice(&chunk);
         }

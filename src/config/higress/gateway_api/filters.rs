@@ -1,0 +1,189 @@
+//! `filters` of a rule: header changes, redirect, rewrite, mirror.
+
+use http::{HeaderName, HeaderValue};
+
+use super::route::Backends;
+use crate::config::fields::Fields;
+use crate::config::higress::ingress::SideTarget;
+use crate::config::model::{HeaderControl, HeaderOperations, PathMatch, PathRewrite, Redirect, RedirectPort};
+
+/// What the filters of a rule ask for together.
+#[derive(Debug, Default)]
+pub(super) struct Filters {
+    pub headers: HeaderControl,
+    pub redirect: Option<RedirectFilter>,
+    pub host: Option<String>,
+    pub path: Option<NewPath>,
+    pub mirror: Option<SideTarget>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct RedirectFilter {
+    scheme: Option<String>,
+    host: Option<String>,
+    port: Option<u16>,
+    path: Option<NewPath>,
+    status: u16,
+}
+
+/// A path whose meaning depends on what the match took.
+#[derive(Debug, Clone)]
+pub(super) enum NewPath {
+    Full(String),
+    Prefix { to: String, field: String },
+}
+
+impl NewPath {
+    /// `Err` if there is no prefix that could be replaced: the field, and why.
+    pub fn for_match(&self, path: &PathMatch) -> Result<PathRewrite, (String, String)> {
+        match (self, path) {
+            (Self::Full(to), _) => Ok(PathRewrite::Full(to.clone())),
+            (Self::Prefix { to, .. }, PathMatch::Prefix(from)) => {
+                Ok(PathRewrite::Prefix { from: from.clone(), to: to.clone(), ignore_case: false })
+            }
+            (Self::Prefix { field, .. }, _) => {
+                Err((field.clone(), "needs a match of type PathPrefix, whose prefix is replaced".to_owned()))
+            }
+        }
+    }
+}
+
+impl RedirectFilter {
+    pub fn for_match(&self, path: &PathMatch) -> Result<Redirect, (String, String)> {
+        Ok(Redirect {
+            scheme: self.scheme.clone(),
+            authority: self.host.clone(),
+            port: match (self.port, &self.scheme) {
+                (Some(port), _) => RedirectPort::Number(port),
+                (None, Some(_)) => RedirectPort::OfScheme,
+                (None, None) => RedirectPort::Kept,
+            },
+            path: self.path.as_ref().map(|new| new.for_match(path)).transpose()?,
+            status: self.status,
+        })
+    }
+}
+
+pub(super) fn read(rule: &mut Fields<'_>, backends: &Backends<'_>) -> Filters {
+    let mut filters = Filters::default();
+    for mut filter in rule.objects("filters") {
+        let report = filter.report();
+        let (path, type_field) = (filter.path().to_owned(), filter.path_of("type"));
+        match filter.required_text("type") {
+            Some("RequestHeaderModifier") => {
+                if let Some(operations) = filter.object("requestHeaderModifier") {
+                    merge(&mut filters.headers.request, operations);
+                }
+            }
+            Some("ResponseHeaderModifier") => {
+                if let Some(operations) = filter.object("responseHeaderModifier") {
+                    merge(&mut filters.headers.response, operations);
+                }
+            }
+            Some("RequestRedirect") => filters.redirect = filter.object("requestRedirect").map(redirect),
+            Some("URLRewrite") => {
+                if let Some(mut rewrite) = filter.object("urlRewrite") {
+                    filters.host = rewrite.text("hostname").map(str::to_owned);
+                    filters.path = rewrite.object("path").and_then(new_path);
+                    rewrite.finish();
+                }
+            }
+            Some("RequestMirror") => {
+                let mirror = filter.object("requestMirror").and_then(|fields| mirror(fields, backends));
+                if filters.mirror.is_some() {
+                    report.warn(&path, "is a second mirror of this rule; the first counts");
+                } else {
+                    filters.mirror = mirror;
+                }
+            }
+            Some(other) => report.warn(&type_field, format!("{other} is not supported and has no effect")),
+            None => {}
+        }
+        filter.inert(&[
+            "cors",
+            "extensionRef",
+            "requestHeaderModifier",
+            "requestMirror",
+            "requestRedirect",
+            "responseHeaderModifier",
+            "urlRewrite",
+        ]);
+        filter.finish();
+    }
+    filters
+}
+
+fn merge(operations: &mut HeaderOperations, mut fields: Fields<'_>) {
+    operations.update.extend(pairs(&mut fields, "set"));
+    operations.add.extend(pairs(&mut fields, "add"));
+    operations.remove.extend(fields.texts("remove"));
+    fields.finish();
+}
+
+fn pairs(fields: &mut Fields<'_>, key: &'static str) -> Vec<(String, String)> {
+    let read = |mut pair: Fields<'_>| {
+        let (field, report) = (pair.path().to_owned(), pair.report());
+        let name = pair.required_text("name").map(str::to_owned);
+        let value = pair.text("value").unwrap_or_default().to_owned();
+        pair.finish();
+        let name = name?;
+        if name.parse::<HeaderName>().is_err() || HeaderValue::from_str(&value).is_err() {
+            report.error(&field, format!("`{name}` with this value is not a header"));
+            return None;
+        }
+        Some((name, value))
+    };
+    fields.objects(key).into_iter().filter_map(read).collect()
+}
+
+fn redirect(mut fields: Fields<'_>) -> RedirectFilter {
+    let status_field = fields.path_of("statusCode");
+    let status = fields.integer::<u16>("statusCode").unwrap_or(302);
+    if ![301, 302, 303, 307, 308].contains(&status) {
+        fields.report().error_hint(&status_field, format!("{status} is no redirect"), "one of 301, 302, 303, 307, 308");
+    }
+    let redirect = RedirectFilter {
+        scheme: fields.text("scheme").map(str::to_ascii_lowercase),
+        host: fields.text("hostname").map(str::to_owned),
+        port: fields.port("port"),
+        path: fields.object("path").and_then(new_path),
+        status,
+    };
+    fields.finish();
+    redirect
+}
+
+fn new_path(mut fields: Fields<'_>) -> Option<NewPath> {
+    let (field, type_field) = (fields.path_of("replacePrefixMatch"), fields.path_of("type"));
+    let full = fields.text("replaceFullPath").map(str::to_owned);
+    let prefix = fields.text("replacePrefixMatch").map(str::to_owned);
+    let new = match fields.required_text("type") {
+        Some("ReplaceFullPath") => Some(NewPath::Full(full.unwrap_or_else(|| "/".to_owned()))),
+        Some("ReplacePrefixMatch") => Some(NewPath::Prefix { to: prefix.unwrap_or_default(), field }),
+        Some(other) => {
+            fields.report().error_hint(
+                &type_field,
+                format!("`{other}` is no way to change a path"),
+                "one of ReplaceFullPath, ReplacePrefixMatch",
+            );
+            None
+        }
+        None => None,
+    };
+    fields.finish();
+    new
+}
+
+fn mirror(mut fields: Fields<'_>, backends: &Backends<'_>) -> Option<SideTarget> {
+    let field = fields.path_of("backendRef");
+    let target = fields.object("backendRef").and_then(|backend| backends.read(backend));
+    let percent = fields.integer::<u32>("percent").filter(|percent| *percent <= 100);
+    let fraction = fields.object("fraction").map(|mut fraction| {
+        let numerator = fraction.integer::<u32>("numerator").unwrap_or(0);
+        let denominator = fraction.integer::<u32>("denominator").unwrap_or(100).max(1);
+        fraction.finish();
+        u32::try_from(u64::from(numerator) * 100 / u64::from(denominator)).unwrap_or(100).min(100)
+    });
+    fields.finish();
+    Some(SideTarget { field, target: target?, percent: percent.or(fraction).unwrap_or(100) })
+}

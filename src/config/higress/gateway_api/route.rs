@@ -1,0 +1,308 @@
+//! HTTPRoute and GRPCRoute: one route for each host the parents allow, rule and match. All rules share the object's name,
+//! which is what plugins match; GRPCRoutes have `GRPC/` before it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::GROUP;
+use super::filters::{self, Filters};
+use super::gateway::{Child, Gateways, Parent, Scheme};
+use super::grants::{End, Grants};
+use super::matches::{self, Match};
+use crate::config::annotations::Target;
+use crate::config::fields::Fields;
+use crate::config::higress::ingress::{Draft, TargetRef, host_match, route_name};
+use crate::config::higress::{service, skip_common};
+use crate::config::model::{
+    Admission, HeaderMatch, HostMatch, ObjectRef, RetryOn, RetryPolicy, Rewrite, Route, StringMatch, UpstreamPolicy,
+};
+use crate::config::problem::{ObjectReport, Report};
+use crate::config::source::RawObject;
+
+/// Group of Higress' extension: a service of a registry by its host.
+const REGISTRY_GROUP: &str = "networking.higress.io";
+
+pub(super) fn read(object: &RawObject, gateways: &Gateways, grants: &Grants, report: &Report) -> Vec<Draft> {
+    let report = report.on(&object.origin);
+    let mut fields = Fields::new(&object.value, "", report);
+    skip_common(&mut fields);
+    let Some(mut spec) = fields.object("spec") else {
+        report.error("spec", "is missing");
+        return Vec::new();
+    };
+    fields.finish();
+    let reader = Reader { origin: &object.origin, grants, report };
+    let hosts = reader.hosts(&mut spec);
+    let places = reader.places(&mut spec, gateways, &hosts);
+    let mut drafts = Vec::new();
+    for rule in spec.objects("rules") {
+        drafts.extend(reader.rule(rule, &places));
+    }
+    spec.inert(&["useDefaultGateways"]);
+    spec.finish();
+    drafts
+}
+
+struct Reader<'a> {
+    origin: &'a ObjectRef,
+    grants: &'a Grants,
+    report: ObjectReport<'a>,
+}
+
+/// The hosts a route is there for, each with the scheme if not for both.
+type Places = Vec<(HostMatch, Option<Scheme>)>;
+
+impl Reader<'_> {
+    fn hosts(&self, spec: &mut Fields<'_>) -> Vec<HostMatch> {
+        let field = spec.path_of("hostnames");
+        let hosts = spec.texts("hostnames");
+        hosts
+            .iter()
+            .filter_map(|host| host_match(host).map_err(|message| self.report.error(&field, message)).ok())
+            .collect()
+    }
+
+    fn places(&self, spec: &mut Fields<'_>, gateways: &Gateways, hosts: &[HostMatch]) -> Places {
+        let child = Child { kind: &self.origin.kind, namespace: &self.origin.namespace, hosts };
+        let mut schemes: BTreeMap<HostMatch, Vec<Scheme>> = BTreeMap::new();
+        let parents = spec.objects("parentRefs");
+        if parents.is_empty() {
+            self.report.warn("spec.parentRefs", "names no Gateway, so the route has no effect");
+        }
+        for mut parent in parents {
+            let path = parent.path().to_owned();
+            let is_gateway =
+                parent.text("group").unwrap_or(GROUP) == GROUP && parent.text("kind").unwrap_or("Gateway") == "Gateway";
+            let namespace = parent.text("namespace").unwrap_or(&self.origin.namespace).to_owned();
+            let name = parent.required_text("name").map(str::to_owned);
+            let section = parent.text("sectionName").map(str::to_owned);
+            let port = parent.port("port");
+            parent.finish();
+            let Some(name) = name else { continue };
+            if !is_gateway {
+                self.report.warn(&path, "is no Gateway; this parent has no effect");
+                continue;
+            }
+            let parent = Parent { namespace: &namespace, name: &name, section: section.as_deref(), port };
+            match gateways.attach(&parent, child) {
+                Ok(found) => found.into_iter().for_each(|(host, scheme)| schemes.entry(host).or_default().push(scheme)),
+                Err(reason) => self.report.warn(&path, format!("does not take the route: {reason}")),
+            }
+        }
+        let only = |schemes: Vec<Scheme>| {
+            let first = schemes.first().copied();
+            first.filter(|first| schemes.iter().all(|other| other == first))
+        };
+        schemes.into_iter().map(|(host, schemes)| (host, only(schemes))).collect()
+    }
+
+    fn rule(&self, mut rule: Fields<'_>, places: &Places) -> Vec<Draft> {
+        let is_grpc = self.origin.kind == "GRPCRoute";
+        let written = rule.objects("matches");
+        let is_unconditional = written.is_empty();
+        let mut found: Vec<Match> = written
+            .into_iter()
+            .filter_map(|fields| if is_grpc { matches::grpc(fields) } else { matches::http(fields) })
+            .collect();
+        if is_unconditional {
+            found.push(Match::everything());
+        }
+        let backends = Backends { origin: self.origin, grants: self.grants, report: self.report };
+        let filters = filters::read(&mut rule, &backends);
+        let field = rule.path_of("backendRefs");
+        let targets: Vec<TargetRef> =
+            rule.objects("backendRefs").into_iter().filter_map(|it| backends.read(it)).collect();
+        let (timeout, per_try) = rule.object("timeouts").map(timeouts).unwrap_or_default();
+        let retry = retry(&mut rule, per_try);
+        rule.inert(&["name"]);
+        rule.unsupported(&["sessionPersistence"]);
+        if targets.is_empty() && filters.redirect.is_none() {
+            self.report.warn(&field, "names no service; requests are answered with 503");
+        }
+        rule.finish();
+        let mut drafts = Vec::new();
+        for taken in &found {
+            for (host, scheme) in places {
+                match self.route(taken, host, *scheme, &filters, timeout, &retry) {
+                    Ok(route) => drafts.push(Draft {
+                        // A redirect needs no destination.
+                        targets: if route.admission.redirect.is_some() { Vec::new() } else { targets.clone() },
+                        route,
+                        field: field.clone(),
+                        policy: UpstreamPolicy::default(),
+                        fallback: None,
+                        mirror: filters.mirror.clone(),
+                        rpc: None,
+                    }),
+                    Err((field, message)) => {
+                        self.report.error(&field, message);
+                        break;
+                    }
+                }
+            }
+        }
+        drafts
+    }
+
+    fn route(
+        &self,
+        taken: &Match,
+        host: &HostMatch,
+        scheme: Option<Scheme>,
+        filters: &Filters,
+        timeout: Option<Duration>,
+        retry: &RetryPolicy,
+    ) -> Result<Route, (String, String)> {
+        let name = route_name(self.origin);
+        let mut headers = taken.headers.clone();
+        if let Some(scheme) = scheme {
+            let value = match scheme {
+                Scheme::Http => "http",
+                Scheme::Https => "https",
+            };
+            headers.push(HeaderMatch { name: ":scheme".to_owned(), value: StringMatch::Exact(value.to_owned()) });
+        }
+        let path = filters.path.as_ref().map(|new| new.for_match(&taken.path)).transpose()?;
+        let redirect = filters.redirect.as_ref().map(|filter| filter.for_match(&taken.path)).transpose()?;
+        Ok(Route {
+            name: if self.origin.kind == "GRPCRoute" { format!("GRPC/{name}") } else { name },
+            origin: self.origin.clone(),
+            host: host.clone(),
+            path: taken.path.clone(),
+            ignore_path_case: false,
+            methods: taken.methods.clone(),
+            headers,
+            queries: taken.queries.clone(),
+            is_default_backend: false,
+            destinations: Vec::new(),
+            canaries: Vec::new(),
+            fallback: None,
+            mirror: None,
+            timeout,
+            retry: retry.clone(),
+            rewrite: Rewrite { host: filters.host.clone(), path },
+            header_control: filters.headers.clone(),
+            admission: Admission { redirect, ..Admission::default() },
+            rpc: None,
+        })
+    }
+}
+
+/// References to services.
+pub(super) struct Backends<'a> {
+    origin: &'a ObjectRef,
+    grants: &'a Grants,
+    report: ObjectReport<'a>,
+}
+
+impl Backends<'_> {
+    /// `None` if it is no reference at all. One that is not allowed leads to no service, so that its share of the requests
+    /// is refused and not given to the others.
+    pub fn read(&self, mut backend: Fields<'_>) -> Option<TargetRef> {
+        let path = backend.path().to_owned();
+        let (group, kind) = (backend.text("group").unwrap_or_default(), backend.text("kind").unwrap_or("Service"));
+        let namespace = backend.text("namespace").unwrap_or(&self.origin.namespace).to_owned();
+        let name = backend.required_text("name");
+        let port = backend.port("port");
+        let weight = backend.integer::<u32>("weight").unwrap_or(1);
+        backend.unsupported(&["filters"]);
+        backend.finish();
+        let name = name?;
+        let host = match (group, kind) {
+            (REGISTRY_GROUP, "Service") => name.to_owned(),
+            ("", "Service") => {
+                let from = End { group: GROUP, kind: &self.origin.kind, namespace: &self.origin.namespace };
+                let to = End { group: "", kind: "Service", namespace: &namespace };
+                if port.is_none() {
+                    self.report.error(&format!("{path}.port"), "is missing");
+                }
+                if self.grants.allow(from, to, name) {
+                    service::host(name, &namespace)
+                } else {
+                    self.report.warn_hint(
+                        &path,
+                        format!("no ReferenceGrant in {namespace} allows the use of its Service {name}; requests to it are answered with 503"),
+                        "add one, or move the route",
+                    );
+                    String::new()
+                }
+            }
+            _ => {
+                self.report
+                    .warn(&path, format!("{kind} of `{group}` is no backend; requests to it are answered with 503"));
+                String::new()
+            }
+        };
+        Some(TargetRef::Registry(Target { host, port, weight, tls: None }))
+    }
+}
+
+/// Those of the whole request and of one try; zero means none.
+fn timeouts(mut fields: Fields<'_>) -> (Option<Duration>, Option<Duration>) {
+    let request = duration(&mut fields, "request");
+    let backend = duration(&mut fields, "backendRequest");
+    fields.finish();
+    (request, backend)
+}
+
+fn duration(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {
+    let text = fields.text(key)?;
+    let parsed = parse_duration(text);
+    if parsed.is_none() {
+        fields.report().error_hint(
+            &fields.path_of(key),
+            format!("`{text}` is not a duration"),
+            "for example 10s, 500ms, 1m30s",
+        );
+    }
+    parsed.filter(|duration| !duration.is_zero())
+}
+
+/// `1h2m3s4ms`, any of them.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        total += match &rest[..unit] {
+            "h" => Duration::from_secs(number.checked_mul(3600)?),
+            "m" => Duration::from_secs(number.checked_mul(60)?),
+            "s" => Duration::from_secs(number),
+            "ms" => Duration::from_millis(number),
+            _ => return None,
+        };
+        rest = &rest[unit..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+fn retry(rule: &mut Fields<'_>, per_try_timeout: Option<Duration>) -> RetryPolicy {
+    let mut policy = RetryPolicy { per_try_timeout, ..RetryPolicy::default() };
+    let Some(mut retry) = rule.object("retry") else { return policy };
+    let codes: Vec<u16> =
+        retry.list("codes").filter_map(|(_, code)| code.as_u64().and_then(|code| u16::try_from(code).ok())).collect();
+    policy.attempts = retry.integer("attempts").unwrap_or(policy.attempts);
+    policy.on = [RetryOn::ConnectFailure, RetryOn::RefusedStream].into();
+    policy.on.extend(codes.into_iter().map(RetryOn::Status));
+    retry.unsupported(&["backoff"]);
+    retry.finish();
+    policy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [("10s", 10_000), ("500ms", 500), ("1m30s", 90_000), ("1h0m0s1ms", 3_600_001), ("0s", 0)] {
+            assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "10", "s", "1.5s", "10s5", "1d", "-1s"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+}

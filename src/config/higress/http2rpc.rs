@@ -1,0 +1,169 @@
+//! Http2Rpc: HTTP requests as calls of a Dubbo service. Bound to a route by the annotation `rpc-destination-name`
+//! (Higress `ingress_config.go`, `constructHttp2RpcMethods`).
+//!
+//! Unlike Higress, which looks at the first of `httpMethods` only, each of them counts.
+
+use std::sync::Arc;
+
+use super::skip_common;
+use crate::config::SYSTEM_NAMESPACE;
+use crate::config::fields::Fields;
+use crate::config::model::{AttachedHeaders, DubboMethod, DubboParam, DubboService, ParamSource, Pattern};
+use crate::config::problem::Report;
+use crate::config::source::RawObject;
+
+/// Name and meaning; `None` if it has none, which has been reported.
+pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(String, Arc<DubboService>)> {
+    let report = report.on(&object.origin);
+    if object.origin.namespace != SYSTEM_NAMESPACE {
+        report.warn("metadata.namespace", format!("only Http2Rpcs in {SYSTEM_NAMESPACE} count; it has no effect"));
+        return None;
+    }
+    let mut fields = Fields::new(&object.value, "", report);
+    skip_common(&mut fields);
+    let mut spec = fields.object("spec")?;
+    let dubbo = spec.object("dubbo");
+    // Reserved in Higress, and empty.
+    spec.unsupported(&["grpc"]);
+    spec.finish();
+    fields.finish();
+    let Some(mut dubbo) = dubbo else {
+        report.warn("spec.dubbo", "is missing, so the object has no effect");
+        return None;
+    };
+    let interface = dubbo.required_text("service").map(str::to_owned);
+    let version = dubbo.text("version").unwrap_or_default().to_owned();
+    let group = dubbo.text("group").filter(|group| !group.is_empty()).map(str::to_owned);
+    let mut methods: Vec<DubboMethod> = dubbo.objects("methods").into_iter().filter_map(method).collect();
+    if methods.is_empty() {
+        report.error(&dubbo.path_of("methods"), "names no usable method");
+    }
+    // The more of a path is written out, the better it says what is meant.
+    methods.sort_by_key(|method| method.variables.len());
+    dubbo.finish();
+    let service = DubboService { interface: interface?, version, group, methods };
+    Some((object.origin.name.clone(), Arc::new(service)))
+}
+
+fn method(mut fields: Fields<'_>) -> Option<DubboMethod> {
+    let report = fields.report();
+    let name = fields.required_text("serviceMethod").map(str::to_owned);
+    let http_methods: Vec<String> =
+        fields.texts("httpMethods").iter().map(|method| method.to_ascii_uppercase()).collect();
+    if http_methods.is_empty() {
+        report.error(&fields.path_of("httpMethods"), "names no method");
+    }
+    let path_field = fields.path_of("httpPath");
+    let template = fields.required_text("httpPath").map(path);
+    if let Some(Err(message)) = &template {
+        report.error(&path_field, message.clone());
+    }
+    let headers = match fields.text("headersAttach").map(str::trim) {
+        None | Some("") => AttachedHeaders::None,
+        Some("*") => AttachedHeaders::All,
+        Some(names) => AttachedHeaders::Named(
+            names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        ),
+    };
+    let params = params(&mut fields);
+    fields.finish();
+    let (path, variables) = template?.ok()?;
+    Some(DubboMethod { name: name?, http_methods, path, variables, headers, params })
+}
+
+fn params(fields: &mut Fields<'_>) -> Vec<DubboParam> {
+    if let Some(mut entire) = fields.object("paramFromEntireBody") {
+        // As in Higress it is then the only parameter.
+        fields.inert(&["params"]);
+        let java_type = entire.required_text("paramType").map(str::to_owned);
+        entire.finish();
+        let whole = |java_type| DubboParam { source: ParamSource::Body, key: String::new(), java_type };
+        return java_type.map(whole).into_iter().collect();
+    }
+    let read = |mut param: Fields<'_>| {
+        let source = match param.required_text("paramSource") {
+            Some("QUERY") => Some(ParamSource::Query),
+            Some("HEADER") => Some(ParamSource::Header),
+            Some("PATH") => Some(ParamSource::Path),
+            Some("BODY") => Some(ParamSource::Body),
+            Some(other) => {
+                let field = param.path_of("paramSource");
+                param.report().error_hint(
+                    &field,
+                    format!("`{other}` is no source"),
+                    "one of QUERY, HEADER, PATH, BODY",
+                );
+                None
+            }
+            None => None,
+        };
+        let key = param.required_text("paramKey").map(str::to_owned);
+        let java_type = param.required_text("paramType").map(str::to_owned);
+        param.finish();
+        Some(DubboParam { source: source?, key: key?, java_type: java_type? })
+    };
+    fields.objects("params").into_iter().filter_map(read).collect()
+}
+
+/// A path with variables: `{id}` and `*` are one element, `{rest=**}` and `**` all the rest.
+fn path(template: &str) -> Result<(Pattern, Vec<String>), String> {
+    if !template.starts_with('/') {
+        return Err(format!("`{template}` must start with a slash"));
+    }
+    let mut expression = String::new();
+    let mut variables = Vec::new();
+    for element in template.trim_start_matches('/').split('/') {
+        let (name, shape) = match element.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) {
+            Some(inner) => {
+                let (name, shape) = inner.split_once('=').unwrap_or((inner, "*"));
+                (Some(name), shape)
+            }
+            None => (None, element),
+        };
+        let shape = match shape {
+            "*" => "[^/]+".to_owned(),
+            "**" => ".*".to_owned(),
+            literal if name.is_none() && !literal.contains(['{', '}', '*']) => regex::escape(literal),
+            _ => return Err(format!("`{element}` is no element of a path: write text, {{name}}, * or **")),
+        };
+        expression.push('/');
+        match name {
+            Some(name) => {
+                variables.push(name.to_owned());
+                expression.push_str(&format!("({shape})"));
+            }
+            None => expression.push_str(&shape),
+        }
+    }
+    let pattern = Pattern::full(&expression).map_err(|error| format!("cannot be matched: {error}"))?;
+    Ok((pattern, variables))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn paths_with_variables() {
+        for (template, path, values) in [
+            ("/dubbo/hello", "/dubbo/hello", Some(vec![])),
+            ("/dubbo/hello", "/dubbo/hello/", None),
+            ("/users/{id}/x.y", "/users/7/x.y", Some(vec!["7"])),
+            ("/users/{id}/x.y", "/users/7/xzy", None),
+            ("/users/{id}", "/users/7/8", None),
+            ("/files/*/{rest=**}", "/files/a/b/c", Some(vec!["b/c"])),
+            ("/**", "/any/thing", Some(vec![])),
+        ] {
+            let (pattern, _) = super::path(template).unwrap();
+            let found = pattern.regex().captures(path).map(|captures| {
+                captures.iter().skip(1).map(|group| group.unwrap().as_str().to_owned()).collect::<Vec<_>>()
+            });
+            assert_eq!(
+                found,
+                values.map(|values| values.into_iter().map(str::to_owned).collect()),
+                "{template} {path}"
+            );
+        }
+        for template in ["users", "/a{b}", "/{a=b}", "/a*"] {
+            assert!(super::path(template).is_err(), "{template}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Writing the folder: only a rollback does, on request. Everything is laid ready first and then renamed, so that a reader
+//! that waits for the folder to be quiet sees the old files or the new ones.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What shall become of files below `root`: new content, or none. Returns after everything is in place.
+///
+/// # Errors
+/// Says which file; nothing has changed if it was while laying ready.
+pub fn replace(root: &Path, files: &[(PathBuf, Option<Vec<u8>>)]) -> Result<(), (PathBuf, io::Error)> {
+    let mut ready = Vec::new();
+    for (file, content) in files {
+        let Some(content) = content else { continue };
+        let target = root.join(file);
+        let temporary = temporary(&target);
+        if let Err(error) = lay_ready(&temporary, content) {
+            // The files that are ready are of no use alone.
+            for (temporary, _) in &ready {
+                let _ = fs::remove_file(temporary);
+            }
+            return Err((file.clone(), error));
+        }
+        ready.push((temporary, target));
+    }
+    for (temporary, target) in &ready {
+        fs::rename(temporary, target).map_err(|error| (target.clone(), error))?;
+    }
+    for (file, _) in files.iter().filter(|(_, content)| content.is_none()) {
+        match fs::remove_file(root.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err((file.clone(), error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Higress' own name for a file that is not finished; readers pass over it.
+fn temporary(target: &Path) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push(".tmp");
+    PathBuf::from(name)
+}
+
+fn lay_ready(temporary: &Path, content: &[u8]) -> io::Result<()> {
+    if let Some(folder) = temporary.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut file = fs::File::create(temporary)?;
+    io::Write::write_all(&mut file, content)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_come_change_and_go() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        fs::create_dir(path("a")).unwrap();
+        fs::write(path("a/old.yaml"), "old").unwrap();
+        fs::write(path("a/gone.yaml"), "gone").unwrap();
+        let files = [
+            (PathBuf::from("a/old.yaml"), Some(b"new".to_vec())),
+            (PathBuf::from("b/deep/came.yaml"), Some(b"came".to_vec())),
+            (PathBuf::from("a/gone.yaml"), None),
+            (PathBuf::from("a/never.yaml"), None),
+        ];
+        replace(root.path(), &files).unwrap();
+        assert_eq!(fs::read_to_string(path("a/old.yaml")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(path("b/deep/came.yaml")).unwrap(), "came");
+        assert_eq!(fs::read_dir(path("a")).unwrap().count(), 1, "neither the file that went nor a temporary one");
+    }
+
+    #[test]
+    fn a_failure_while_laying_ready_changes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("a.yaml"), "old").unwrap();
+        fs::write(root.path().join("file"), "in the way").unwrap();
+        let files =
+            [(PathBuf::from("a.yaml"), Some(b"new".to_vec())), (PathBuf::from("file/b.yaml"), Some(b"new".to_vec()))];
+        let (file, _) = replace(root.path(), &files).unwrap_err();
+        assert_eq!(file, PathBuf::from("file/b.yaml"));
+        assert_eq!(fs::read_to_string(root.path().join("a.yaml")).unwrap(), "old");
+        assert!(!root.path().join("a.yaml.tmp").exists());
+    }
+}

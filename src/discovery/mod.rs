@@ -1,0 +1,58 @@
+//! Registries: who runs where, asked while the gateway serves.
+//!
+//! [`Directory`] keeps one watcher per registry of the configuration and merges what they say. `server` starts it, compiles
+//! its services into the next configuration and hands new addresses to the proxy. Addresses that change need no new
+//! configuration; a service that comes, goes, or changes its port or protocol does.
+//!
+//! A registry that fails keeps what it said last: stale addresses are better than none. This module opens no connection of
+//! its own (it asks over [`Fetch`]) and knows nothing of routes or requests.
+
+mod consul;
+mod directory;
+mod eureka;
+mod fetch;
+mod nacos;
+#[cfg(test)]
+mod testing;
+mod watch;
+
+use std::net::SocketAddr;
+
+pub use directory::Directory;
+pub use fetch::{Ask, Fetch, Fetched};
+
+/// Where news go. Called with the directory locked: implementations take note and return.
+pub trait Sink: Send + Sync {
+    /// The addresses of a service from now on.
+    fn addresses(&self, service: &str, port: u16, addresses: Vec<SocketAddr>);
+
+    /// The services are no longer those that were compiled.
+    fn services_changed(&self);
+}
+
+/// What a registry lists, by the host under which routes know the service.
+type Listing = std::collections::BTreeMap<String, Listed>;
+
+/// One service as a registry lists it.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Listed {
+    /// The registry's own name for it.
+    name: String,
+    /// Those that may get requests; there may be none at the moment.
+    instances: Vec<Instance>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Instance {
+    address: SocketAddr,
+    /// Empty unless the instance says one.
+    protocol: String,
+}
+
+impl Instance {
+    /// `None` if this is no address: registries may hold host names, which would have to be resolved first.
+    fn new(ip: &str, port: u16, protocol: &str) -> Option<Instance> {
+        let ip = ip.parse().ok()?;
+        (port > 0).then(|| Instance { address: SocketAddr::new(ip, port), protocol: protocol.to_owned() })
+    }
+}

@@ -1,0 +1,214 @@
+//! Requests of routes that are bound to an Http2Rpc: one call over a connection of the service, its answer as JSON.
+//!
+//! Connections wait for the next call; one that has anything to say meanwhile (an end, a heartbeat) is not used again.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use pingora_error::Result;
+use pingora_proxy::Session;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::balance::Lease;
+use super::context::Context;
+use super::resolve::Resolver;
+use super::upstream::Upstream;
+use super::{body, respond};
+use crate::config::model::DubboService;
+use crate::llm::error::ErrorKind;
+use crate::plugins::Reply;
+use crate::rpc::dubbo::{self, HEAD_BYTES, Head};
+use crate::rpc::mapping::{self, Misfit, Source};
+
+/// Connections to one address that wait for work.
+const MAX_IDLE: usize = 64;
+
+/// The connections to Dubbo services.
+#[derive(Default)]
+pub struct Dubbo {
+    idle: Mutex<HashMap<SocketAddr, Vec<TcpStream>>>,
+    n_calls: AtomicU64,
+}
+
+/// Why a call has no answer.
+enum Failure {
+    Unreachable(String),
+    TimedOut(Duration),
+    Broken(String),
+    Refused(dubbo::Refusal),
+}
+
+impl Dubbo {
+    /// Answers the client.
+    ///
+    /// # Errors
+    /// The client went away.
+    pub async fn serve(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        service: &DubboService,
+        resolver: &Resolver,
+    ) -> Result<()> {
+        let whole = match ctx.state.body.clone() {
+            Some(whole) => whole,
+            None => match body::read(session, ctx).await? {
+                Ok(whole) => whole,
+                Err(reply) => return respond::write(session, ctx, reply).await,
+            },
+        };
+        let id = self.n_calls.fetch_add(1, Ordering::Relaxed);
+        let frame = match frame(session, service, &whole, id) {
+            Ok(frame) => frame,
+            Err(misfit) => return respond::write(session, ctx, misfit_reply(&misfit)).await,
+        };
+        let reply = self.answer(ctx, frame, id, resolver).await;
+        respond::write(session, ctx, reply).await
+    }
+
+    async fn answer(&self, ctx: &mut Context, frame: Vec<u8>, id: u64, resolver: &Resolver) -> Reply {
+        let service = ctx.state.service.clone();
+        let Some(upstream) = ctx.upstream.clone() else {
+            let message = format!("Service \"{service}\" of route \"{}\" is not configured.", ctx.state.route);
+            return respond::error(ErrorKind::NoUpstream, message, "no_healthy_upstream");
+        };
+        let limits = &ctx.snapshot.limits;
+        let (limit, connect, max_bytes) =
+            (ctx.route.as_ref().and_then(|route| route.timeout), limits.timeouts.connect, limits.max_body_bytes);
+        let limit = limit.unwrap_or(limits.timeouts.first_byte);
+        let n_more = ctx.route.as_ref().map_or(0, |route| route.retry().attempts);
+        let called = async {
+            // The lease counts the call until it is over.
+            let (stream, address, _lease) = self.connect(&upstream, connect, n_more, resolver).await?;
+            ctx.upstream_address = address.to_string();
+            self.call(stream, address, &frame, id, max_bytes).await
+        };
+        let outcome = tokio::time::timeout(limit, called).await.unwrap_or(Err(Failure::TimedOut(limit)));
+        match outcome {
+            Ok(json) => {
+                let mut reply = Reply::new(200, "via_upstream");
+                reply.body = json;
+                reply.header(http::header::CONTENT_TYPE, "application/json; charset=utf-8")
+            }
+            Err(failure) => failure.into_reply(&service),
+        }
+    }
+
+    /// An idle connection, or a new one. Only connecting is tried again: a call that was sent may have been made.
+    async fn connect(
+        &self,
+        upstream: &Upstream,
+        limit: Duration,
+        n_more: u32,
+        resolver: &Resolver,
+    ) -> std::result::Result<(TcpStream, SocketAddr, Option<Lease>), Failure> {
+        let mut n_left = n_more;
+        loop {
+            let (address, lease) = upstream.address(resolver, None).await.map_err(Failure::Unreachable)?;
+            if let Some(stream) = self.take(address) {
+                return Ok((stream, address, lease));
+            }
+            let failure = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    // Small frames that wait for an answer must not wait for each other.
+                    let _ = stream.set_nodelay(true);
+                    return Ok((stream, address, lease));
+                }
+                Ok(Err(error)) => Failure::Unreachable(format!("{address}: {error}")),
+                Err(_) => Failure::Unreachable(format!("{address}: no connection within {} ms", limit.as_millis())),
+            };
+            if n_left == 0 {
+                return Err(failure);
+            }
+            n_left -= 1;
+        }
+    }
+
+    /// A connection that is silent and open.
+    fn take(&self, address: SocketAddr) -> Option<TcpStream> {
+        let mut idle = self.idle.lock();
+        let waiting = idle.get_mut(&address)?;
+        while let Some(stream) = waiting.pop() {
+            let peeked = stream.try_read(&mut [0]);
+            if peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    async fn call(
+        &self,
+        mut stream: TcpStream,
+        address: SocketAddr,
+        frame: &[u8],
+        id: u64,
+        max_bytes: usize,
+    ) -> std::result::Result<Bytes, Failure> {
+        let broken = |error: std::io::Error| Failure::Broken(error.to_string());
+        stream.write_all(frame).await.map_err(broken)?;
+        loop {
+            let mut head = [0; HEAD_BYTES];
+            stream.read_exact(&mut head).await.map_err(broken)?;
+            let head = Head::read(head).ok_or_else(|| Failure::Broken("what came is not Dubbo".to_owned()))?;
+            if head.body_bytes > max_bytes {
+                return Err(Failure::Broken(format!("the answer is longer than {max_bytes} bytes")));
+            }
+            let mut body = vec![0; head.body_bytes];
+            stream.read_exact(&mut body).await.map_err(broken)?;
+            if head.answers(id) {
+                let answer = dubbo::response(head, &body).map_err(Failure::Refused);
+                let mut idle = self.idle.lock();
+                let waiting = idle.entry(address).or_default();
+                if waiting.len() < MAX_IDLE {
+                    waiting.push(stream);
+                }
+                return answer;
+            }
+        }
+    }
+}
+
+impl Failure {
+    fn into_reply(self, service: &str) -> Reply {
+        let (kind, text, details) = match self {
+            Failure::Unreachable(reason) => (ErrorKind::NoUpstream, reason, "no_healthy_upstream"),
+            Failure::TimedOut(limit) => {
+                let text = format!("no answer within {} ms", limit.as_millis());
+                (ErrorKind::UpstreamTimeout, text, "upstream_response_timeout")
+            }
+            Failure::Broken(reason) => {
+                (ErrorKind::UpstreamUnreachable, reason, "upstream_reset_before_response_started")
+            }
+            Failure::Refused(refusal) => (ErrorKind::UpstreamInvalid, refusal.to_string(), "dubbo_refused"),
+        };
+        respond::error(kind, format!("Dubbo service \"{service}\": {text}."), details)
+    }
+}
+
+fn frame(session: &Session, service: &DubboService, body: &[u8], id: u64) -> std::result::Result<Vec<u8>, Misfit> {
+    let head = session.req_header();
+    let headers = head.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
+    let source = Source {
+        method: head.method.as_str(),
+        path: head.uri.path(),
+        query: head.uri.query().unwrap_or_default(),
+        headers,
+        body,
+    };
+    Ok(dubbo::request(id, &mapping::call(service, &source)?))
+}
+
+fn misfit_reply(misfit: &Misfit) -> Reply {
+    let (kind, details) = match misfit {
+        Misfit::NoMethod { .. } => (ErrorKind::NoRoute, "http2rpc.no_method"),
+        Misfit::Missing { .. } | Misfit::Type { .. } => (ErrorKind::InvalidValue, "http2rpc.bad_parameter"),
+        Misfit::Body(_) => (ErrorKind::InvalidJson, "http2rpc.bad_body"),
+    };
+    respond::error(kind, format!("The request is no call: {misfit}."), details)
+}

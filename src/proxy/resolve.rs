@@ -1,0 +1,223 @@
+//! Addresses that change while a configuration serves: those of DNS names, and those registries report.
+//!
+//! Names are resolved on first use. When an answer's time to live is over, the next use starts a lookup in the background
+//! and goes on with the old addresses; a failed lookup keeps them. Registries' addresses are put here by `server`.
+//!
+//! Answers come from the name servers in `/etc/resolv.conf` and from `/etc/hosts`, because only they say how long they are
+//! good for. What these do not know is asked of the system (getaddrinfo), which may know names from elsewhere.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::LookupIpStrategy;
+use parking_lot::Mutex;
+
+use crate::base::tasks::Tasks;
+
+/// How long addresses are used whose answer says nothing about it.
+const SYSTEM_REFRESH: Duration = Duration::from_secs(30);
+
+/// Bounds of what an answer says: a time to live of zero must not mean a lookup per request, and one of a day must not
+/// outlive a change of `/etc/hosts`.
+const SHORTEST_USE: Duration = Duration::from_secs(1);
+const LONGEST_USE: Duration = Duration::from_secs(300);
+
+/// A service's addresses as a registry reported them last.
+pub type Reported = Arc<ArcSwap<Vec<SocketAddr>>>;
+
+/// Names and services in use, shared by all snapshots so that a reload does not forget addresses.
+pub struct Resolver {
+    names: Mutex<HashMap<(String, u16), Arc<DnsName>>>,
+    reported: Mutex<HashMap<(String, u16), Reported>>,
+    dns: Dns,
+    tasks: Tasks,
+}
+
+/// A name with the port its addresses get.
+pub struct DnsName {
+    pub host: String,
+    port: u16,
+    resolved: ArcSwapOption<Resolved>,
+}
+
+struct Resolved {
+    addresses: Vec<SocketAddr>,
+    until: Instant,
+}
+
+impl Resolver {
+    pub fn new(tasks: Tasks) -> Resolver {
+        Resolver { names: Mutex::default(), reported: Mutex::default(), dns: Dns::default(), tasks }
+    }
+
+    pub fn name(&self, host: &str, port: u16) -> Arc<DnsName> {
+        let mut names = self.names.lock();
+        let fresh = || Arc::new(DnsName { host: host.to_owned(), port, resolved: ArcSwapOption::empty() });
+        names.entry((host.to_owned(), port)).or_insert_with(fresh).clone()
+    }
+
+    /// Where the reported addresses of a service are found; empty until there are any.
+    pub fn reported(&self, service: &str, port: u16) -> Reported {
+        self.reported.lock().entry((service.to_owned(), port)).or_default().clone()
+    }
+
+    /// A registry reports new addresses: every snapshot uses them from now on.
+    pub fn report(&self, service: &str, port: u16, addresses: Vec<SocketAddr>) {
+        self.reported(service, port).store(Arc::new(addresses));
+    }
+
+    /// # Errors
+    /// The name does not resolve, and never did before.
+    pub async fn addresses(&self, name: &Arc<DnsName>) -> Result<Vec<SocketAddr>, String> {
+        let Some(resolved) = name.resolved.load_full() else {
+            return self.dns.lookup(name).await;
+        };
+        if resolved.until < Instant::now() {
+            // Mark first, so that one request of many starts the lookup.
+            let until = Instant::now() + SYSTEM_REFRESH;
+            name.resolved.store(Some(Arc::new(Resolved { addresses: resolved.addresses.clone(), until })));
+            let (name, dns) = (name.clone(), self.dns.clone());
+            self.tasks.spawn(async move {
+                if let Err(error) = dns.lookup(&name).await {
+                    tracing::warn!(host = name.host, error, "DNS refresh failed; the old addresses stay in use");
+                }
+            });
+        }
+        Ok(resolved.addresses.clone())
+    }
+}
+
+/// The DNS client, made anew when the files it was made from change.
+#[derive(Clone, Default)]
+struct Dns {
+    current: Arc<Mutex<Option<(Stamp, TokioResolver)>>>,
+}
+
+/// When the files were changed last.
+type Stamp = [Option<SystemTime>; 2];
+
+impl Dns {
+    async fn lookup(&self, name: &DnsName) -> Result<Vec<SocketAddr>, String> {
+        let (addresses, until) = match self.ask(name).await {
+            Some(answer) => answer,
+            None => (ask_system(name).await?, Instant::now() + SYSTEM_REFRESH),
+        };
+        name.resolved.store(Some(Arc::new(Resolved { addresses: addresses.clone(), until })));
+        Ok(addresses)
+    }
+
+    /// `None` if there is no name server, or it does not know.
+    async fn ask(&self, name: &DnsName) -> Option<(Vec<SocketAddr>, Instant)> {
+        let found = self.client()?.lookup_ip(name.host.as_str()).await.ok()?;
+        let now = Instant::now();
+        let until = found.valid_until().clamp(now + SHORTEST_USE, now + LONGEST_USE);
+        let addresses: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, name.port)).collect();
+        (!addresses.is_empty()).then_some((addresses, until))
+    }
+
+    fn client(&self) -> Option<TokioResolver> {
+        let changed = |path| Path::new(path).metadata().and_then(|metadata| metadata.modified()).ok();
+        let stamp = [changed("/etc/resolv.conf"), changed("/etc/hosts")];
+        let mut current = self.current.lock();
+        if let Some((_, client)) = current.as_ref().filter(|(of, _)| *of == stamp) {
+            return Some(client.clone());
+        }
+        let mut builder = TokioResolver::builder_tokio().ok()?;
+        let options = builder.options_mut();
+        // The names keep their answers themselves.
+        options.cache_size = 0;
+        // As Istio resolves for Envoy: a machine without a route for IPv6 must not try every other address in vain.
+        options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+        let client = builder.build().ok()?;
+        *current = Some((stamp, client.clone()));
+        Some(client)
+    }
+}
+
+async fn ask_system(name: &DnsName) -> Result<Vec<SocketAddr>, String> {
+    let found = tokio::net::lookup_host((name.host.as_str(), name.port)).await;
+    let addresses: Vec<SocketAddr> =
+        found.map_err(|error| format!("{} does not resolve: {error}", name.host))?.collect();
+    if addresses.is_empty() {
+        return Err(format!("{} has no address", name.host));
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test waits for its own tasks")]
+mod tests {
+    use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+    use hickory_resolver::net::runtime::TokioRuntimeProvider;
+    use tokio::net::UdpSocket;
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    /// Answers every question for addresses of version 4 with these and a time to live, all others with nothing.
+    async fn name_server(addresses: &'static [[u8; 4]], ttl: u32) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut question = [0; 512];
+            while let Ok((n, from)) = socket.recv_from(&mut question).await {
+                let name_end = 12 + question[12..n].iter().position(|byte| *byte == 0).unwrap() + 1;
+                let is_v4 = question[name_end..name_end + 2] == [0, 1];
+                let addresses = if is_v4 { addresses } else { &[] };
+                let mut answer = question[..2].to_vec();
+                answer.extend([0x81, 0x80, 0, 1, 0, addresses.len() as u8, 0, 0, 0, 0]);
+                answer.extend_from_slice(&question[12..name_end + 4]);
+                for address in addresses {
+                    answer.extend([0xc0, 12, 0, 1, 0, 1]);
+                    answer.extend(ttl.to_be_bytes());
+                    answer.extend([0, 4]);
+                    answer.extend(address);
+                }
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        });
+        at
+    }
+
+    fn asking(server: SocketAddr) -> Resolver {
+        let resolver = Resolver::new(Tasks::new(Handle::current()));
+        let mut name_server = NameServerConfig::udp(server.ip());
+        name_server.connections.iter_mut().for_each(|connection| connection.port = server.port());
+        let config = ResolverConfig::from_parts(None, vec![], vec![name_server]);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        builder.options_mut().cache_size = 0;
+        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+        resolver.dns.client();
+        let stamp = resolver.dns.current.lock().as_ref().map(|(stamp, _)| *stamp).unwrap();
+        *resolver.dns.current.lock() = Some((stamp, builder.build().unwrap()));
+        resolver
+    }
+
+    #[tokio::test]
+    async fn all_addresses_are_used_for_as_long_as_the_answer_says() {
+        for (ttl, used) in [(60, 60), (0, 1), (86_400, 300)] {
+            let resolver = asking(name_server(&[[10, 0, 0, 1], [10, 0, 0, 2]], ttl).await);
+            let name = resolver.name("a.example.com", 443);
+            let mut addresses = resolver.addresses(&name).await.unwrap();
+            addresses.sort_unstable();
+            assert_eq!(addresses, ["10.0.0.1:443".parse().unwrap(), "10.0.0.2:443".parse().unwrap()]);
+            let until = name.resolved.load_full().unwrap().until;
+            let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
+            assert!(left <= f64::from(used) && left > f64::from(used) - 1.0, "{ttl}: {left}");
+        }
+    }
+
+    #[tokio::test]
+    async fn reported_addresses_reach_those_who_asked_before() {
+        let resolver = Resolver::new(Tasks::new(Handle::current()));
+        let reported = resolver.reported("a.dc1.consul", 80);
+        assert!(reported.load().is_empty());
+        resolver.report("a.dc1.consul", 80, vec!["10.0.0.1:80".parse().unwrap()]);
+        assert_eq!(reported.load().len(), 1);
+    }
+}
