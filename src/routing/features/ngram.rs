@@ -1,7 +1,8 @@
 //! Hashed n-grams and lexicon hits of folded text, in one pass. Called by `extract`; allocates only its output.
 //!
-//! Character n-grams (1 to 3, 4 outside CJK text) survive typos and need no word list for Chinese; whole Latin words
-//! and pairs of them say more than their letters; the opening of the text says what kind of request it is.
+//! Character n-grams survive typos and need no word list for Chinese: 1 to 3 characters where CJK text takes part, 4
+//! elsewhere, where shorter ones say nothing that those and whole words do not. Latin words and pairs of them say more than
+//! their letters; the opening of the text says what kind of request it is.
 
 use super::NGRAM_BUCKETS;
 use super::lexicon::{self, N_GROUPS};
@@ -66,23 +67,23 @@ impl Found {
 /// Character n-grams by increasing length, each from the one a character shorter, and the CJK words among them.
 fn windows(text: &[char], found: &mut Found) {
     let runs = runs(text);
+    let has_cjk = runs.iter().any(|&run| run > 0);
     let mut hashes = vec![CHARS; text.len()];
     for n in 1..=4.min(text.len()) {
         let n_windows = text.len() + 1 - n;
         hashes.truncate(n_windows);
         hashes.iter_mut().zip(&text[n - 1..]).for_each(|(hash, &c)| *hash = extend(*hash, c));
-        let keys = hashes.iter().map(|&hash| mix(hash));
+        let all_latin = -(n as i8);
+        let keys = hashes.iter().map(|&hash| mix(hash)).zip(&runs);
         match n {
-            // A space is no n-gram of its own.
-            1 => push_where(keys.zip(text.iter().map(|&c| c != ' ')), &mut found.buckets),
-            // Four characters are one only outside CJK text.
-            4 => push_where(keys.zip(runs.iter().map(|&run| run == -4)), &mut found.buckets),
-            _ => found.buckets.extend(keys.map(bucket)),
+            4 => push_where(keys.map(|(key, &run)| (key, run == all_latin)), &mut found.buckets),
+            _ if has_cjk => push_where(keys.map(|(key, &run)| (key, run > all_latin)), &mut found.buckets),
+            _ => {}
         }
         if n == 2 || n == 3 {
             found.buckets.extend(hashes.iter().take(3).map(|&hash| bucket(mix(hash) ^ START)));
         }
-        for (at, &run) in runs[..n_windows].iter().enumerate() {
+        for (at, &run) in runs[..n_windows].iter().enumerate().filter(|_| has_cjk) {
             if usize::try_from(run).is_ok_and(|run| run >= n)
                 && let Some(group) = lexicon::group_of(mix(hashes[at]))
             {

@@ -32,7 +32,10 @@ pub fn fold_into(text: &str, out: &mut Vec<char>) {
             None => (run, None),
         };
         if rest.is_ascii() {
-            rest.bytes().for_each(|byte| push_folded(char::from(byte.to_ascii_lowercase()), out));
+            rest.bytes().for_each(|byte| match byte {
+                b'!'..=b'/' | b':'..=b'~' => out.push(char::from(byte.to_ascii_lowercase())),
+                _ => push_folded(char::from(byte), out),
+            });
         } else {
             rest.nfkc().flat_map(char::to_lowercase).for_each(|folded| push_folded(folded, out));
         }
