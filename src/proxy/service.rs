@@ -70,6 +70,9 @@ impl ProxyHttp for Gateway {
         gzip::configure(session, ctx.snapshot.gzip.as_ref());
         let limits = &ctx.snapshot.limits;
         session.set_write_timeout(Some(limits.timeouts.between_reads));
+        // Behind an upgrade either side may be silent as long as a connection may be idle.
+        let patience = if session.is_upgrade_req() { limits.client_idle } else { limits.client_read_timeout };
+        session.set_read_timeout(Some(patience));
         if session.get_keepalive().is_some() {
             session.set_keepalive(Some(limits.client_idle.as_secs().max(1)));
         }
@@ -161,6 +164,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        hygiene::clean_answer(response);
         retry::after_answer(session, ctx, response.status.as_u16())
     }
 
@@ -253,12 +257,18 @@ impl ProxyHttp for Gateway {
     }
 }
 
+/// What pingora calls the faults of a chunked body.
+const BROKEN_BODY: &[&str] = &["InvalidChunk", "InvalidTrailerEnd"];
+
 /// Error class and log detail; `None` when the client itself went away.
 fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
     match (error.etype(), error.esource()) {
         (ErrorType::HTTPStatus(503), _) => (Some(ErrorKind::NoUpstream), "no_healthy_upstream"),
         (ErrorType::HTTPStatus(413), _) => (Some(ErrorKind::BodyTooLarge), "request_payload_too_large"),
         (ErrorType::ReadTimedout, ErrorSource::Downstream) => (Some(ErrorKind::RequestTimeout), "request_timeout"),
+        (kind, ErrorSource::Downstream) if BROKEN_BODY.contains(&kind.as_str()) => {
+            (Some(ErrorKind::MalformedRequest), "malformed_request_body")
+        }
         (_, ErrorSource::Downstream) => (None, "downstream_remote_disconnect"),
         (ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout, _) => {
             (Some(ErrorKind::UpstreamTimeout), "upstream_response_timeout")
@@ -277,6 +287,7 @@ fn explain(kind: ErrorKind) -> &'static str {
         }
         ErrorKind::RequestTimeout => "the request was not sent completely in time.",
         ErrorKind::BodyTooLarge => "the request body is over the limit.",
+        ErrorKind::MalformedRequest => "the chunks of the request body are not well formed.",
         _ => "the gateway failed to proxy the request; its log has the cause.",
     }
 }

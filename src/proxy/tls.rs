@@ -172,6 +172,7 @@ impl Wishes {
         let resolver = Arc::new(SingleCertAndKey::from(key.clone()));
         let mut config = builder.with_cert_resolver(resolver.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.ignore_client_order = true;
         let client_ca = options.client_ca.as_ref().map(|ca| Arc::from(ca.pem.as_str()));
         let mut acceptor = acceptor(resolver, client_ca.clone()).ok_or_else(|| fault("cannot be served".into()))?;
         acceptor.acceptor = Acceptor::from_server_config(Arc::new(config)).acceptor;
@@ -179,12 +180,16 @@ impl Wishes {
     }
 }
 
-/// An acceptor that leaves a [`Handshake`] with each connection.
+/// An acceptor that leaves a [`Handshake`] with each connection and chooses the cipher suite itself.
 pub fn acceptor(resolver: Arc<dyn ResolvesServerCert>, client_ca: Option<Arc<str>>) -> Option<Acceptor> {
     let mut settings = TlsSettings::with_callbacks(Box::new(Notes { client_ca })).ok()?;
     settings.set_cert_resolver(resolver);
     settings.enable_h2();
-    Some(settings.build())
+    let mut acceptor = settings.build();
+    let mut config = ServerConfig::clone(acceptor.acceptor.config());
+    config.ignore_client_order = true;
+    acceptor.acceptor = Acceptor::from_server_config(Arc::new(config)).acceptor;
+    Some(acceptor)
 }
 
 /// What is remembered of a TLS handshake.
