@@ -32,6 +32,8 @@ pub struct Context {
     pub balance: balance::Key,
     /// Counts the attempt in progress.
     pub lease: Option<Lease>,
+    /// A WebSocket is asked for where plugins hold answers back, which cannot be done with a conversation.
+    pub is_unheld_upgrade: bool,
     /// The default backend was asked, because of the status of an answer.
     pub has_fallen_back: bool,
     /// The answer if no plugin changes the request so that a route takes it.
@@ -72,6 +74,7 @@ impl Context {
             arm: 0,
             balance: balance::Key::default(),
             lease: None,
+            is_unheld_upgrade: false,
             has_fallen_back: false,
             unrouted: None,
             ran: Vec::new(),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::StatusCode;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
@@ -17,7 +18,7 @@ use super::dubbo::Dubbo;
 use super::exchange::Exchange;
 use super::resolve::Resolver;
 use super::snapshot::Snapshot;
-use super::{body, chain, finish, gate, gzip, hygiene, mirror, outgoing, respond, retry};
+use super::{body, chain, conversation, finish, gate, gzip, hygiene, mirror, outgoing, respond, retry};
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
 use crate::telemetry::access_log::AccessLog;
@@ -84,6 +85,10 @@ impl ProxyHttp for Gateway {
         // Once the body has been read here, pingora could replay 64 KiB of it at most; the exchange has no such limit. It also
         // is the one that can hold an answer back.
         let is_held = chain::may_hold_answer(session, ctx);
+        if conversation::is_websocket(session.req_header()) && ctx.state.body.as_ref().is_none_or(Bytes::is_empty) {
+            ctx.is_unheld_upgrade = is_held;
+            return Ok(false);
+        }
         if is_held {
             // A compressed answer would tell the plugins nothing.
             session.req_header_mut().remove_header(&http::header::ACCEPT_ENCODING);
@@ -119,9 +124,11 @@ impl ProxyHttp for Gateway {
         match upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver, ctx.balance.hash).await {
             Ok((mut peer, lease)) => {
                 ctx.lease = lease;
-                if let Some(limit) = ctx.route.as_ref().and_then(|route| route.timeout) {
-                    peer.options.read_timeout = Some(limit);
+                let limit = ctx.route.as_ref().and_then(|route| route.timeout);
+                if limit.is_some() {
+                    peer.options.read_timeout = limit;
                 }
+                conversation::prepare_peer(session.req_header(), &mut peer, limit.is_some());
                 ctx.upstream_address = peer._address.to_string();
                 Ok(Box::new(peer))
             }
@@ -170,8 +177,16 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if response.status.is_informational() {
+        let is_upgraded = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if response.status.is_informational() && !is_upgraded {
             return Ok(());
+        }
+        if is_upgraded {
+            session.set_read_timeout(None);
+        } else if ctx.is_unheld_upgrade && response.status.is_success() {
+            // Asking for an upgrade that nobody wants must not be a way around the plugins that hold answers back.
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "the upstream answered a WebSocket as a request");
+            return Err(error.into_up());
         }
         if let Some(asked) = ctx.asked_upstream {
             respond::mark_upstream_answer(ctx, response, asked.elapsed());

@@ -114,6 +114,11 @@ impl Upstream {
         self.balancer.method()
     }
 
+    /// Spoken to in HTTP/2 and nothing else.
+    pub fn is_http2(&self) -> bool {
+        self.protocol == Protocol::Http2
+    }
+
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
@@ -205,19 +210,27 @@ impl Upstream {
         options.max_h2_streams = 100;
         // A connection that died silently would swallow every new stream; a ping finds out.
         options.h2_ping_interval = Some(Duration::from_secs(20));
-        options.tcp_keepalive = Some(TcpKeepalive {
-            idle: Duration::from_secs(60),
-            interval: Duration::from_secs(10),
-            count: 6,
-            #[cfg(target_os = "linux")]
-            user_timeout: Duration::from_secs(30),
-        });
+        options.tcp_keepalive = Some(keepalive(Duration::from_secs(30)));
         options.alpn = match (self.protocol, self.tls.is_some()) {
             (Protocol::Http2, _) => ALPN::H2,
             (Protocol::Http1 | Protocol::Dubbo, true) => ALPN::H2H1,
             (Protocol::Http1 | Protocol::Dubbo, false) => ALPN::H1,
         };
         Ok((peer, lease))
+    }
+}
+
+/// How it is found out that the other end of a silent connection is gone, on either side of the gateway. `unread` is how long
+/// the other end may leave what was sent to it; zero sets no limit.
+pub fn keepalive(unread: Duration) -> TcpKeepalive {
+    #[cfg(not(target_os = "linux"))]
+    let _ = unread;
+    TcpKeepalive {
+        idle: Duration::from_secs(60),
+        interval: Duration::from_secs(10),
+        count: 6,
+        #[cfg(target_os = "linux")]
+        user_timeout: unread,
     }
 }
 

@@ -14,7 +14,8 @@ use crate::config::fields::Fields;
 use crate::config::higress::ingress::{Draft, TargetRef, host_match, route_name};
 use crate::config::higress::{service, skip_common};
 use crate::config::model::{
-    Admission, HeaderMatch, HostMatch, ObjectRef, RetryOn, RetryPolicy, Rewrite, Route, StringMatch, UpstreamPolicy,
+    Admission, HeaderMatch, HostMatch, ObjectRef, Protocol, RetryOn, RetryPolicy, Rewrite, Route, StringMatch,
+    UpstreamPolicy,
 };
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
@@ -98,6 +99,8 @@ impl Reader<'_> {
 
     fn rule(&self, mut rule: Fields<'_>, places: &Places) -> Vec<Draft> {
         let is_grpc = self.origin.kind == "GRPCRoute";
+        // gRPC is HTTP/2 by definition, whatever the service says of itself.
+        let policy = UpstreamPolicy { protocol: is_grpc.then_some(Protocol::Http2), ..UpstreamPolicy::default() };
         let written = rule.objects("matches");
         let is_unconditional = written.is_empty();
         let mut found: Vec<Match> = written
@@ -129,7 +132,7 @@ impl Reader<'_> {
                         targets: if route.admission.redirect.is_some() { Vec::new() } else { targets.clone() },
                         route,
                         field: field.clone(),
-                        policy: UpstreamPolicy::default(),
+                        policy: policy.clone(),
                         fallback: None,
                         mirror: filters.mirror.clone(),
                         rpc: None,
