@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
 use http::header::SET_COOKIE;
+use http::{HeaderName, Method};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -14,6 +14,10 @@ use super::hygiene::x_envoy;
 use super::{cors, grpc, outgoing};
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::plugins::{Reply, Request};
+
+/// How Envoy says that a circuit breaker refused a request: to the client, and in the access log.
+pub const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+pub const OVERFLOW_DETAILS: &str = "upstream_reset_before_response_started{overflow}";
 
 /// How long the rest of a refused request is read away.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);

@@ -18,7 +18,8 @@ use super::dubbo::Dubbo;
 use super::exchange::Exchange;
 use super::resolve::Resolver;
 use super::snapshot::Snapshot;
-use super::{body, chain, conversation, finish, gate, gzip, hygiene, mirror, outgoing, respond, retry};
+use super::upstream::NoPeer;
+use super::{body, chain, conversation, finish, gate, grpc, gzip, hygiene, mirror, outgoing, respond, retry};
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
 use crate::telemetry::access_log::AccessLog;
@@ -112,6 +113,8 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         ctx.tries += 1;
+        // The attempt before is over; it must not take the place of this one.
+        ctx.lease = None;
         ctx.asked_upstream = Some(Instant::now());
         let rewritten = ctx.route.as_ref().and_then(|route| route.route.rewrite.host.as_deref());
         let authority = rewritten.or_else(|| hygiene::authority(session.req_header())).unwrap_or_default();
@@ -123,7 +126,7 @@ impl ProxyHttp for Gateway {
         };
         match upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver, ctx.balance.hash).await {
             Ok((mut peer, lease)) => {
-                ctx.lease = lease;
+                ctx.lease = Some(lease);
                 let limit = ctx.route.as_ref().and_then(|route| route.timeout);
                 if limit.is_some() {
                     peer.options.read_timeout = limit;
@@ -132,7 +135,8 @@ impl ProxyHttp for Gateway {
                 ctx.upstream_address = peer._address.to_string();
                 Ok(Box::new(peer))
             }
-            Err(reason) => Error::e_explain(ErrorType::HTTPStatus(503), reason),
+            Err(NoPeer::Missing(reason)) => Error::e_explain(ErrorType::HTTPStatus(503), reason),
+            Err(full @ NoPeer::Full { .. }) => Error::e_explain(OVERFLOW, full.to_string()),
         }
     }
 
@@ -168,6 +172,10 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        let is_final = !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if let Some(lease) = ctx.lease.as_mut().filter(|_| is_final) {
+            lease.answered(grpc::http_status(response));
+        }
         retry::after_answer(session, ctx, response.status.as_u16())
     }
 
@@ -219,6 +227,9 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        if let Some(lease) = &mut ctx.lease {
+            lease.failed();
+        }
         error.set_retry(retry::after_no_connection(session, ctx));
         error
     }
@@ -231,6 +242,11 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
         is_reused: bool,
     ) -> Box<Error> {
+        // A connection that the pool had kept too long says nothing about the endpoint.
+        let is_stale = is_reused && error.retry.retry();
+        if let Some(lease) = ctx.lease.as_mut().filter(|_| error.esource() == &ErrorSource::Upstream && !is_stale) {
+            lease.failed();
+        }
         let again = retry::after_failure(session, ctx, &error, is_reused);
         error.set_retry(again);
         error
@@ -252,7 +268,10 @@ impl ProxyHttp for Gateway {
         let kind = kind.unwrap_or(ErrorKind::Internal);
         let message = format!("Route \"{}\", service \"{}\": {}", ctx.state.route, ctx.state.service, explain(kind));
         tracing::warn!(route = %ctx.state.route, service = %ctx.state.service, %error, "Request failed");
-        let reply = respond::error(kind, message, details);
+        let mut reply = respond::error(kind, message, details);
+        if kind == ErrorKind::Overloaded {
+            reply = reply.header(respond::OVERLOADED, "true");
+        }
         let error_code = reply.status;
         let written = respond::write(session, ctx, reply).await;
         FailToProxy { error_code, can_reuse_downstream: written.is_ok() && error.esource() != &ErrorSource::Downstream }
@@ -268,10 +287,14 @@ impl ProxyHttp for Gateway {
     }
 }
 
+/// Marks the error of a request that its service has no room for.
+const OVERFLOW: ErrorType = ErrorType::Custom("the service is at its limit");
+
 /// Error class and log detail; `None` when the client itself went away.
 fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
     match (error.etype(), error.esource()) {
         (ErrorType::HTTPStatus(503), _) => (Some(ErrorKind::NoUpstream), "no_healthy_upstream"),
+        (&OVERFLOW, _) => (Some(ErrorKind::Overloaded), respond::OVERFLOW_DETAILS),
         (ErrorType::HTTPStatus(413), _) => (Some(ErrorKind::BodyTooLarge), "request_payload_too_large"),
         (ErrorType::ReadTimedout, ErrorSource::Downstream) => (Some(ErrorKind::RequestTimeout), "request_timeout"),
         (_, ErrorSource::Downstream) => (None, "downstream_remote_disconnect"),
@@ -286,6 +309,7 @@ fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
 fn explain(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NoUpstream => "no endpoint is available. Check that the service exists and has ready endpoints.",
+        ErrorKind::Overloaded => "it has as much to do as its DestinationRule allows. Retry later.",
         ErrorKind::UpstreamTimeout => "the upstream did not answer in time. Retry, or raise the route's timeout.",
         ErrorKind::UpstreamUnreachable => {
             "the upstream could not be reached or closed the connection. Check its address and health."

@@ -248,38 +248,9 @@ fn timeouts(mut fields: Fields<'_>) -> (Option<Duration>, Option<Duration>) {
     (request, backend)
 }
 
+/// Zero means none.
 fn duration(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {
-    let text = fields.text(key)?;
-    let parsed = parse_duration(text);
-    if parsed.is_none() {
-        fields.report().error_hint(
-            &fields.path_of(key),
-            format!("`{text}` is not a duration"),
-            "for example 10s, 500ms, 1m30s",
-        );
-    }
-    parsed.filter(|duration| !duration.is_zero())
-}
-
-/// `1h2m3s4ms`, any of them.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        total += match &rest[..unit] {
-            "h" => Duration::from_secs(number.checked_mul(3600)?),
-            "m" => Duration::from_secs(number.checked_mul(60)?),
-            "s" => Duration::from_secs(number),
-            "ms" => Duration::from_millis(number),
-            _ => return None,
-        };
-        rest = &rest[unit..];
-    }
-    (!text.is_empty()).then_some(total)
+    fields.duration(key).filter(|duration| !duration.is_zero())
 }
 
 fn retry(rule: &mut Fields<'_>, per_try_timeout: Option<Duration>) -> RetryPolicy {
@@ -293,19 +264,4 @@ fn retry(rule: &mut Fields<'_>, per_try_timeout: Option<Duration>) -> RetryPolic
     retry.unsupported(&["backoff"]);
     retry.finish();
     policy
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        for (text, ms) in [("10s", 10_000), ("500ms", 500), ("1m30s", 90_000), ("1h0m0s1ms", 3_600_001), ("0s", 0)] {
-            assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "10", "s", "1.5s", "10s5", "1d", "-1s"] {
-            assert_eq!(parse_duration(text), None, "{text}");
-        }
-    }
 }
