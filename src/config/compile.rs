@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::PluginCatalog;
 use super::assembly::{Assembled, Assembly};
 use super::higress::secret::Secrets;
-use super::higress::{config_map, gateway_api, http2rpc, mcp_bridge, secret_refs, service, wasm_plugin};
+use super::higress::{
+    config_map, destination_rule, gateway_api, http2rpc, mcp_bridge, secret_refs, service, wasm_plugin,
+};
 use super::link::Services;
 use super::model::{Gateway, GatewaySettings, Registry, Service};
 use super::problem::{Problem, Report};
@@ -62,9 +64,10 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
     let of_kind =
         |kind: &'static str| resolved.iter().map(Cow::as_ref).filter(move |object| object.origin.kind == kind);
 
-    let (services, registries) = services(&resolved, discovered, &secrets, &report);
+    let (mut services, registries) = services(&resolved, discovered, &secrets, &report);
     let rpcs = of_kind("Http2Rpc").filter_map(|object| http2rpc::read(object, &report)).collect();
     let may_come = registries.iter().any(|registry| !discovered.heard.contains(&registry.key()));
+    destination_rule::apply(of_kind("DestinationRule"), &mut services, may_come, &report);
     let services = Services { by_host: services, rpcs, may_come };
     let mut assembly = Assembly::new(&services, &report);
     assembly.ingresses(of_kind("Ingress").collect(), &secrets);
@@ -144,6 +147,7 @@ fn services(
 fn report_unsupported(objects: &[RawObject], report: &Report) {
     const READ: &[&str] = &[
         "ConfigMap",
+        "DestinationRule",
         "EndpointSlice",
         "Endpoints",
         "GRPCRoute",

@@ -8,6 +8,7 @@ mod policy;
 mod registry;
 mod rpc;
 mod service;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +24,7 @@ pub use policy::*;
 pub use registry::*;
 pub use rpc::*;
 pub use service::*;
+pub use traffic::*;
 
 /// Everything the gateway serves: one whole, consistent configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

@@ -7,7 +7,7 @@
 //! 4. `chain` runs the plugins by phase and priority; `body` reads the body if one asks for it
 //! 5. `outgoing` changes the head as the route says; `exchange` sends it when the body was read (model calls, for one), `dubbo`
 //!    calls the service of an Http2Rpc, else pingora streams through (`retry` decides about another attempt); `upstream` and
-//!    `resolve` know the addresses, `balance` picks one, `mirror` sends copies
+//!    `resolve` know the addresses, `cluster` what became of them so far, `balance` picks one, `mirror` sends copies
 //! 6. `respond` runs the chain in reverse and answers
 //! 7. `finish` writes metrics and the access log line
 //!
@@ -18,13 +18,16 @@ pub mod arm;
 pub mod balance;
 pub mod body;
 pub mod chain;
+pub mod cluster;
 pub mod context;
+pub mod conversation;
 pub mod cors;
 pub mod dubbo;
 pub mod exchange;
 pub mod finish;
 pub mod front;
 pub mod gate;
+pub mod grpc;
 pub mod gzip;
 pub mod hygiene;
 pub mod limit;

@@ -12,7 +12,7 @@ use crate::config::{Changes, Folder, Gateway, Problem, Settings, Watcher, compil
 use crate::discovery::Directory;
 use crate::plugins::Host;
 use crate::plugins::registry::BuiltIns;
-use crate::proxy::resolve::Resolver;
+use crate::proxy::cluster::checks::Checks;
 use crate::proxy::snapshot::Snapshot;
 use crate::telemetry::metrics::{Metrics, ReloadResult};
 
@@ -20,7 +20,7 @@ pub struct Reloader {
     settings: Arc<Settings>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     host: Arc<dyn Host>,
-    resolver: Arc<Resolver>,
+    checks: Arc<Checks>,
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
@@ -48,14 +48,14 @@ impl Reloader {
         settings: Arc<Settings>,
         snapshot: Arc<ArcSwap<Snapshot>>,
         host: Arc<dyn Host>,
-        resolver: Arc<Resolver>,
+        checks: Arc<Checks>,
         directory: Arc<Directory>,
         metrics: Arc<Metrics>,
         history: History,
     ) -> Reloader {
         let folder = Folder::new(&settings.config_dir);
         let state = State { folder, applied: Gateway::default(), number: 0, problems: Vec::new(), history };
-        Reloader { settings, snapshot, host, resolver, directory, metrics, state: Mutex::new(state) }
+        Reloader { settings, snapshot, host, checks, directory, metrics, state: Mutex::new(state) }
     }
 
     /// Loads the folder at start.
@@ -132,7 +132,8 @@ impl Reloader {
                 &compiled.gateway,
                 &self.settings,
                 &self.host,
-                &self.resolver,
+                &self.checks.resolver,
+                &self.checks.clusters,
                 &self.snapshot.load(),
             )
         };
@@ -147,6 +148,7 @@ impl Reloader {
                 let n_routes = snapshot.routes.len();
                 self.snapshot.store(Arc::new(snapshot));
                 self.directory.follow(&compiled.gateway.registries);
+                self.checks.follow();
                 state.applied = compiled.gateway;
                 state.number = number;
                 state.problems = problems;

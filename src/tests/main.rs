@@ -27,3 +27,4 @@ mod sdk;
 mod streams;
 mod traffic;
 mod transform;
+mod upstreams;
