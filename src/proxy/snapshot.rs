@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::chain::{BuiltRule, Chain, ChainEntry};
 use super::resolve::Resolver;
 use super::route::RouteTable;
+use super::span::Tracer;
 use super::tls::{ByHost, Certificates, ClientIdentity};
 use super::upstream::{Upstream, UpstreamTimeouts, Variant};
 use crate::config::model::{self, FailStrategy, Gateway, GatewaySettings, Gzip, PluginUse, UpstreamPolicy};
@@ -64,6 +65,10 @@ pub struct Snapshot {
     /// That of `settings`, shared with every answer that may be compressed.
     pub gzip: Option<Arc<Gzip>>,
     pub limits: Limits,
+    /// `None`: nobody collects traces.
+    pub tracer: Option<Tracer>,
+    /// Whether errors of any route lead to another, see [`Reentry`](model::Reentry).
+    pub has_reentries: bool,
     /// By service host; the ports of one service in ascending order.
     upstreams: HashMap<String, Vec<Arc<Upstream>>>,
 }
@@ -79,6 +84,8 @@ impl Snapshot {
             certificates: Certificates::default(),
             passthrough: ByHost::default(),
             limits: Limits::merge(settings, &gateway),
+            tracer: Tracer::new(settings, &gateway),
+            has_reentries: false,
             gzip: None,
             settings: gateway,
             upstreams: HashMap::new(),
@@ -159,6 +166,8 @@ impl Snapshot {
             passthrough,
             settings: gateway.settings.clone(),
             gzip: gateway.settings.gzip.clone().map(Arc::new),
+            tracer: Tracer::new(settings, &gateway.settings),
+            has_reentries: gateway.routes.iter().any(|route| route.reentry.is_some()),
             limits,
             upstreams,
         })
