@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use clap::Parser;
 use pingora_core::Result;
+use pingora_core::apps::HttpServerOptions;
+use pingora_core::listeners::tls::TlsSettings;
 use pingora_core::server::Server;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -20,6 +22,13 @@ struct Args {
     upstream: SocketAddr,
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Listens with TLS here, too; needs --cert and --key
+    #[arg(long, requires_all = ["cert", "key"])]
+    tls_listen: Option<SocketAddr>,
+    #[arg(long)]
+    cert: Option<String>,
+    #[arg(long)]
+    key: Option<String>,
 }
 
 struct To(SocketAddr);
@@ -35,13 +44,23 @@ impl ProxyHttp for To {
     }
 }
 
-fn main() {
+fn main() -> Result<()> {
     let args = Args::parse();
     let conf = ServerConf { threads: args.threads, upstream_keepalive_pool_size: 512, ..Default::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let mut service = http_proxy_service(&server.configuration, To(args.upstream));
     service.add_tcp(&args.listen.to_string());
+    if let Some(logic) = service.app_logic_mut() {
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        logic.server_options = Some(options);
+    }
+    if let (Some(listen), Some(cert), Some(key)) = (args.tls_listen, &args.cert, &args.key) {
+        let mut settings = TlsSettings::intermediate(cert, key)?;
+        settings.enable_h2();
+        service.add_tls_with_settings(&listen.to_string(), None, settings);
+    }
     server.add_service(service);
     server.run_forever();
 }

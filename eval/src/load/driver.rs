@@ -11,12 +11,15 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper::{Request, Response, StatusCode};
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::tls::Tls;
 use super::workload::HttpVersion;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,9 +29,12 @@ const DONE: &[u8] = b"[DONE]";
 #[derive(Clone)]
 pub struct Prepared {
     pub address: SocketAddr,
+    pub tls: Option<Tls>,
     pub http: HttpVersion,
-    /// Request without a body; each user clones it.
+    /// Request without target and body; each user clones it.
     pub head: Request<()>,
+    /// Where the requests go in turn: URI, and the Host header of HTTP/1.1.
+    pub aims: Vec<(Uri, Option<HeaderValue>)>,
     pub bodies: Vec<Bytes>,
     /// Whether the answer must be a stream that ends with `[DONE]`.
     pub stream: bool,
@@ -155,8 +161,18 @@ impl Connection {
     async fn open(prepared: &Prepared) -> Result<Connection> {
         let stream = TcpStream::connect(prepared.address).await.map_err(|e| anyhow!("connecting: {e}"))?;
         stream.set_nodelay(true)?;
+        match &prepared.tls {
+            Some(tls) => Connection::speak(prepared.http, tls.connect(stream).await?).await,
+            None => Connection::speak(prepared.http, stream).await,
+        }
+    }
+
+    async fn speak(
+        http: HttpVersion,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Connection> {
         let io = TokioIo::new(stream);
-        Ok(match prepared.http {
+        Ok(match http {
             HttpVersion::Http1 => {
                 let (sender, driver) = http1::handshake(io).await?;
                 Connection { sender: Sender::Http1(sender), driver: Box::pin(driver) }
@@ -171,9 +187,10 @@ impl Connection {
     /// Sends request `n` and hands out the pieces of the answer's body.
     async fn exchange(&mut self, prepared: &Prepared, n: usize, on_data: impl FnMut(&[u8])) -> Result<()> {
         let mut request = prepared.head.clone().map(|()| Full::new(prepared.bodies[n % prepared.bodies.len()].clone()));
-        if prepared.http == HttpVersion::Http1 {
-            // HTTP/1.1 sends the path alone; HTTP/2 needs scheme and host in the URI.
-            *request.uri_mut() = request.uri().path().parse()?;
+        let (uri, host) = &prepared.aims[n % prepared.aims.len()];
+        *request.uri_mut() = uri.clone();
+        if let Some(host) = host {
+            request.headers_mut().insert(HOST, host.clone());
         }
         let Connection { sender, driver } = self;
         let mut answered = pin!(async {

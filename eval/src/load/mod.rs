@@ -9,6 +9,7 @@ mod report;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +32,7 @@ use workload::Workload;
 
 #[derive(Args)]
 pub struct LoadArgs {
-    /// What to measure: `NAME=URL[,pid=N][,key=API_KEY][,model=NAME]`; pid gives CPU time and memory and may be repeated, model replaces the workload's
+    /// What to measure: `NAME=URL[,pid=N][,key=API_KEY][,model=NAME][,ca=FILE]`; pid gives CPU time and memory and may be repeated, model replaces the workload's, ca is what an https target is trusted by
     #[arg(long = "target", required = true)]
     targets: Vec<Target>,
     /// Workload files

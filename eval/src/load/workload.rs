@@ -30,12 +30,14 @@ pub struct Fields {
     pub model: String,
     #[serde(default)]
     pub stream: bool,
-    /// `1.1` or `2` (without TLS).
+    /// `1.1` or `2`.
     #[serde(default)]
     pub http: HttpVersion,
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// How many different prompts take turns; each starts with its number if there are several.
+    /// Host asked for, in place of the target's own; `{n}` becomes the number of the variant.
+    pub host: Option<String>,
+    /// How many different prompts (and hosts) take turns; each prompt starts with its number if there are several.
     #[serde(default = "one")]
     pub variants: usize,
     #[serde(default = "all_connections")]
@@ -74,6 +76,17 @@ impl Workload {
             bail!("field rate: must be between 0 and 1000000 requests per second");
         }
         Ok(Workload { name, fields })
+    }
+
+    /// The host of each variant; one for all if they do not differ.
+    pub fn hosts(&self, target: &str) -> Vec<String> {
+        match &self.fields.host {
+            Some(host) if host.contains("{n}") => {
+                (0..self.fields.variants).map(|n| host.replace("{n}", &n.to_string())).collect()
+            }
+            Some(host) => vec![host.clone()],
+            None => vec![target.to_string()],
+        }
     }
 
     /// One request body per variant, asking for `model`.
@@ -146,5 +159,8 @@ mod tests {
         let bodies = workload.bodies("m");
         assert!(bodies[0] != bodies[1] && bodies[1] != bodies[2]);
         assert!(memchr::memmem::find(&bodies[0], b"\"stream\":true").is_some());
+        assert_eq!(workload.hosts("a:80"), ["a:80"]);
+        let named = "prompt_bytes = 40\nmodel = \"m\"\nvariants = 2\nhost = \"h{n}.test\"";
+        assert_eq!(Workload::parse("w".into(), named).unwrap().hosts("a:80"), ["h0.test", "h1.test"]);
     }
 }

@@ -7,10 +7,14 @@ pub mod proxy;
 pub mod semantic_router;
 pub mod statistics;
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::Request;
 use super::config::Fields;
+use crate::llm::error::ApiError;
+use crate::llm::request::ChatRequest;
 
 /// Path suffixes on which Higress' model plugins look into the body, unless configured otherwise.
 pub const MODEL_PATHS: &[&str] = &[
@@ -38,6 +42,21 @@ fn has_suffix(request: &Request<'_>, suffixes: &[String]) -> bool {
 
 fn is_json(request: &Request<'_>) -> bool {
     request.content_type().is_some_and(|kind| kind.contains("application/json"))
+}
+
+/// The body as a chat request, `None` before it was read. Plugins that look at the same bytes share one reading of them.
+fn chat_request(request: &mut Request<'_>) -> Option<Result<Arc<ChatRequest>, ApiError>> {
+    let body = request.state.body.as_ref()?;
+    // What a reading holds on to cannot be reused for other bytes, so equal places are equal contents.
+    let is_of = |chat: &Arc<ChatRequest>| chat.body().as_ptr_range() == body.as_ptr_range();
+    if let Some(known) = request.state.notes.get::<Arc<ChatRequest>>().filter(|chat| is_of(chat)) {
+        return Some(Ok(known.clone()));
+    }
+    let read = ChatRequest::parse(body).map(Arc::new);
+    if let Ok(chat) = &read {
+        request.state.notes.insert(chat.clone());
+    }
+    Some(read)
 }
 
 /// Reads `modelMapping`, an object of strings, in written order.

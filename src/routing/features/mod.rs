@@ -13,7 +13,7 @@ pub use structure::{CJK_SHARE, LENGTH, N_NEUTRAL, N_STRUCTURE, TOOLS, TOTAL_LENG
 pub use vector::{FeatureVector, VectorError};
 
 /// Raised whenever the same prompt would give another vector; stored vectors and routers carry it.
-pub const FEATURES_VERSION: u32 = 2;
+pub const FEATURES_VERSION: u32 = 3;
 
 /// Buckets that n-grams are hashed into; a power of two.
 pub const NGRAM_BUCKETS: u32 = 1 << 18;
@@ -39,16 +39,11 @@ impl<'a> Prompt<'a> {
 
 /// The features of `prompt`. Never fails; an empty prompt gives only structure features.
 pub fn extract(prompt: &Prompt<'_>) -> FeatureVector {
-    let folded = normalize::fold(prompt.text);
-    let grams = ngram::grams(&folded);
-    let (head, tail) = normalize::ends(prompt.text);
-    let structure = structure::structure(prompt, [head, tail], &grams);
-    let n = grams.counts.len() + N_STRUCTURE;
-    let mut vector = FeatureVector { indices: Vec::with_capacity(n), values: Vec::with_capacity(n) };
-    for &(bucket, count) in &grams.counts {
-        vector.indices.push(bucket);
-        vector.values.push(if count == 1 { 1.0 } else { vector::round_value(1.0 + (count as f32).ln()) });
-    }
+    let ends = normalize::ends(prompt.text);
+    let grams = ngram::grams(&normalize::fold(ends));
+    let structure = structure::structure(prompt, ends, &grams);
+    let values = grams.counts.iter().map(|&count| vector::damped(count)).collect();
+    let mut vector = FeatureVector { indices: grams.buckets, values };
     for (feature, &value) in structure.iter().enumerate() {
         let value = vector::round_value(value);
         if value > 0.0 {

@@ -1,7 +1,8 @@
 //! Hashed n-grams and lexicon hits of folded text, in one pass. Called by `extract`; allocates only its output.
 //!
-//! Character n-grams (1 to 3, 4 outside CJK text) survive typos and need no word list for Chinese; whole Latin words
-//! and pairs of them say more than their letters; the opening of the text says what kind of request it is.
+//! Character n-grams survive typos and need no word list for Chinese: 1 to 3 characters where CJK text takes part, 4
+//! elsewhere, where shorter ones say nothing that those and whole words do not. Latin words and pairs of them say more than
+//! their letters; the opening of the text says what kind of request it is.
 
 use super::NGRAM_BUCKETS;
 use super::lexicon::{self, N_GROUPS};
@@ -9,8 +10,10 @@ use super::normalize::is_cjk;
 
 /// What one pass over the text found.
 pub struct Grams {
-    /// Hashed n-grams with their counts, by increasing bucket.
-    pub counts: Vec<(u32, u32)>,
+    /// Hashed n-grams, ascending.
+    pub buckets: Vec<u32>,
+    /// How often each of them occurs.
+    pub counts: Vec<u32>,
     /// Lexicon hits by group.
     pub hits: [f32; N_GROUPS],
     /// Lexicon hits by group within the opening of the text.
@@ -32,66 +35,107 @@ pub fn hash_chars(chars: &[char]) -> u64 {
 }
 
 /// All n-grams and lexicon hits of `text`, which is folded (see `normalize`).
+///
+/// Several plain loops over arrays instead of one with everything in it, without branches that depend on the text where
+/// that is possible: this is most of what a routing decision costs.
 pub fn grams(text: &[char]) -> Grams {
-    let mut buckets: Vec<u32> = Vec::with_capacity(text.len() * 5);
-    let mut hits = [0.0; N_GROUPS];
-    let mut opening_hits = [0.0; N_GROUPS];
-    let mut hit = |group: usize, at: usize| {
-        hits[group] += 1.0;
-        if at < OPENING {
-            opening_hits[group] += 1.0;
-        }
-    };
-    let mut words = Words::default();
-    let cjk: Vec<bool> = text.iter().map(|&c| is_cjk(c)).collect();
-    let mut was_word = false;
-    for (at, &c) in text.iter().enumerate() {
-        let window = &text[at..text.len().min(at + 4)];
-        let n_cjk = cjk[at..].iter().take(window.len()).take_while(|&&cjk| cjk).count();
-        let keys = keys(window);
-        // A space starts no n-gram of its own; four characters are a gram only outside CJK text.
-        let from = usize::from(c == ' ');
-        let to = if cjk[at..at + window.len()].contains(&true) { window.len().min(3) } else { window.len() };
-        for &key in &keys[from.min(to)..to] {
-            buckets.push(bucket(key));
-        }
-        for &key in &keys[..n_cjk] {
-            if let Some(group) = lexicon::group_of(key) {
-                hit(group, at);
-            }
-        }
-        if at <= 2 {
-            buckets.extend(keys[..window.len()].iter().skip(1).take(2).map(|key| bucket(key ^ START)));
-        }
-        let is_in_word = is_word(c);
-        if is_in_word && !was_word {
-            let end = at + text[at..].iter().take_while(|&&c| is_word(c)).count();
-            words.next(&text[at..end], at, &mut buckets, &mut hit);
-        } else if cjk[at] {
-            words.previous = None;
-        }
-        was_word = is_in_word;
-    }
-    sort(&mut buckets);
-    let mut counts: Vec<(u32, u32)> = Vec::with_capacity(buckets.len());
-    for bucket in buckets {
-        match counts.last_mut() {
-            Some((last, count)) if *last == bucket => *count += 1,
-            _ => counts.push((bucket, 1)),
-        }
-    }
-    Grams { counts, hits, opening_hits }
+    let mut found = Found { buckets: Vec::with_capacity(text.len() * 5 + 16), ..Found::default() };
+    windows(text, &mut found);
+    words(text, &mut found);
+    sort(&mut found.buckets);
+    let (buckets, counts) = counted(&found.buckets);
+    Grams { buckets, counts, hits: found.hits, opening_hits: found.opening_hits }
 }
 
-/// Hashes of the one to four characters of a window, shortest first; those beyond its end are not meant to be used.
-fn keys(window: &[char]) -> [u64; 4] {
-    let mut keys = [0; 4];
-    let mut hash = CHARS;
-    for (key, &c) in keys.iter_mut().zip(window) {
-        hash = extend(hash, c);
-        *key = mix(hash);
+/// What the passes over the text collect.
+#[derive(Default)]
+struct Found {
+    buckets: Vec<u32>,
+    hits: [f32; N_GROUPS],
+    opening_hits: [f32; N_GROUPS],
+}
+
+impl Found {
+    fn hit(&mut self, group: usize, at: usize) {
+        self.hits[group] += 1.0;
+        if at < OPENING {
+            self.opening_hits[group] += 1.0;
+        }
     }
-    keys
+}
+
+/// Character n-grams by increasing length, each from the one a character shorter, and the CJK words among them.
+fn windows(text: &[char], found: &mut Found) {
+    let runs = runs(text);
+    let has_cjk = runs.iter().any(|&run| run > 0);
+    let mut hashes = vec![CHARS; text.len()];
+    for n in 1..=4.min(text.len()) {
+        let n_windows = text.len() + 1 - n;
+        hashes.truncate(n_windows);
+        hashes.iter_mut().zip(&text[n - 1..]).for_each(|(hash, &c)| *hash = extend(*hash, c));
+        let all_latin = -(n as i8);
+        let keys = hashes.iter().map(|&hash| mix(hash)).zip(&runs);
+        match n {
+            4 => push_where(keys.map(|(key, &run)| (key, run == all_latin)), &mut found.buckets),
+            _ if has_cjk => push_where(keys.map(|(key, &run)| (key, run > all_latin)), &mut found.buckets),
+            _ => {}
+        }
+        if n == 2 || n == 3 {
+            found.buckets.extend(hashes.iter().take(3).map(|&hash| bucket(mix(hash) ^ START)));
+        }
+        for (at, &run) in runs[..n_windows].iter().enumerate().filter(|_| has_cjk) {
+            if usize::try_from(run).is_ok_and(|run| run >= n)
+                && let Some(group) = lexicon::group_of(mix(hashes[at]))
+            {
+                found.hit(group, at);
+            }
+        }
+    }
+}
+
+/// For each character how many from there on are CJK, or, negative, are not; counted up to four.
+fn runs(text: &[char]) -> Vec<i8> {
+    let mut runs = vec![0i8; text.len()];
+    let mut run = 0i8;
+    for (at, &c) in text.iter().enumerate().rev() {
+        run = if is_cjk(c) { run.clamp(0, 3) + 1 } else { run.clamp(-3, 0) - 1 };
+        runs[at] = run;
+    }
+    runs
+}
+
+/// Pushes the buckets of the keys that are wanted; whether one is wanted is no branch, because it cannot be predicted.
+fn push_where(keys: impl ExactSizeIterator<Item = (u64, bool)>, buckets: &mut Vec<u32>) {
+    let mut end = buckets.len();
+    buckets.resize(end + keys.len(), 0);
+    for (key, is_wanted) in keys {
+        buckets[end] = bucket(key);
+        end += usize::from(is_wanted);
+    }
+    buckets.truncate(end);
+}
+
+/// Each bucket of the ascending `sorted` once, and how often it is there.
+fn counted(sorted: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let mut buckets = vec![0; sorted.len()];
+    let mut ends = vec![0; sorted.len()];
+    let mut n = 0;
+    for (end, pair) in (1u32..).zip(sorted.windows(2)) {
+        // Written over by the next one if that is equal, so that there is no branch to mispredict.
+        buckets[n] = pair[0];
+        ends[n] = end;
+        n += usize::from(pair[0] != pair[1]);
+    }
+    if let Some(&last) = sorted.last() {
+        buckets[n] = last;
+        ends[n] = sorted.len() as u32;
+        n += 1;
+    }
+    buckets.truncate(n);
+    ends.truncate(n);
+    let mut before = 0;
+    ends.iter_mut().for_each(|end| *end -= std::mem::replace(&mut before, *end));
+    (buckets, ends)
 }
 
 /// Ascending order in two counting passes over nine bits each: buckets are small numbers and there are thousands of them,
@@ -125,33 +169,38 @@ fn place<const N: usize>(from: &[u32], to: &mut [u32], counts: &mut [u32; N], di
     }
 }
 
-/// Latin words met so far: pairs need the word before.
-#[derive(Default)]
-struct Words {
-    /// Hash of the word before, with the space that follows it.
-    previous: Option<u64>,
-    n: usize,
-}
-
-impl Words {
-    fn next(&mut self, word: &[char], at: usize, buckets: &mut Vec<u32>, hit: &mut impl FnMut(usize, usize)) {
+/// Latin words, pairs of them that stand next to each other, the first three, and the lexicon's words among them.
+fn words(text: &[char], found: &mut Found) {
+    // Hash of the word before, with the space that follows it.
+    let mut previous: Option<u64> = None;
+    let mut n_words = 0u32;
+    let mut at = 0;
+    while at < text.len() {
+        let n_chars = text[at..].iter().take_while(|&&c| is_word(c)).count();
+        if n_chars == 0 {
+            previous = previous.filter(|_| !is_cjk(text[at]));
+            at += 1;
+            continue;
+        }
+        let word = &text[at..at + n_chars];
         let hash = word.iter().fold(CHARS, |hash, &c| extend(hash, c));
         let key = mix(hash);
-        buckets.push(bucket(key ^ WORD));
+        found.buckets.push(bucket(key ^ WORD));
         let mut pair_hit = None;
-        if let Some(previous) = self.previous {
+        if let Some(previous) = previous {
             let pair = mix(word.iter().fold(previous, |hash, &c| extend(hash, c)));
-            buckets.push(bucket(pair ^ PAIR));
+            found.buckets.push(bucket(pair ^ PAIR));
             pair_hit = lexicon::group_of(pair);
         }
         if let Some(group) = pair_hit.or_else(|| lexicon::group_of(key)).or_else(|| lexicon::group_of_ending(word)) {
-            hit(group, at);
+            found.hit(group, at);
         }
-        if self.n < 3 {
-            buckets.push(bucket(key ^ START.rotate_left(self.n as u32)));
+        if n_words < 3 {
+            found.buckets.push(bucket(key ^ START.rotate_left(n_words)));
         }
-        self.n += 1;
-        self.previous = Some(extend(hash, ' '));
+        n_words += 1;
+        previous = Some(extend(hash, ' '));
+        at += n_chars;
     }
 }
 

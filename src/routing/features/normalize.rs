@@ -32,7 +32,10 @@ pub fn fold_into(text: &str, out: &mut Vec<char>) {
             None => (run, None),
         };
         if rest.is_ascii() {
-            rest.bytes().for_each(|byte| push_folded(char::from(byte.to_ascii_lowercase()), out));
+            rest.bytes().for_each(|byte| match byte {
+                b'!'..=b'/' | b':'..=b'~' => out.push(char::from(byte.to_ascii_lowercase())),
+                _ => push_folded(char::from(byte), out),
+            });
         } else {
             rest.nfkc().flat_map(char::to_lowercase).for_each(|folded| push_folded(folded, out));
         }
@@ -45,9 +48,8 @@ fn is_ideograph(c: char) -> bool {
     matches!(c as u32, 0x3400..=0x4DBF | 0x4E00..=0x9FFF)
 }
 
-/// Folded text between single spaces, as n-grams see it: a space at either end marks the edge.
-pub fn fold(text: &str) -> Vec<char> {
-    let (head, tail) = ends(text);
+/// Both [`ends`] folded, as n-grams see them: single spaces between words, and one at either edge.
+pub fn fold((head, tail): (&str, &str)) -> Vec<char> {
     let mut out = Vec::with_capacity(head.len() + tail.len() + 2);
     out.push(' ');
     fold_into(head, &mut out);
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     fn folded(text: &str) -> String {
-        fold(text).into_iter().collect()
+        fold(ends(text)).into_iter().collect()
     }
 
     #[test]

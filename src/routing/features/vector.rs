@@ -1,5 +1,7 @@
 //! The sparse vector every model reads, and its compact byte form for storage without the prompt's text.
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 use super::FEATURES_VERSION;
@@ -132,6 +134,16 @@ impl FeatureVector {
         }
         if at == bytes.len() { Ok(vector) } else { Err(VectorError::Damaged { at }) }
     }
+}
+
+/// The value of an n-gram that occurs `count` times.
+pub(super) fn damped(count: u32) -> f32 {
+    static SMALL: LazyLock<[f32; 64]> = LazyLock::new(|| std::array::from_fn(|count| logarithmic(count as u32)));
+    SMALL.get(count as usize).copied().unwrap_or_else(|| logarithmic(count))
+}
+
+fn logarithmic(count: u32) -> f32 {
+    round_value(1.0 + (count.max(1) as f32).ln())
 }
 
 /// Rounds to what the byte form can hold, so that a stored vector is the extracted one.

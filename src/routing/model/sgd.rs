@@ -6,6 +6,7 @@ use rand_pcg::Pcg64Mcg;
 
 use super::space::Row;
 use crate::routing::codec::{ArtifactError, Reader, Writer};
+use crate::routing::seed::N_DOMAINS;
 
 /// Weights of `n_outputs` linear functions, stored column by column so that one row touches contiguous memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +41,24 @@ impl Linear {
     /// The outputs for `row`, written to `out` (length `n_outputs`).
     pub fn outputs(&self, row: &[(u32, f32)], out: &mut [f32]) {
         out.copy_from_slice(&self.bias);
+        // A number of outputs that is known when compiling keeps them in registers; every decision asks the domains.
+        match <&mut [f32; N_DOMAINS]>::try_from(&mut *out) {
+            Ok(out) => self.add_row_known(row, out),
+            Err(_) => self.add_row(row, out),
+        }
+    }
+
+    fn add_row_known<const N: usize>(&self, row: &[(u32, f32)], out: &mut [f32; N]) {
+        let (columns, _) = self.weights.as_chunks::<N>();
+        let mut sums = *out;
+        for &(column, value) in row {
+            let weights = &columns[column as usize];
+            sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += value * weight);
+        }
+        *out = sums;
+    }
+
+    fn add_row(&self, row: &[(u32, f32)], out: &mut [f32]) {
         for &(column, value) in row {
             let at = column as usize * self.n_outputs;
             for (out, weight) in out.iter_mut().zip(&self.weights[at..at + self.n_outputs]) {
@@ -48,12 +67,12 @@ impl Linear {
         }
     }
 
-    /// Fits by descent. `gradient(row_index, outputs)` turns the outputs into the loss' gradient in place.
     /// All weights zero.
     pub fn zero(n_columns: usize, n_outputs: usize) -> Self {
         Self { n_outputs, weights: vec![0.0; n_columns * n_outputs], bias: vec![0.0; n_outputs] }
     }
 
+    /// Fits by descent. `gradient(row_index, outputs)` turns the outputs into the loss' gradient in place.
     pub fn fit(
         rows: &[Row],
         n_columns: usize,

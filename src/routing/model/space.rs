@@ -96,17 +96,20 @@ impl Space {
     /// `features` as a row: n-grams weighted by inverse document frequency and normalised, structure values as they are.
     pub fn project(&self, features: &FeatureVector) -> Row {
         let (ngrams, structure) = features.split();
-        let mut row: Row = Vec::with_capacity(features.len());
-        let mut squares = 0.0f32;
+        let mut row: Row = vec![(0, 0.0); features.len()];
+        let (mut n, mut squares) = (0, 0.0f32);
         for (bucket, value) in ngrams {
-            let column = self.columns[bucket as usize];
-            if column > 0 {
-                let column = u32::from(column) - 1;
-                let weight = value * self.idf(column as usize);
-                squares += weight * weight;
-                row.push((column, weight));
-            }
+            // What is not read is written over by the next: which of the n-grams are known cannot be predicted.
+            let column = usize::from(self.columns[bucket as usize]);
+            let is_read = column > 0;
+            let column = column.saturating_sub(1);
+            let idf = self.idf.get(column).map_or(0.0, |&idf| f32::from(idf) * IDF_STEP);
+            let weight = if is_read { value * idf } else { 0.0 };
+            squares += weight * weight;
+            row[n] = (column as u32, weight);
+            n += usize::from(is_read);
         }
+        row.truncate(n);
         if squares > 0.0 {
             let scale = squares.sqrt().recip();
             row.iter_mut().for_each(|(_, weight)| *weight *= scale);

@@ -22,7 +22,7 @@ use serde_json::json;
 
 use self::config::{Config, Embedding};
 use self::record::{Decided, Routed};
-use super::is_json;
+use super::{chat_request, is_json};
 use crate::config::model::Phase;
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
@@ -92,10 +92,10 @@ impl Plugin for SemanticRouter {
         if feedback::is_feedback(request) {
             return Flow::respond(feedback::accept(self.host.flywheel(), request));
         }
-        let Some(body) = request.state.body.clone() else { return Flow::Continue };
-        let chat = match ChatRequest::parse(&body) {
-            Ok(chat) => chat,
-            Err(error) => return Flow::respond(reply(&error, "semantic-router.bad_request")),
+        let chat = match chat_request(request) {
+            None => return Flow::Continue,
+            Some(Ok(chat)) => chat,
+            Some(Err(error)) => return Flow::respond(reply(&error, "semantic-router.bad_request")),
         };
         let is_routed = self.config.models.iter().any(|model| model == chat.model());
         let llm = request.state.llm_mut();

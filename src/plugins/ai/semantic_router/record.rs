@@ -26,7 +26,7 @@ pub struct Routed {
     pub features: Option<FeatureVector>,
     /// `None` when the client named the model.
     pub decided: Option<Decided>,
-    pub chat: ChatRequest,
+    pub chat: Arc<ChatRequest>,
 }
 
 /// A decision and where it came from.

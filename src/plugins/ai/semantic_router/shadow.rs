@@ -23,7 +23,7 @@ pub fn consider(
     live: &Arc<LiveRouter>,
     host: &Arc<dyn Host>,
     request: &mut Request<'_>,
-    chat: &ChatRequest,
+    chat: &Arc<ChatRequest>,
     decision: &Decision,
 ) {
     let is_sampled = request.state.id.sample("shadow") < config.shadow.rate;

@@ -28,7 +28,7 @@ pub async fn run(
     live: &LiveRouter,
     host: &Arc<dyn Host>,
     request: &mut Request<'_>,
-    chat: &ChatRequest,
+    chat: &Arc<ChatRequest>,
 ) -> Flow {
     if let Some(refusal) = refusal(&config.training, request) {
         return Flow::respond(refusal);
@@ -92,7 +92,7 @@ fn store(
     config: &Config,
     host: &Arc<dyn Host>,
     request: &Request<'_>,
-    chat: &ChatRequest,
+    chat: &Arc<ChatRequest>,
     completed: &[CompletedCall],
     scores: &[Option<f64>],
     best: Option<usize>,

@@ -13,11 +13,11 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use self::attribute::{Attribute, Capture};
-use super::is_json;
+use super::{chat_request, is_json};
 use crate::config::model::Phase;
 use crate::llm::observe::{Observation, Want};
 use crate::llm::provider::recognise;
-use crate::llm::request::{ChatRequest, peek_field};
+use crate::llm::request::peek_field;
 use crate::plugins::config::{FieldProblem, Fields};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
@@ -127,7 +127,8 @@ impl Plugin for Statistics {
         let mut log = Map::new();
         let mut capture = Capture::default();
         capture.see_request(&self.config.attributes, request, &body);
-        if let Ok(chat) = ChatRequest::parse(&body) {
+        let chat = chat_request(request).and_then(Result::ok);
+        if let Some(chat) = &chat {
             log.insert("chat_round".into(), json!(chat.n_turns()));
             if self.config.defaults == Defaults::All {
                 log.insert("question".into(), self.clipped(&chat.last_user_text()));
@@ -139,7 +140,8 @@ impl Plugin for Statistics {
         let llm = request.state.llm_mut();
         llm.api = llm.api.or(api);
         if llm.requested_model.is_empty() {
-            llm.requested_model = peek_field(&body, "model").ok().flatten().unwrap_or_default().into_owned();
+            let peek = || peek_field(&body, "model").ok().flatten().unwrap_or_default().into_owned();
+            llm.requested_model = chat.as_ref().map_or_else(peek, |chat| chat.model().to_owned());
         }
         llm.log.append(&mut log);
         let content = self.config.defaults != Defaults::None;
