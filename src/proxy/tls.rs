@@ -341,12 +341,13 @@ pub struct ChallengeKeys {
 
 impl ChallengeKeys {
     /// # Errors
-    /// Certificate and key, both in DER, are of no use.
+    /// The key is of no use. Both are in DER.
     pub fn show(&self, domain: &str, certificate: &[u8], key: &[u8]) -> Result<(), String> {
         let key = PrivateKeyDer::try_from(key.to_vec()).map_err(str::to_owned)?;
-        let chain = vec![CertificateDer::from(certificate.to_vec())];
-        let key = CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| error.to_string())?;
-        self.keys.write().insert(domain.to_owned(), Arc::new(key));
+        let key = default_provider().key_provider.load_private_key(key).map_err(|error| error.to_string())?;
+        // Not by `from_der`, which refuses the critical extension that the challenge is about.
+        let shown = CertifiedKey::new(vec![CertificateDer::from(certificate.to_vec())], key);
+        self.keys.write().insert(domain.to_owned(), Arc::new(shown));
         Ok(())
     }
 

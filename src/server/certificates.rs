@@ -1,9 +1,10 @@
 //! Certificates in this process: orders go out over the exchange's connections, challenges are answered by the proxy, and what
 //! was issued becomes a Secret in the configuration folder, as in Higress, from where every change of the folder is served.
 
+use std::collections::HashMap;
 use std::fs;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -65,17 +66,21 @@ pub fn start(parts: Parts, reloader: &Arc<Reloader>, tasks: &Tasks) {
 
 /// Keeps the metric of each served certificate, and warns of those that end soon.
 async fn watch_expiry(reloader: Arc<Reloader>, metrics: Arc<Metrics>, changed: Arc<Notify>) {
+    let mut warned: HashMap<String, Instant> = HashMap::new();
     loop {
         let (_, certificates) = reloader.certificates();
+        warned.retain(|_, at| at.elapsed() < LOOK_EVERY);
         metrics.certificate_not_after.clear();
         for Certificate { hosts, secret, chain, .. } in &certificates {
             let Some(leaf) = Leaf::of(chain) else { continue };
             let name = format!("{}/{}", secret.namespace, secret.name);
             let not_after = leaf.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let gauge = metrics.certificate_not_after.get_or_create_owned(&BySecret { secret: name });
+            let gauge = metrics.certificate_not_after.get_or_create_owned(&BySecret { secret: name.clone() });
             gauge.set(i64::try_from(not_after).unwrap_or(i64::MAX));
             let left = leaf.time_left(SystemTime::now());
-            if left < EXPIRY_WARNING {
+            // A configuration that changes often must not repeat it each time.
+            if left < EXPIRY_WARNING && !warned.contains_key(&name) {
+                warned.insert(name, Instant::now());
                 tracing::warn!(
                     %secret,
                     hosts = hosts.join(","),

@@ -39,7 +39,7 @@ impl TraceContext {
         sampled: bool,
     ) -> Option<TraceContext> {
         // Older tracers write 64 bits, the lower ones.
-        let trace_id = if trace.len() == 16 { unhex::<16>(&format!("{:0>32}", trace)) } else { unhex::<16>(trace) }?;
+        let trace_id = if trace.len() == 16 { unhex::<16>(&format!("{trace:0>32}")) } else { unhex::<16>(trace) }?;
         let parent_id = unhex::<8>(span)?;
         let sampled = decided.map_or(sampled, |decided| matches!(decided, "1" | "true" | "d"));
         (trace_id != [0; 16] && parent_id != [0; 8]).then(|| TraceContext {

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Listing, RawObject, SourceError};
+use super::{FileContent, Listing, RawObject, SourceError};
 use crate::config::model::ObjectRef;
 use crate::config::problem::{Problem, Severity};
 use crate::config::suggest::did_you_mean;
@@ -123,7 +123,7 @@ impl Folder {
 ///
 /// # Errors
 /// The folder cannot be listed.
-pub fn flattened(folder: &mut Folder) -> Result<Vec<(PathBuf, Option<Vec<u8>>)>, SourceError> {
+pub fn flattened(folder: &mut Folder) -> Result<Vec<FileContent>, SourceError> {
     folder.read()?;
     let is_elsewhere = |object: &RawObject| !matches!(object.origin.namespace.as_str(), "" | SYSTEM_NAMESPACE);
     let files = folder.parsed.iter().map(|(file, parsed)| {

@@ -1,16 +1,19 @@
-//! Writing the folder: a rollback does, on request, and so does a certificate that was issued. Everything is laid ready first and then renamed, so that a reader
-//! that waits for the folder to be quiet sees the old files or the new ones.
+//! Writing the folder: a rollback does, on request, and so does a certificate that was issued. Everything is laid ready first
+//! and then renamed, so that a reader that waits for the folder to be quiet sees the old files or the new ones.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// What shall become of files below `root`: new content, or none. Returns after everything is in place.
+/// What shall become of a file, named relative to the folder: new content, or none.
+pub type FileContent = (PathBuf, Option<Vec<u8>>);
+
+/// What shall become of files below `root`. Returns after everything is in place.
 ///
 /// # Errors
 /// Says which file; nothing has changed if it was while laying ready.
-pub fn replace(root: &Path, files: &[(PathBuf, Option<Vec<u8>>)]) -> Result<(), (PathBuf, io::Error)> {
+pub fn replace(root: &Path, files: &[FileContent]) -> Result<(), (PathBuf, io::Error)> {
     let mut ready = Vec::new();
     for (file, content) in files {
         let Some(content) = content else { continue };
