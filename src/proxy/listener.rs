@@ -22,7 +22,7 @@ use pingora_proxy::{HttpProxy, http_proxy};
 use super::front::{Front, TlsFront};
 use super::service::Gateway;
 use super::snapshot::Snapshot;
-use super::tls::{self, SniResolver};
+use super::tls;
 use super::upstream::keepalive;
 
 /// Read buffer of a client connection. Pingora's default of 64 KiB is most of an idle connection's memory; a request head
@@ -74,14 +74,13 @@ pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWat
     let h2 = h2_options(&snapshot.load());
     let mut options = HttpServerOptions::default();
     options.h2c = true;
-    options.h2_idle_timeout = Some(Duration::from_secs(180));
-    let resolver = gateway.resolver.clone();
+    options.h2_idle_timeout = Some(snapshot.load().limits.client_idle).filter(|idle| !idle.is_zero());
+    let (resolver, challenges) = (gateway.resolver.clone(), gateway.challenges.clone());
     let mut proxy: HttpProxy<Gateway> = http_proxy(&conf, gateway);
     proxy.server_options = Some(options);
     proxy.h2_options = Some(h2);
     let proxy = Arc::new(proxy);
-    let certificates = Arc::new(SniResolver { snapshot: snapshot.clone() });
-    let tls = tls::acceptor(certificates, None).map(|usual| TlsFront { snapshot, resolver, usual });
+    let tls = tls::usual_acceptor(snapshot.clone(), challenges).map(|usual| TlsFront { snapshot, resolver, usual });
     let mut plain = service("http", listeners.http, Front { proxy: proxy.clone(), tls: None });
     let serve_plain = plain.0.start_service(Some(plain.1), shutdown.clone(), 1);
     let Some(tls) = tls else { return serve_plain.await };

@@ -13,6 +13,7 @@ use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
+use super::challenge::Challenges;
 use super::context::Context;
 use super::dubbo::Dubbo;
 use super::exchange::Exchange;
@@ -22,9 +23,10 @@ use super::upstream::NoPeer;
 use super::{body, chain, conversation, finish, gate, grpc, gzip, hygiene, mirror, outgoing, respond, retry};
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
+use crate::plugins::Reply;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::otlp::SpanSink;
+use crate::telemetry::spans::SpanSink;
 
 /// What all requests share.
 pub struct Gateway {
@@ -32,6 +34,7 @@ pub struct Gateway {
     pub resolver: Arc<Resolver>,
     pub exchange: Arc<Exchange>,
     pub dubbo: Dubbo,
+    pub challenges: Arc<Challenges>,
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
     pub spans: SpanSink,
@@ -43,17 +46,77 @@ pub struct Gateway {
 pub const STAGES: &[&str] = &["listener", "hygiene", "gate", "chain", "outgoing", "respond", "finish"];
 
 impl Gateway {
-    /// Everything before the upstream: admit, match, run the chain. `Some` is an answer to give now.
-    async fn before_upstream(&self, session: &mut Session, ctx: &mut Context) -> Result<Option<crate::plugins::Reply>> {
-        if let Err(reply) = hygiene::admit(session, ctx) {
-            return Ok(Some(reply));
-        }
+    /// Everything between admission and the upstream: match, run the chain. `Some` is an answer to give now.
+    async fn before_upstream(&self, session: &mut Session, ctx: &mut Context) -> Result<Option<Reply>> {
         if let Err(reply) = gate::enter(ctx, session.req_header()) {
             return Ok(Some(reply));
         }
         let reply = chain::run(session, ctx).await?;
         Ok(reply.or_else(|| ctx.unrouted.take()))
     }
+
+    /// One round of an admitted request. An answer with an error may lead to another round, see [`Context::reenter`].
+    async fn round(&self, session: &mut Session, ctx: &mut Context) -> Result<Round> {
+        if let Some(reply) = self.before_upstream(session, ctx).await? {
+            return answer_or_again(session, ctx, reply).await;
+        }
+        let rpc = ctx.rpc();
+        // Once the body has been read here, pingora could replay 64 KiB of it at most; the exchange has no such limit. It also
+        // is the one that can hold an answer back.
+        let is_held = chain::may_hold_answer(session, ctx);
+        let is_bodiless = ctx.state.body.as_ref().is_none_or(Bytes::is_empty);
+        if conversation::is_websocket(session.req_header()) && rpc.is_none() && is_bodiless {
+            ctx.is_unheld_upgrade = is_held;
+            return Ok(Round::Upstream);
+        }
+        if is_held {
+            // A compressed answer would tell the plugins nothing.
+            session.req_header_mut().remove_header(&http::header::ACCEPT_ENCODING);
+        }
+        let is_wanted = is_held || rpc.is_some() || ctx.reentry().is_some() || mirror::wants_body(session, ctx);
+        if is_wanted && ctx.state.body.is_none() {
+            match body::read(session, ctx).await? {
+                Ok(whole) => ctx.state.body = Some(whole),
+                Err(reply) => {
+                    respond::write(session, ctx, reply).await?;
+                    return Ok(Round::Answered);
+                }
+            }
+        }
+        mirror::send(self, session, ctx);
+        if let Some(service) = rpc {
+            match self.dubbo.serve(session, ctx, &service, &self.resolver).await? {
+                None => return Ok(Round::Answered),
+                Some(reply) if retry::wants_fallback(ctx, reply.status) && ctx.fall_back() => {}
+                Some(reply) => return answer_or_again(session, ctx, reply).await,
+            }
+        }
+        if ctx.state.body.is_some() {
+            return self.exchange.serve(session, ctx).await;
+        }
+        Ok(Round::Upstream)
+    }
+}
+
+/// What a round came to.
+pub enum Round {
+    Answered,
+    /// pingora streams the request through.
+    Upstream,
+    /// The answer is an error that leads to another route.
+    Again,
+}
+
+/// Gives the answer, unless it leads to another round.
+///
+/// # Errors
+/// The client went away.
+pub async fn answer_or_again(session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<Round> {
+    if ctx.wants_reentry(reply.status) {
+        return Ok(Round::Again);
+    }
+    respond::write(session, ctx, reply).await?;
+    Ok(Round::Answered)
 }
 
 #[async_trait]
@@ -75,40 +138,22 @@ impl ProxyHttp for Gateway {
         if session.get_keepalive().is_some() {
             session.set_keepalive(Some(limits.client_idle.as_secs().max(1)));
         }
-        if let Some(reply) = self.before_upstream(session, ctx).await? {
+        if let Err(reply) = hygiene::admit(session, ctx) {
             respond::write(session, ctx, reply).await?;
             return Ok(true);
         }
-        if let Some(service) = ctx.route.as_ref().and_then(|route| route.route.rpc.clone()) {
-            self.dubbo.serve(session, ctx, &service, &self.resolver).await?;
+        if let Some(reply) = self.challenges.texts.reply(session.req_header()) {
+            respond::write(session, ctx, reply).await?;
             return Ok(true);
         }
-        // Once the body has been read here, pingora could replay 64 KiB of it at most; the exchange has no such limit. It also
-        // is the one that can hold an answer back.
-        let is_held = chain::may_hold_answer(session, ctx);
-        if conversation::is_websocket(session.req_header()) && ctx.state.body.as_ref().is_none_or(Bytes::is_empty) {
-            ctx.is_unheld_upgrade = is_held;
-            return Ok(false);
-        }
-        if is_held {
-            // A compressed answer would tell the plugins nothing.
-            session.req_header_mut().remove_header(&http::header::ACCEPT_ENCODING);
-        }
-        if (is_held || mirror::wants_body(session, ctx)) && ctx.state.body.is_none() {
-            match body::read(session, ctx).await? {
-                Ok(whole) => ctx.state.body = Some(whole),
-                Err(reply) => {
-                    respond::write(session, ctx, reply).await?;
-                    return Ok(true);
-                }
+        ctx.remember(session.req_header());
+        loop {
+            match self.round(session, ctx).await? {
+                Round::Answered => return Ok(true),
+                Round::Upstream => return Ok(false),
+                Round::Again => ctx.reenter(session.req_header_mut()),
             }
         }
-        mirror::send(self, session, ctx);
-        if ctx.state.body.is_some() {
-            self.exchange.serve(session, ctx).await?;
-            return Ok(true);
-        }
-        Ok(false)
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {

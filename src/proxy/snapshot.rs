@@ -12,6 +12,7 @@ use super::chain::{BuiltRule, Chain, ChainEntry};
 use super::cluster::Clusters;
 use super::resolve::Resolver;
 use super::route::RouteTable;
+use super::span::Tracer;
 use super::tls::{ByHost, Certificates, ClientIdentity};
 use super::upstream::{Upstream, UpstreamTimeouts, Variant};
 use crate::config::model::{
@@ -86,6 +87,10 @@ pub struct Snapshot {
     /// That of `settings`, shared with every answer that may be compressed.
     pub gzip: Option<Arc<Gzip>>,
     pub limits: Limits,
+    /// `None`: nobody collects traces.
+    pub tracer: Option<Tracer>,
+    /// Whether errors of any route lead to another, see [`Reentry`](model::Reentry).
+    pub has_reentries: bool,
     /// By service host; the ports of one service in ascending order.
     upstreams: HashMap<String, Vec<Arc<Upstream>>>,
 }
@@ -101,6 +106,8 @@ impl Snapshot {
             certificates: Certificates::default(),
             passthrough: ByHost::default(),
             limits: Limits::merge(settings, &gateway),
+            tracer: Tracer::new(settings, &gateway),
+            has_reentries: false,
             gzip: None,
             settings: gateway,
             upstreams: HashMap::new(),
@@ -182,6 +189,8 @@ impl Snapshot {
             passthrough,
             settings: gateway.settings.clone(),
             gzip: gateway.settings.gzip.clone().map(Arc::new),
+            tracer: Tracer::new(settings, &gateway.settings),
+            has_reentries: gateway.routes.iter().any(|route| route.reentry.is_some()),
             limits,
             upstreams,
         })

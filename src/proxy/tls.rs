@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use pingora_core::listeners::TlsAccept;
 use pingora_core::listeners::tls::{Acceptor, TlsSettings};
 use pingora_core::protocols::l4::stream::Stream as Plain;
@@ -23,6 +24,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::AsyncReadExt;
 
+use super::challenge::Challenges;
 use super::snapshot::Snapshot;
 use crate::config::Problem;
 use crate::config::model::{Certificate, CipherSuite, ClientCa, Identity, Shown, TlsOptions, TlsVersion};
@@ -333,14 +335,56 @@ pub async fn peek_name(stream: &mut Plain) -> io::Result<Option<String>> {
     Ok(name)
 }
 
+/// By which a certificate authority says that it wants the certificate of its challenge (RFC 8737).
+const ACME_TLS: &[u8] = b"acme-tls/1";
+
+/// Certificates that prove to an authority which domains are served here, by domain.
+#[derive(Default)]
+pub struct ChallengeKeys {
+    keys: RwLock<HashMap<String, Arc<CertifiedKey>>>,
+}
+
+impl ChallengeKeys {
+    /// # Errors
+    /// The key is of no use. Both are in DER.
+    pub fn show(&self, domain: &str, certificate: &[u8], key: &[u8]) -> Result<(), String> {
+        let key = PrivateKeyDer::try_from(key.to_vec()).map_err(str::to_owned)?;
+        let key = default_provider().key_provider.load_private_key(key).map_err(|error| error.to_string())?;
+        // Not by `from_der`, which refuses the critical extension that the challenge is about.
+        let shown = CertifiedKey::new(vec![CertificateDer::from(certificate.to_vec())], key);
+        self.keys.write().insert(domain.to_owned(), Arc::new(shown));
+        Ok(())
+    }
+
+    pub fn remove(&self, domain: &str) {
+        self.keys.write().remove(domain);
+    }
+}
+
+/// The acceptor for hosts without wishes of their own.
+pub fn usual_acceptor(snapshot: Arc<ArcSwap<Snapshot>>, challenges: Arc<Challenges>) -> Option<Acceptor> {
+    let resolver = Arc::new(SniResolver { snapshot, challenges });
+    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+    let builder = builder.with_protocol_versions(&[&version::TLS13, &version::TLS12]).ok()?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(resolver.clone());
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_TLS.to_vec()];
+    let mut acceptor = acceptor(resolver, None)?;
+    acceptor.acceptor = Acceptor::from_server_config(Arc::new(config)).acceptor;
+    Some(acceptor)
+}
+
 /// Looks certificates up in the serving snapshot at each handshake.
-pub struct SniResolver {
-    pub snapshot: Arc<ArcSwap<Snapshot>>,
+struct SniResolver {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    challenges: Arc<Challenges>,
 }
 
 impl ResolvesServerCert for SniResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
+        if hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ACME_TLS)) {
+            return self.challenges.keys.keys.read().get(name?.as_str()).cloned();
+        }
         self.snapshot.load().certificates.find(name.as_deref())
     }
 }

@@ -65,6 +65,17 @@ pub struct ReloadResult {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct OrderResult {
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct BySecret {
+    /// Namespace and name.
+    pub secret: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ShadowResult {
     pub result: &'static str,
 }
@@ -98,6 +109,8 @@ pub struct Metrics {
     pub access_log_shed: Counter,
     pub config_reloads: Family<ReloadResult, Counter>,
     pub config_snapshot: Gauge,
+    pub certificate_not_after: Family<BySecret, Gauge>,
+    pub certificate_orders: Family<OrderResult, Counter>,
     pub flywheel_rows: Counter,
     pub flywheel_shed: Counter,
     pub flywheel_failed: Counter,
@@ -224,6 +237,18 @@ impl Metrics {
                 "weirgate_config_snapshot",
                 "Number of the serving configuration snapshot",
                 Gauge::default(),
+            ),
+            certificate_not_after: register(
+                r,
+                "weirgate_certificate_not_after_seconds",
+                "End of validity of a served certificate, seconds since 1970, by Secret",
+                Family::default(),
+            ),
+            certificate_orders: register(
+                r,
+                "weirgate_certificate_orders",
+                "Certificates ordered from the ACME authority, by result",
+                Family::default(),
             ),
             flywheel_rows: register(r, "weirgate_flywheel_rows", "Rows written to the flywheel", Counter::default()),
             flywheel_shed: register(

@@ -2,11 +2,14 @@
 //! like the rest of the model.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Destination, HeaderMatch, ObjectRef, PathRewrite, Protocol, StringMatch, is_default};
+use super::{
+    Destination, DubboService, HeaderMatch, ObjectRef, PathRewrite, Protocol, StringMatch, as_shared, is_default,
+};
 use crate::base::secret::Secret;
 
 /// Another Ingress that takes part of a route's requests. Everything but name, destinations and header control is that of
@@ -19,6 +22,9 @@ pub struct Canary {
     pub takes: CanaryTakes,
     pub destinations: Vec<Destination>,
     pub header_control: HeaderControl,
+    /// Instead of the route's own.
+    #[serde(serialize_with = "as_shared", skip_serializing_if = "Option::is_none")]
+    pub rpc: Option<Arc<DubboService>>,
 }
 
 /// Which requests a canary takes.
@@ -43,6 +49,20 @@ pub struct Fallback {
     pub service: String,
     /// Statuses for which the service is asked instead, at the path `/`.
     pub statuses: Vec<u16>,
+}
+
+/// Answers with an error are not given out: the request as the client sent it is matched again, with more headers, so that
+/// another route can take it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reentry {
+    /// First digits of the statuses.
+    pub classes: Vec<u16>,
+    /// How often one request may be matched again.
+    pub limit: u32,
+    /// Set in the request.
+    pub request_headers: Vec<(String, String)>,
+    /// Set in the answer that the client gets.
+    pub response_headers: Vec<(String, String)>,
 }
 
 /// A service that gets a copy of requests; its answers are not looked at.

@@ -82,6 +82,9 @@ impl Settings {
         if otlp_endpoint.as_ref().is_some_and(|url| !is_url(url)) {
             add("telemetry.otlp_endpoint", "must be a URL such as http://127.0.0.1:4318");
         }
+        if !is_url(&self.acme.directory) {
+            add("acme.directory", "must be a URL such as https://acme-v02.api.letsencrypt.org/directory");
+        }
     }
 }
 

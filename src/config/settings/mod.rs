@@ -31,6 +31,33 @@ pub struct Settings {
     pub flywheel: Flywheel,
     pub routing: Routing,
     pub telemetry: Telemetry,
+    pub acme: Acme,
+}
+
+/// Where certificates come from that the ConfigMap higress-https wants ordered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Acme {
+    /// URL of the authority's directory. Ordering from it is agreeing to its terms of service.
+    pub directory: String,
+    /// How domains are proved: `http-01` on port 80 or `tls-alpn-01` on port 443 of each domain.
+    pub challenge: AcmeChallenge,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AcmeChallenge {
+    #[serde(rename = "http-01")]
+    Http01,
+    #[serde(rename = "tls-alpn-01")]
+    TlsAlpn01,
+}
+
+impl Default for Acme {
+    /// The authority and the challenge of Higress.
+    fn default() -> Self {
+        let directory = "https://acme-v02.api.letsencrypt.org/directory".to_owned();
+        Self { directory, challenge: AcmeChallenge::Http01 }
+    }
 }
 
 /// Where the process listens. Port 0 takes a free one and prints it.
@@ -187,6 +214,7 @@ impl Default for Settings {
             flywheel: Flywheel::default(),
             routing: Routing::default(),
             telemetry: Telemetry::default(),
+            acme: Acme::default(),
         }
     }
 }

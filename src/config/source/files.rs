@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Listing, RawObject, SourceError};
+use super::{FileContent, Listing, RawObject, SourceError};
 use crate::config::model::ObjectRef;
 use crate::config::problem::{Problem, Severity};
 use crate::config::suggest::did_you_mean;
@@ -117,6 +117,27 @@ impl Folder {
         reject_doubles(&mut listing);
         Ok(listing)
     }
+}
+
+/// The files of a folder as Higress standalone reads them, which knows one namespace: relative name and content. What names
+/// another is written anew, everything else stays as it is.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn flattened(folder: &mut Folder) -> Result<Vec<FileContent>, SourceError> {
+    folder.read()?;
+    let is_elsewhere = |object: &RawObject| !matches!(object.origin.namespace.as_str(), "" | SYSTEM_NAMESPACE);
+    let files = folder.parsed.iter().map(|(file, parsed)| {
+        let moved = parsed.object.as_ref().filter(|object| is_elsewhere(object)).and_then(|object| {
+            let mut value = Value::clone(&object.value);
+            value["metadata"]["namespace"] = Value::from(SYSTEM_NAMESPACE);
+            yaml::print(&value).ok().map(String::into_bytes)
+        });
+        (file.clone(), Some(moved.unwrap_or_else(|| parsed.bytes.to_vec())))
+    });
+    let mut files: Vec<_> = files.collect();
+    files.sort_unstable();
+    Ok(files)
 }
 
 /// One pass over the folder.
@@ -515,5 +536,27 @@ mod tests {
         let listing = Folder::new(root.path()).read().unwrap();
         assert_eq!(listing.objects.len(), 1);
         assert!(problems(&listing).contains("nested too deeply"), "{}", problems(&listing));
+    }
+
+    #[test]
+    fn flattened_files_are_in_one_namespace_and_others_stay_as_they_are() {
+        let own = "# kept\nmetadata: {namespace: higress-system}\nspec: {}\n";
+        let root = folder(&[
+            ("ingresses/own.yaml", own),
+            ("ingresses/sub/other.yaml", "metadata: {namespace: team, labels: {a: b}}\nspec: {rules: []}\n"),
+            ("gatewayclasses/g.yaml", "metadata: {namespace: team}\n"),
+            ("ingresses/bad.yaml", "a: b: c"),
+        ]);
+        let files = flattened(&mut Folder::new(root.path())).unwrap();
+        let text = |name: &str| {
+            let (_, content) = files.iter().find(|(file, _)| file == Path::new(name)).unwrap();
+            String::from_utf8(content.clone().unwrap()).unwrap()
+        };
+        assert_eq!(files.len(), 4);
+        assert_eq!((text("ingresses/own.yaml").as_str(), text("ingresses/bad.yaml").as_str()), (own, "a: b: c"));
+        assert_eq!(text("gatewayclasses/g.yaml"), "metadata: {namespace: team}\n");
+        let moved = yaml::parse(&text("ingresses/sub/other.yaml")).unwrap();
+        let expected = serde_json::json!({"metadata": {"namespace": SYSTEM_NAMESPACE, "labels": {"a": "b"}}, "spec": {"rules": []}});
+        assert_eq!(moved, expected);
     }
 }

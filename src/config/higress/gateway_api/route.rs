@@ -181,6 +181,7 @@ impl Reader<'_> {
             canaries: Vec::new(),
             fallback: None,
             mirror: None,
+            reentry: None,
             timeout,
             retry: retry.clone(),
             rewrite: Rewrite { host: filters.host.clone(), path },
