@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Folder, Gateway, Upstream, answer, eventually, ok, send};
+use crate::harness::{Answer, Folder, Gateway, Upstream, answer, eventually_async, ok, send};
 
 /// An upstream that answers with its name and what it was asked.
 async fn named(name: &'static str) -> Upstream {
@@ -191,13 +191,13 @@ async fn a_mirror_gets_a_copy() {
     folder.route_with("mirrored", "/", "up.static", &json!({"higress.io/mirror-target-service": "mirror"}));
     let gateway = Gateway::start(folder);
     assert_eq!(by(&gateway.post("/x?y=1", &[], "hello").await), "up");
-    eventually("the copy", || (mirror.n_calls() == 1).then_some(()));
+    eventually_async("the copy", || async { (mirror.n_calls() == 1).then_some(()) }).await;
     let copy = mirror.last();
     assert_eq!((copy.method.as_str(), copy.path.as_str(), &copy.body[..]), ("POST", "/x?y=1", &b"hello"[..]));
     assert_eq!(copy.headers["host"], format!("127.0.0.1-shadow:{}", gateway.http.port()));
     assert_eq!(&upstream.last().body[..], b"hello");
     assert_eq!(by(&get(&gateway, "/y", &[]).await), "up");
-    eventually("the second copy", || (mirror.n_calls() == 2).then_some(()));
+    eventually_async("the second copy", || async { (mirror.n_calls() == 2).then_some(()) }).await;
 }
 
 #[tokio::test]
