@@ -7,7 +7,9 @@ use super::PluginCatalog;
 use super::assembly::{Assembled, Assembly};
 use super::higress::https::Https;
 use super::higress::secret::Secrets;
-use super::higress::{config_map, envoy_filter, gateway_api, http2rpc, mcp_bridge, secret_refs, service, wasm_plugin};
+use super::higress::{
+    config_map, destination_rule, envoy_filter, gateway_api, http2rpc, mcp_bridge, secret_refs, service, wasm_plugin,
+};
 use super::link::Services;
 use super::model::{Gateway, GatewaySettings, Registry, Service};
 use super::problem::{Problem, Report};
@@ -63,9 +65,10 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
     let of_kind =
         |kind: &'static str| resolved.iter().map(Cow::as_ref).filter(move |object| object.origin.kind == kind);
 
-    let (services, registries) = services(&resolved, discovered, &secrets, &report);
+    let (mut services, registries) = services(&resolved, discovered, &secrets, &report);
     let rpcs = of_kind("Http2Rpc").filter_map(|object| http2rpc::read(object, &report)).collect();
     let may_come = registries.iter().any(|registry| !discovered.heard.contains(&registry.key()));
+    destination_rule::apply(of_kind("DestinationRule"), &mut services, may_come, &report);
     let services = Services { by_host: services, rpcs, may_come };
     let https = of_kind("ConfigMap").find_map(|object| Https::read(object, &report)).unwrap_or_default();
     let mut assembly = Assembly::new(&services, &report);
@@ -150,6 +153,7 @@ fn services(
 fn report_unsupported(objects: &[RawObject], report: &Report) {
     const READ: &[&str] = &[
         "ConfigMap",
+        "DestinationRule",
         "EndpointSlice",
         "Endpoints",
         "EnvoyFilter",

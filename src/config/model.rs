@@ -10,6 +10,7 @@ mod registry;
 mod rpc;
 mod service;
 mod telemetry;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +28,7 @@ pub use registry::*;
 pub use rpc::*;
 pub use service::*;
 pub use telemetry::*;
+pub use traffic::*;
 
 /// Everything the gateway serves: one whole, consistent configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::arm::Arm;
-use super::balance::{self, Lease};
+use super::balance;
+use super::cluster::{Lease, Retrying};
 use super::respond;
 use super::route::RouteEntry;
 use super::snapshot::Snapshot;
@@ -30,8 +31,12 @@ pub struct Context {
     arm: usize,
     /// What the upstream balances by.
     pub balance: balance::Key,
-    /// Counts the attempt in progress.
+    /// Counts the attempt in progress, and is told how it went.
     pub lease: Option<Lease>,
+    /// The place of a repeated request.
+    pub retrying: Option<Retrying>,
+    /// A WebSocket is asked for where plugins hold answers back, which cannot be done with a conversation.
+    pub is_unheld_upgrade: bool,
     /// The default backend was asked, because of the status of an answer.
     pub has_fallen_back: bool,
     /// The default backend was chosen, because nobody else can serve.
@@ -80,6 +85,8 @@ impl Context {
             arm: 0,
             balance: balance::Key::default(),
             lease: None,
+            retrying: None,
+            is_unheld_upgrade: false,
             has_fallen_back: false,
             is_default_backend: false,
             received: None,

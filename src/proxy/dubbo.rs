@@ -16,7 +16,7 @@ use pingora_proxy::Session;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::balance::Lease;
+use super::cluster::Lease;
 use super::context::Context;
 use super::resolve::Resolver;
 use super::upstream::Upstream;
@@ -98,9 +98,15 @@ impl Dubbo {
         let n_more = ctx.route.as_ref().map_or(0, |route| route.retry().attempts);
         let called = async {
             // The lease counts the call until it is over.
-            let (stream, address, _lease) = self.connect(&upstream, connect, n_more, resolver).await?;
+            let (stream, mut lease) = self.connect(&upstream, connect, n_more, resolver).await?;
+            let address = lease.address();
             ctx.upstream_address = address.to_string();
-            self.call(stream, address, &frame, id, max_bytes).await
+            let called = self.call(stream, address, &frame, id, max_bytes).await;
+            match &called {
+                Ok(_) | Err(Failure::Refused(_)) => lease.answered(200),
+                Err(_) => lease.failed(),
+            }
+            called
         };
         let outcome = tokio::time::timeout(limit, called).await.unwrap_or(Err(Failure::TimedOut(limit)));
         outcome.map_err(|failure| failure.into_reply(&service))
@@ -113,22 +119,25 @@ impl Dubbo {
         limit: Duration,
         n_more: u32,
         resolver: &Resolver,
-    ) -> std::result::Result<(TcpStream, SocketAddr, Option<Lease>), Failure> {
+    ) -> std::result::Result<(TcpStream, Lease), Failure> {
         let mut n_left = n_more;
         loop {
-            let (address, lease) = upstream.address(resolver, None).await.map_err(Failure::Unreachable)?;
+            let leased = upstream.lease(resolver, None, limit).await;
+            let mut lease = leased.map_err(|error| Failure::Unreachable(error.to_string()))?;
+            let address = lease.address();
             if let Some(stream) = self.take(address) {
-                return Ok((stream, address, lease));
+                return Ok((stream, lease));
             }
             let failure = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     // Small frames that wait for an answer must not wait for each other.
                     let _ = stream.set_nodelay(true);
-                    return Ok((stream, address, lease));
+                    return Ok((stream, lease));
                 }
                 Ok(Err(error)) => Failure::Unreachable(format!("{address}: {error}")),
                 Err(_) => Failure::Unreachable(format!("{address}: no connection within {} ms", limit.as_millis())),
             };
+            lease.failed();
             if n_left == 0 {
                 return Err(failure);
             }

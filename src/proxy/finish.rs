@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::Version;
+use http::{StatusCode, Version};
 use pingora_proxy::Session;
 
 use super::context::Context;
@@ -22,7 +22,7 @@ pub fn finish(session: &mut Session, ctx: &mut Context, metrics: &Metrics, log: 
     let status = session
         .response_written()
         .map(|head| head.status)
-        .filter(|status| !status.is_informational())
+        .filter(|status| !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS)
         .map(|status| status.as_u16())
         .or(ctx.status)
         .unwrap_or(0);

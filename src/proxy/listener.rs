@@ -7,9 +7,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pingora_core::apps::HttpServerOptions;
-use pingora_core::listeners::ListenerConfig;
+use pingora_core::listeners::{ListenerConfig, TcpSocketOptions};
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::protocols::l4::stream::L4BufferSettings;
 use pingora_core::server::configuration::ServerConf;
@@ -22,6 +23,7 @@ use super::front::{Front, TlsFront};
 use super::service::Gateway;
 use super::snapshot::Snapshot;
 use super::tls;
+use super::upstream::keepalive;
 
 /// Read buffer of a client connection. Pingora's default of 64 KiB is most of an idle connection's memory; a request head
 /// and a typical prompt fit into this, and longer bodies only cost more reads.
@@ -94,7 +96,11 @@ fn service(name: &str, sockets: Vec<Bound>, front: Front) -> (Service<Front>, Li
     for bound in sockets {
         let address = bound.address.to_string();
         fds.add(address.clone(), bound.socket.into_raw_fd());
-        service.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
+        let mut options = TcpSocketOptions::default();
+        // Conversations may be silent for hours; a client that vanished must not stay for ever.
+        options.tcp_keepalive = Some(keepalive(Duration::ZERO));
+        let listener = ListenerConfig::tcp(address).tcp_socket_options(options);
+        service.add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
     }
     (service, Arc::new(parking_lot::Mutex::new(fds)))
 }

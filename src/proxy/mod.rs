@@ -8,8 +8,8 @@
 //! 4. `chain` runs the plugins by phase and priority; `body` reads the body if one asks for it
 //! 5. `outgoing` changes the head as the route says; `exchange` sends it when the body was read (model calls, for one), `dubbo`
 //!    calls the service of an Http2Rpc, else pingora streams through (`retry` decides about another attempt); `upstream` and
-//!    `resolve` know the addresses, `balance` picks one, `mirror` sends copies. An error may lead to a second round from 3 on, with
-//!    the request as the client sent it (`Context::reenter`)
+//!    `resolve` know the addresses, `cluster` what became of them so far, `balance` picks one, `mirror` sends copies. An error may
+//!    lead to a second round from 3 on, with the request as the client sent it (`Context::reenter`)
 //! 6. `respond` runs the chain in reverse and answers
 //! 7. `finish` writes metrics and the access log line (`log_line`, if the configuration gives its form)
 //!
@@ -21,13 +21,16 @@ pub mod balance;
 pub mod body;
 pub mod chain;
 pub mod challenge;
+pub mod cluster;
 pub mod context;
+pub mod conversation;
 pub mod cors;
 pub mod dubbo;
 pub mod exchange;
 pub mod finish;
 pub mod front;
 pub mod gate;
+pub mod grpc;
 pub mod gzip;
 pub mod hygiene;
 pub mod limit;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::StatusCode;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
@@ -18,7 +19,8 @@ use super::dubbo::Dubbo;
 use super::exchange::Exchange;
 use super::resolve::Resolver;
 use super::snapshot::Snapshot;
-use super::{body, chain, finish, gate, gzip, hygiene, mirror, outgoing, respond, retry};
+use super::upstream::NoPeer;
+use super::{body, chain, conversation, finish, gate, grpc, gzip, hygiene, mirror, outgoing, respond, retry};
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
 use crate::plugins::Reply;
@@ -62,6 +64,11 @@ impl Gateway {
         // Once the body has been read here, pingora could replay 64 KiB of it at most; the exchange has no such limit. It also
         // is the one that can hold an answer back.
         let is_held = chain::may_hold_answer(session, ctx);
+        let has_no_body = ctx.state.body.as_ref().is_none_or(Bytes::is_empty);
+        if rpc.is_none() && has_no_body && conversation::is_websocket(session.req_header()) {
+            ctx.is_unheld_upgrade = is_held;
+            return Ok(Round::Upstream);
+        }
         if is_held {
             // A compressed answer would tell the plugins nothing.
             session.req_header_mut().remove_header(&http::header::ACCEPT_ENCODING);
@@ -151,6 +158,8 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         ctx.tries += 1;
+        // The attempt before is over; it must not take the place of this one.
+        ctx.lease = None;
         ctx.asked_upstream = Some(Instant::now());
         let rewritten = ctx.route.as_ref().and_then(|route| route.route.rewrite.host.as_deref());
         let authority = rewritten.or_else(|| hygiene::authority(session.req_header())).unwrap_or_default();
@@ -162,14 +171,17 @@ impl ProxyHttp for Gateway {
         };
         match upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver, ctx.balance.hash).await {
             Ok((mut peer, lease)) => {
-                ctx.lease = lease;
-                if let Some(limit) = ctx.route.as_ref().and_then(|route| route.timeout) {
-                    peer.options.read_timeout = Some(limit);
+                ctx.lease = Some(lease);
+                let limit = ctx.route.as_ref().and_then(|route| route.timeout);
+                if limit.is_some() {
+                    peer.options.read_timeout = limit;
                 }
+                conversation::prepare_peer(session.req_header(), &mut peer, limit.is_some());
                 ctx.upstream_address = peer._address.to_string();
                 Ok(Box::new(peer))
             }
-            Err(reason) => Error::e_explain(ErrorType::HTTPStatus(503), reason),
+            Err(NoPeer::Missing(reason)) => Error::e_explain(ErrorType::HTTPStatus(503), reason),
+            Err(full @ NoPeer::Full { .. }) => Error::e_explain(OVERFLOW, full.to_string()),
         }
     }
 
@@ -205,6 +217,10 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        let is_final = !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if let Some(lease) = ctx.lease.as_mut().filter(|_| is_final) {
+            lease.answered(grpc::http_status(response));
+        }
         retry::after_answer(session, ctx, response.status.as_u16())
     }
 
@@ -214,8 +230,16 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if response.status.is_informational() {
+        let is_upgraded = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if response.status.is_informational() && !is_upgraded {
             return Ok(());
+        }
+        if is_upgraded {
+            session.set_read_timeout(None);
+        } else if ctx.is_unheld_upgrade && response.status.is_success() {
+            // Asking for an upgrade that nobody wants must not be a way around the plugins that hold answers back.
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "the upstream answered a WebSocket as a request");
+            return Err(error.into_up());
         }
         if let Some(asked) = ctx.asked_upstream {
             respond::mark_upstream_answer(ctx, response, asked.elapsed());
@@ -248,6 +272,9 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        if let Some(lease) = &mut ctx.lease {
+            lease.failed();
+        }
         error.set_retry(retry::after_no_connection(session, ctx));
         error
     }
@@ -260,6 +287,11 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
         is_reused: bool,
     ) -> Box<Error> {
+        // A connection that the pool had kept too long says nothing about the endpoint.
+        let is_stale = is_reused && error.retry.retry();
+        if let Some(lease) = ctx.lease.as_mut().filter(|_| error.esource() == &ErrorSource::Upstream && !is_stale) {
+            lease.failed();
+        }
         let again = retry::after_failure(session, ctx, &error, is_reused);
         error.set_retry(again);
         error
@@ -281,7 +313,10 @@ impl ProxyHttp for Gateway {
         let kind = kind.unwrap_or(ErrorKind::Internal);
         let message = format!("Route \"{}\", service \"{}\": {}", ctx.state.route, ctx.state.service, explain(kind));
         tracing::warn!(route = %ctx.state.route, service = %ctx.state.service, %error, "Request failed");
-        let reply = respond::error(kind, message, details);
+        let mut reply = respond::error(kind, message, details);
+        if kind == ErrorKind::Overloaded {
+            reply = reply.header(respond::OVERLOADED, "true");
+        }
         let error_code = reply.status;
         let written = respond::write(session, ctx, reply).await;
         FailToProxy { error_code, can_reuse_downstream: written.is_ok() && error.esource() != &ErrorSource::Downstream }
@@ -297,10 +332,14 @@ impl ProxyHttp for Gateway {
     }
 }
 
+/// Marks the error of a request that its service has no room for.
+const OVERFLOW: ErrorType = ErrorType::Custom("the service is at its limit");
+
 /// Error class and log detail; `None` when the client itself went away.
 fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
     match (error.etype(), error.esource()) {
         (ErrorType::HTTPStatus(503), _) => (Some(ErrorKind::NoUpstream), "no_healthy_upstream"),
+        (&OVERFLOW, _) => (Some(ErrorKind::Overloaded), respond::OVERFLOW_DETAILS),
         (ErrorType::HTTPStatus(413), _) => (Some(ErrorKind::BodyTooLarge), "request_payload_too_large"),
         (ErrorType::ReadTimedout, ErrorSource::Downstream) => (Some(ErrorKind::RequestTimeout), "request_timeout"),
         (_, ErrorSource::Downstream) => (None, "downstream_remote_disconnect"),
@@ -315,6 +354,7 @@ fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
 fn explain(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NoUpstream => "no endpoint is available. Check that the service exists and has ready endpoints.",
+        ErrorKind::Overloaded => "it has as much to do as its DestinationRule allows. Retry later.",
         ErrorKind::UpstreamTimeout => "the upstream did not answer in time. Retry, or raise the route's timeout.",
         ErrorKind::UpstreamUnreachable => {
             "the upstream could not be reached or closed the connection. Check its address and health."

@@ -27,7 +27,7 @@ use tokio::io::AsyncReadExt;
 use super::challenge::Challenges;
 use super::snapshot::Snapshot;
 use crate::config::Problem;
-use crate::config::model::{Certificate, CipherSuite, ClientCa, Identity, TlsOptions, TlsVersion};
+use crate::config::model::{Certificate, CipherSuite, ClientCa, Identity, Shown, TlsOptions, TlsVersion};
 
 /// Values by host: exact name, then one wildcard level, then the value for any host.
 pub struct ByHost<T> {
@@ -256,10 +256,10 @@ fn parse(chain_pem: &str, key_pem: &str) -> Result<CertifiedKey, (&'static str, 
         .map_err(|error| ("data.tls.key", format!("does not belong to the certificate in tls.crt: {error}")))
 }
 
-/// A certificate shown to upstreams, and the authorities that may have signed theirs.
+/// A certificate shown to upstreams, and the authorities that may have signed theirs; one of them or both.
 #[derive(Clone)]
 pub struct ClientIdentity {
-    pub certificate: Arc<CertKey>,
+    pub certificate: Option<Arc<CertKey>>,
     pub authorities: Option<Arc<CaType>>,
     /// Differs between identities.
     pub group: u64,
@@ -270,10 +270,16 @@ impl ClientIdentity {
     /// The Secret holds something that cannot be used.
     pub fn load(identity: &Identity) -> Result<ClientIdentity, Box<Problem>> {
         let fault = |(field, message): (&str, String)| Box::new(Problem::error(&identity.secret, field, &message));
-        parse(&identity.chain, identity.key.expose()).map_err(fault)?;
-        let of_chain = raw(&identity.chain).map_err(|message| fault(("data.tls.crt", message)))?;
-        let key = PrivateKeyDer::from_pem_slice(identity.key.expose().as_bytes())
-            .map_err(|error| fault(("data.tls.key", format!("is not a PEM private key: {error}"))))?;
+        let certificate = match &identity.shown {
+            None => None,
+            Some(Shown { chain, key }) => {
+                parse(chain, key.expose()).map_err(fault)?;
+                let of_chain = raw(chain).map_err(|message| fault(("data.tls.crt", message)))?;
+                let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes())
+                    .map_err(|error| fault(("data.tls.key", format!("is not a PEM private key: {error}"))))?;
+                Some(Arc::new(CertKey::new(of_chain, key.secret_der().to_vec())))
+            }
+        };
         let authorities = match &identity.ca {
             None => None,
             Some(pem) => {
@@ -283,8 +289,7 @@ impl ClientIdentity {
             }
         };
         let mut hasher = DefaultHasher::new();
-        (&identity.chain, &identity.ca).hash(&mut hasher);
-        let certificate = Arc::new(CertKey::new(of_chain, key.secret_der().to_vec()));
+        (identity.shown.as_ref().map(|shown| &shown.chain), &identity.ca).hash(&mut hasher);
         Ok(ClientIdentity { certificate, authorities, group: hasher.finish() })
     }
 }

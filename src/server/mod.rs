@@ -34,6 +34,8 @@ use crate::learning::follow::{self, Triggers};
 use crate::learning::live::Routers;
 use crate::plugins::Host;
 use crate::proxy::challenge::Challenges;
+use crate::proxy::cluster::Clusters;
+use crate::proxy::cluster::checks::Checks;
 use crate::proxy::dubbo::Dubbo;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::listener::{self, Bound, Listeners};
@@ -187,11 +189,13 @@ impl Process {
             engine: engine.clone(),
         });
         let registries = Registries::new(exchange.clone(), snapshot.clone(), resolver.clone(), tasks.clone());
+        let clusters = Arc::new(Clusters::new(metrics.clone()));
+        let checks = Checks::new(snapshot.clone(), resolver.clone(), clusters, metrics.clone(), tasks.clone());
         let reloader = Arc::new(Reloader::new(
             settings.clone(),
             snapshot.clone(),
             host,
-            resolver.clone(),
+            checks,
             registries.directory.clone(),
             metrics.clone(),
             History::open(flywheel.as_ref()),

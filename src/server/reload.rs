@@ -14,7 +14,7 @@ use crate::config::{Changes, Folder, Gateway, Problem, Settings, Watcher, compil
 use crate::discovery::Directory;
 use crate::plugins::Host;
 use crate::plugins::registry::BuiltIns;
-use crate::proxy::resolve::Resolver;
+use crate::proxy::cluster::checks::Checks;
 use crate::proxy::snapshot::Snapshot;
 use crate::telemetry::metrics::{Metrics, ReloadResult};
 
@@ -22,7 +22,7 @@ pub struct Reloader {
     settings: Arc<Settings>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     host: Arc<dyn Host>,
-    resolver: Arc<Resolver>,
+    checks: Arc<Checks>,
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
     /// Told after each configuration that was applied.
@@ -52,7 +52,7 @@ impl Reloader {
         settings: Arc<Settings>,
         snapshot: Arc<ArcSwap<Snapshot>>,
         host: Arc<dyn Host>,
-        resolver: Arc<Resolver>,
+        checks: Arc<Checks>,
         directory: Arc<Directory>,
         metrics: Arc<Metrics>,
         history: History,
@@ -60,7 +60,7 @@ impl Reloader {
         let folder = Folder::new(&settings.config_dir);
         let state = State { folder, applied: Gateway::default(), number: 0, problems: Vec::new(), history };
         let applied = Arc::new(Notify::new());
-        Reloader { settings, snapshot, host, resolver, directory, metrics, applied, state: Mutex::new(state) }
+        Reloader { settings, snapshot, host, checks, directory, metrics, applied, state: Mutex::new(state) }
     }
 
     /// Loads the folder at start.
@@ -137,7 +137,8 @@ impl Reloader {
                 &compiled.gateway,
                 &self.settings,
                 &self.host,
-                &self.resolver,
+                &self.checks.resolver,
+                &self.checks.clusters,
                 &self.snapshot.load(),
             )
         };
@@ -152,6 +153,7 @@ impl Reloader {
                 let n_routes = snapshot.routes.len();
                 self.snapshot.store(Arc::new(snapshot));
                 self.directory.follow(&compiled.gateway.registries);
+                self.checks.follow();
                 state.applied = compiled.gateway;
                 state.number = number;
                 state.problems = problems;

@@ -41,6 +41,25 @@ pub enum AttemptOutcome {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByService {
+    pub service: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ServiceLimit {
+    pub service: String,
+    /// `connections`, `pending`, `requests` or `retries`.
+    pub limit: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct CheckResult {
+    pub service: String,
+    /// `passed` or `failed`.
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ReloadResult {
     pub result: &'static str,
 }
@@ -82,6 +101,11 @@ pub struct Metrics {
     pub request_seconds: Histogram,
     pub requests_in_flight: Gauge,
     pub attempts: Family<ServiceOutcome, Counter>,
+    pub upstream_ejections: Family<ByService, Counter>,
+    pub upstream_panics: Family<ByService, Counter>,
+    pub upstream_overflow: Family<ServiceLimit, Counter>,
+    pub upstream_checks: Family<CheckResult, Counter>,
+    pub upstream_unwell: Family<ByService, Gauge>,
     pub access_log_shed: Counter,
     pub config_reloads: Family<ReloadResult, Counter>,
     pub config_snapshot: Gauge,
@@ -164,6 +188,36 @@ impl Metrics {
                 r,
                 "weirgate_upstream_attempts",
                 "Attempts on the exchange path, by service and outcome",
+                Family::default(),
+            ),
+            upstream_ejections: register(
+                r,
+                "weirgate_upstream_ejections",
+                "Endpoints left out for a while because they kept failing, by service",
+                Family::default(),
+            ),
+            upstream_panics: register(
+                r,
+                "weirgate_upstream_panics",
+                "Requests that all endpoints of a service were considered for because too few were usable",
+                Family::default(),
+            ),
+            upstream_overflow: register(
+                r,
+                "weirgate_upstream_overflow",
+                "Requests and repetitions refused by a circuit breaker, by service and limit",
+                Family::default(),
+            ),
+            upstream_checks: register(
+                r,
+                "weirgate_upstream_health_checks",
+                "Health checks of endpoints, by service and result",
+                Family::default(),
+            ),
+            upstream_unwell: register(
+                r,
+                "weirgate_upstream_unhealthy_endpoints",
+                "Endpoints that health checks keep out, by service",
                 Family::default(),
             ),
             access_log_shed: register(

@@ -236,13 +236,13 @@ async fn sessions_stay_with_their_endpoint() {
 }
 
 /// A certificate authority and what it signed, as PEM files in the folder.
-struct Authority {
+pub struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
+    pub pem: String,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub fn new() -> Authority {
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().unwrap();
@@ -251,7 +251,7 @@ impl Authority {
     }
 
     /// A Secret with a certificate for the hosts, and the same in two files for curl.
-    fn sign(&self, folder: &Folder, name: &str, hosts: &[&str]) {
+    pub fn sign(&self, folder: &Folder, name: &str, hosts: &[&str]) {
         let names: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let key = rcgen::KeyPair::generate().unwrap();
         let chain = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap().pem();
@@ -262,12 +262,12 @@ impl Authority {
     }
 }
 
-fn secret(name: &str, data: Value) -> Value {
+pub fn secret(name: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})
 }
 
 /// An Ingress for one host with a certificate.
-fn site(folder: &Folder, name: &str, host: &str, service: &str, certificate: Option<&str>, annotations: &Value) {
+pub fn site(folder: &Folder, name: &str, host: &str, service: &str, certificate: Option<&str>, annotations: &Value) {
     folder.route_with(name, "/", service, annotations);
     let file = folder.config().join(format!("ingresses/{name}.yaml"));
     let mut object: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();

@@ -28,3 +28,4 @@ mod sdk;
 mod streams;
 mod traffic;
 mod transform;
+mod upstreams;

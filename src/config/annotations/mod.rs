@@ -65,7 +65,7 @@ pub(super) struct IngressOptions {
     pub redirects: Redirects,
     pub sources: Sources,
     pub backend: BackendRule,
-    pub load_balance: LoadBalance,
+    pub load_balance: Option<LoadBalance>,
     pub downstream: DownstreamRule,
 }
 

@@ -161,8 +161,9 @@ pub struct UpstreamPolicy {
     pub protocol: Option<Protocol>,
     /// TLS, whatever the service says.
     pub tls: Option<TlsPolicy>,
+    /// `None`: as the service says.
     #[serde(skip_serializing_if = "is_default")]
-    pub load_balance: LoadBalance,
+    pub load_balance: Option<LoadBalance>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -174,16 +175,24 @@ pub struct TlsPolicy {
     pub identity: Option<Identity>,
 }
 
-/// The certificate by which the gateway shows who it is. The PEM text is parsed where it is used.
+/// By what the gateway and the upstream know each other: a certificate to show, authorities to believe, or both. The PEM text
+/// is parsed where it is used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Identity {
     pub secret: ObjectRef,
+    #[serde(flatten)]
+    pub shown: Option<Shown>,
+    /// PEM certificates of the authorities that may have signed the other side's.
+    pub ca: Option<String>,
+}
+
+/// The certificate by which the gateway shows who it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shown {
     /// PEM chain, leaf first.
     pub chain: String,
     /// PEM private key.
     pub key: Secret,
-    /// PEM certificates of the authorities that may have signed the other side's.
-    pub ca: Option<String>,
 }
 
 /// Which endpoint of a service takes a request.
@@ -193,6 +202,8 @@ pub enum LoadBalance {
     #[default]
     RoundRobin,
     LeastRequest,
+    /// Least request, weighed with how long answers took of late.
+    LeastLatency,
     Random,
     Hash(HashKey),
 }

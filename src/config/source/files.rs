@@ -23,6 +23,7 @@ use crate::config::{SYSTEM_NAMESPACE, yaml};
 const KINDS: &[(&str, &str, bool)] = &[
     ("configmaps", "ConfigMap", true),
     ("customresourcedefinitions", "CustomResourceDefinition", false),
+    ("destinationrules", "DestinationRule", true),
     ("endpoints", "Endpoints", true),
     ("endpointslices", "EndpointSlice", true),
     ("envoyfilters", "EnvoyFilter", true),

@@ -111,6 +111,7 @@ impl Exchange {
         };
         let retry = ctx.route.as_ref().map(|route| route.retry().clone()).unwrap_or_default();
         let mut spent = Spent::default();
+        let mut _repeating;
         loop {
             let Ok(token) = self.tokens.choose(&call, ctx.state.consumer.as_deref(), &spent.tokens) else {
                 let message = format!("Provider service \"{}\" has no usable API token.", call.service);
@@ -156,6 +157,11 @@ impl Exchange {
             };
             let (tried, again) = verdict;
             if !again {
+                return Ok(tried);
+            }
+            _repeating = None;
+            _repeating = call.upstream.retry();
+            if _repeating.is_none() {
                 return Ok(tried);
             }
             if let Tried::Refused(opened) = tried {
@@ -267,7 +273,7 @@ impl Spent {
             Failure::Reset(_) | Failure::TimedOut(_) => is_listed(RetryOn::ServerError) && is_safe(call, retry),
             // Our own pool was at fault, whatever the route says about retries.
             Failure::Stale => return self.attempts < retry.attempts.max(1),
-            Failure::Invalid(_) => false,
+            Failure::Overflow(_) | Failure::Invalid(_) => false,
         };
         allowed && self.attempts < retry.attempts
     }
