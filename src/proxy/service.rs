@@ -64,8 +64,8 @@ impl Gateway {
         // Once the body has been read here, pingora could replay 64 KiB of it at most; the exchange has no such limit. It also
         // is the one that can hold an answer back.
         let is_held = chain::may_hold_answer(session, ctx);
-        let is_bodiless = ctx.state.body.as_ref().is_none_or(Bytes::is_empty);
-        if conversation::is_websocket(session.req_header()) && rpc.is_none() && is_bodiless {
+        let has_no_body = ctx.state.body.as_ref().is_none_or(Bytes::is_empty);
+        if rpc.is_none() && has_no_body && conversation::is_websocket(session.req_header()) {
             ctx.is_unheld_upgrade = is_held;
             return Ok(Round::Upstream);
         }

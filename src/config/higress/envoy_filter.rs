@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::skip_common;
 use crate::config::fields::Fields;
 use crate::config::model::Reentry;
-use crate::config::problem::{ObjectReport, Report};
+use crate::config::problem::Report;
 use crate::config::source::RawObject;
 
 /// Envoy's filter that replaces answers.
@@ -37,35 +37,29 @@ pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Vec<RouteF
     }
     let mut fields = Fields::new(&object.value, "", report);
     skip_common(&mut fields);
-    let mut filters = Vec::new();
-    let mut n_patches = 0;
+    let (mut filters, mut foreign) = (Vec::new(), Vec::new());
     if let Some(mut spec) = fields.object("spec") {
         for (path, patch) in spec.list("configPatches") {
-            n_patches += 1;
-            filters.extend(route_filter(&path, patch, report));
+            match redirect(patch) {
+                Some(filter) => filters.push(filter),
+                None => foreign.push((path, patch["applyTo"].as_str().unwrap_or("nothing"))),
+            }
         }
         // Which of Istio's proxies are meant.
         spec.inert(&["priority", "targetRefs", "workloadSelector"]);
         spec.finish();
     }
     fields.finish();
-    if n_patches == 0 {
-        report.warn("spec.configPatches", "names no patch, so the object has no effect");
+    let hint = "only the fallback of AI routes, as the Higress console writes it, is understood";
+    if filters.is_empty() {
+        report.warn_hint("", "has no patch that this gateway can follow, so it has no effect", hint);
+    } else {
+        for (path, applies_to) in foreign {
+            let message = format!("is a patch of {applies_to} that this gateway cannot follow; it has no effect");
+            report.warn_hint(&path, message, hint);
+        }
     }
     filters
-}
-
-fn route_filter(path: &str, patch: &Value, report: ObjectReport<'_>) -> Option<RouteFilter> {
-    let found = redirect(patch);
-    if found.is_none() {
-        let applies_to = patch["applyTo"].as_str().unwrap_or("nothing");
-        report.warn_hint(
-            path,
-            format!("is a patch of {applies_to} that this gateway cannot follow; it has no effect"),
-            "only the fallback of AI routes, as the Higress console writes it, is understood",
-        );
-    }
-    found
 }
 
 /// The patch, if it redirects the errors of one route.
