@@ -9,10 +9,10 @@ GATEWAY  := $(TARGET)/demo/weirgate
 EVAL     := $(TARGET)/demo/weirgate-eval
 VENV     := .venv
 
-.PHONY: help setup demo run test lint bench release clean
+.PHONY: help setup demo run test lint bench bench-edge release clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: ## Install what a build needs and is missing
 	@scripts/setup build
@@ -41,6 +41,11 @@ lint: setup ## Format, clippy, dependencies, documentation
 bench: setup ## Start time, memory, and load beside a minimal proxy
 	cargo build --profile demo --workspace --features weirgate-eval/pingora-min
 	@scripts/bench $(GATEWAY) $(EVAL) $(TARGET)/demo/pingora-min
+
+bench-edge: setup ## Proxying without models, beside nginx, HAProxy and Envoy where they are installed
+	cargo build --profile demo --workspace --features weirgate-eval/pingora-min
+	@scripts/bench-edge $(GATEWAY) $(EVAL) $(TARGET)/demo/pingora-min $(ENVOY)
+	@scripts/bench-config $(GATEWAY) data/runs
 
 release: setup ## Stripped binary, assets, unit and checksums in dist/
 	cargo build --release

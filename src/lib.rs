@@ -12,6 +12,7 @@ pub mod plugins;
 pub mod learning;
 pub mod routing;
 
+pub mod acme;
 pub mod discovery;
 pub mod flywheel;
 pub mod infer;

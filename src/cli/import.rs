@@ -1,14 +1,15 @@
-//! `weirgate import DIR`: what becomes of a Higress configuration folder here, object by object. Starts and changes nothing.
+//! `weirgate import DIR`: what becomes of a Higress configuration folder here, object by object. Starts nothing, and changes
+//! nothing in the folder.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::output::{say, say_json};
 use super::{CliError, Places};
-use crate::config::{Folder, Gateway, Problem, RawObject, compile};
+use crate::config::{Folder, Gateway, Problem, RawObject, compile, flattened, replace};
 use crate::plugins::compatibility;
 use crate::plugins::registry::{self, BuiltIns};
 use crate::proxy::tls::Certificates;
@@ -19,6 +20,10 @@ pub struct ImportArgs {
     dir: Option<PathBuf>,
     #[command(flatten)]
     places: Places,
+    /// Write a copy of the folder to this place, in which every object is in the namespace higress-system, and report on that
+    /// copy. Higress standalone ignores `metadata.namespace`; this gateway honours it.
+    #[arg(long, value_name = "NEW_DIR")]
+    flatten: Option<PathBuf>,
     /// Form of the report.
     #[arg(long, value_enum, default_value = "md")]
     report: Form,
@@ -33,7 +38,11 @@ enum Form {
 
 pub fn run(args: &ImportArgs) -> Result<(), CliError> {
     let settings = args.places.settings()?;
-    let dir = args.dir.clone().unwrap_or(settings.config_dir);
+    let mut dir = args.dir.clone().unwrap_or(settings.config_dir);
+    if let Some(copy) = &args.flatten {
+        flatten(&dir, copy)?;
+        dir.clone_from(copy);
+    }
     let listing = Folder::new(&dir).read().map_err(|error| CliError::Usage(error.to_string()))?;
     let compiled = compile(&listing.objects, &BuiltIns);
     let mut problems = listing.problems;
@@ -49,6 +58,16 @@ pub fn run(args: &ImportArgs) -> Result<(), CliError> {
         0 => Ok(()),
         refused => Err(CliError::Usage(format!("{refused} objects have errors; this configuration would not go live"))),
     }
+}
+
+fn flatten(dir: &Path, copy: &Path) -> Result<(), CliError> {
+    let is_empty = std::fs::read_dir(copy).map(|mut entries| entries.next().is_none()).unwrap_or(true);
+    if !is_empty {
+        return Err(CliError::Usage(format!("{} is not empty; name a new folder for the copy", copy.display())));
+    }
+    let files = flattened(&mut Folder::new(dir)).map_err(|error| CliError::Usage(error.to_string()))?;
+    replace(copy, &files)
+        .map_err(|(file, error)| CliError::Failed(format!("{} cannot be written: {error}", file.display())))
 }
 
 /// How much of an object works.

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::higress::envoy_filter::RouteFilter;
 use super::higress::gateway_api::GatewayApi;
+use super::higress::https::Https;
 use super::higress::ingress::{self, Draft};
 use super::higress::secret::Secrets;
 use super::link::{Services, link};
@@ -42,12 +44,12 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    pub fn ingresses(&mut self, mut objects: Vec<&'a RawObject>, secrets: &Secrets) {
+    pub fn ingresses(&mut self, mut objects: Vec<&'a RawObject>, secrets: &Secrets, https: &Https) {
         objects.sort_by_key(|object| ingress::creation_order(object));
         let mut canaries: Vec<(Draft, CanaryTakes, ObjectReport<'_>)> = Vec::new();
         for object in objects {
             let report_on = self.report.on(&object.origin);
-            let ingress = ingress::read(object, secrets, self.report);
+            let ingress = ingress::read(object, secrets, https, self.report);
             self.passthrough.extend(ingress.passthrough.into_iter().map(|host| (host, report_on)));
             for draft in ingress.routes {
                 match &ingress.canary {
@@ -73,6 +75,20 @@ impl<'a> Assembly<'a> {
         for (origin, certificates) in objects.certificates {
             for certificate in certificates {
                 self.certificate(certificate, "spec.listeners", self.report.on(&origin));
+            }
+        }
+    }
+
+    /// Gives routes what an object says about their errors.
+    pub fn reentries(&mut self, filters: Vec<RouteFilter>, report: ObjectReport<'_>) {
+        for RouteFilter { route: name, reentry } in filters {
+            let mut n_found = 0;
+            for route in self.routes.iter_mut().filter(|route| route.name == name) {
+                route.reentry = Some(reentry.clone());
+                n_found += 1;
+            }
+            if n_found == 0 {
+                report.warn("spec.configPatches", format!("name the route `{name}`, which there is not"));
             }
         }
     }
@@ -124,10 +140,10 @@ impl<'a> Assembly<'a> {
                 "give both Ingresses the same host, path, path type and match annotations",
             );
         };
-        let Route { name, origin, destinations, header_control, .. } = link(draft, self.services, report);
+        let Route { name, origin, destinations, header_control, rpc, .. } = link(draft, self.services, report);
         // The share of a route's requests is still the route's in plugin rules.
         let name = if matches!(takes, CanaryTakes::Share { .. }) { base.name.clone() } else { name };
-        base.canaries.push(Canary { name, origin, takes, destinations, header_control });
+        base.canaries.push(Canary { name, origin, takes, destinations, header_control, rpc });
         base.canaries.sort_by_key(|canary| matches!(canary.takes, CanaryTakes::Share { .. }));
     }
 }

@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::PluginCatalog;
 use super::assembly::{Assembled, Assembly};
+use super::higress::https::Https;
 use super::higress::secret::Secrets;
-use super::higress::{config_map, gateway_api, http2rpc, mcp_bridge, secret_refs, service, wasm_plugin};
+use super::higress::{
+    config_map, destination_rule, envoy_filter, gateway_api, http2rpc, mcp_bridge, secret_refs, service, wasm_plugin,
+};
 use super::link::Services;
 use super::model::{Gateway, GatewaySettings, Registry, Service};
 use super::problem::{Problem, Report};
@@ -62,14 +65,19 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
     let of_kind =
         |kind: &'static str| resolved.iter().map(Cow::as_ref).filter(move |object| object.origin.kind == kind);
 
-    let (services, registries) = services(&resolved, discovered, &secrets, &report);
+    let (mut services, registries) = services(&resolved, discovered, &secrets, &report);
     let rpcs = of_kind("Http2Rpc").filter_map(|object| http2rpc::read(object, &report)).collect();
     let may_come = registries.iter().any(|registry| !discovered.heard.contains(&registry.key()));
+    destination_rule::apply(of_kind("DestinationRule"), &mut services, may_come, &report);
     let services = Services { by_host: services, rpcs, may_come };
+    let https = of_kind("ConfigMap").find_map(|object| Https::read(object, &report)).unwrap_or_default();
     let mut assembly = Assembly::new(&services, &report);
-    assembly.ingresses(of_kind("Ingress").collect(), &secrets);
+    assembly.ingresses(of_kind("Ingress").collect(), &secrets, &https);
     let objects_of_gateways: Vec<&RawObject> = resolved.iter().map(Cow::as_ref).collect();
     assembly.gateway_api(gateway_api::read(&objects_of_gateways, &secrets, &report));
+    for object in of_kind("EnvoyFilter") {
+        assembly.reentries(envoy_filter::read(object, &report), report.on(&object.origin));
+    }
     let Assembled { routes, certificates, passthrough } = assembly.finish();
     let mut plugins: Vec<_> =
         of_kind("WasmPlugin").filter_map(|object| wasm_plugin::read(object, catalog, &report)).collect();
@@ -80,10 +88,11 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
             .then_with(|| (&a.object.name, &a.object.namespace).cmp(&(&b.object.name, &b.object.namespace)))
     });
     let mut settings = GatewaySettings::default();
-    of_kind("ConfigMap").for_each(|object| config_map::read(object, &report, &mut settings));
+    of_kind("ConfigMap").for_each(|object| config_map::read(object, &services, &report, &mut settings));
     report_unsupported(objects, &report);
     let services = services.by_host;
-    let gateway = Gateway { routes, services, registries, plugins, certificates, passthrough, settings };
+    let https = https.automatic(&secrets);
+    let gateway = Gateway { routes, services, registries, plugins, certificates, passthrough, https, settings };
     Compiled { gateway, problems: report.into_problems() }
 }
 
@@ -144,8 +153,10 @@ fn services(
 fn report_unsupported(objects: &[RawObject], report: &Report) {
     const READ: &[&str] = &[
         "ConfigMap",
+        "DestinationRule",
         "EndpointSlice",
         "Endpoints",
+        "EnvoyFilter",
         "GRPCRoute",
         "Gateway",
         "GatewayClass",

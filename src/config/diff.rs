@@ -53,7 +53,7 @@ pub fn diff(old: &Gateway, new: &Gateway) -> Changes {
         plugins: delta(&plugins(old), &plugins(new)),
         certificates: delta(&certificates(old), &certificates(new)),
         passthrough: delta(&old.passthrough, &new.passthrough),
-        settings_changed: old.settings != new.settings,
+        settings_changed: old.settings != new.settings || old.https != new.https,
     }
 }
 

@@ -2,6 +2,7 @@
 //! becomes a warning. Every kind is read through this, so no reader stops at the first fault or drops a field in silence.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -127,6 +128,20 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A span of time as `1m30s`.
+    pub fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        let text = self.text(key)?;
+        let parsed = parse_duration(text);
+        if parsed.is_none() {
+            self.report.error_hint(
+                &self.path_of(key),
+                format!("`{text}` is not a duration"),
+                "for example 10s, 500ms, 1m30s",
+            );
+        }
+        parsed
+    }
+
     pub fn object(&mut self, key: &'static str) -> Option<Fields<'a>> {
         let value = self.value(key)?;
         Some(Fields::new(value, self.path_of(key), self.report))
@@ -244,5 +259,42 @@ pub(super) fn type_name(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "a mapping",
+    }
+}
+
+/// `1h2m3s4ms`, any of them.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let more = match &rest[..unit] {
+            "h" => Duration::from_secs(number.checked_mul(3600)?),
+            "m" => Duration::from_secs(number.checked_mul(60)?),
+            "s" => Duration::from_secs(number),
+            "ms" => Duration::from_millis(number),
+            _ => return None,
+        };
+        total = total.checked_add(more)?;
+        rest = &rest[unit..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [("10s", 10_000), ("500ms", 500), ("1m30s", 90_000), ("1h0m0s1ms", 3_600_001), ("0s", 0)] {
+            assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "10", "s", "1.5s", "10s5", "1d", "-1s"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
     }
 }

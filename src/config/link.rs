@@ -21,7 +21,7 @@ pub(super) struct Services {
 
 impl Services {
     /// Eureka shows the names of applications in capitals whatever their owners wrote, so their case does not count.
-    fn get(&self, host: &str) -> Option<&Service> {
+    pub fn get(&self, host: &str) -> Option<&Service> {
         self.by_host.get(host).or_else(|| {
             let is_eureka = host.to_ascii_lowercase().ends_with(".eureka");
             self.by_host.values().find(|service| is_eureka && service.host.eq_ignore_ascii_case(host))
@@ -29,7 +29,7 @@ impl Services {
     }
 
     /// Whether a registry may yet name a service that is not there now.
-    fn may_come(&self, host: &str) -> bool {
+    pub fn may_come(&self, host: &str) -> bool {
         let is_of_folder = [".static", ".dns", ".svc.cluster.local"].iter().any(|suffix| host.ends_with(suffix));
         self.may_come && !is_of_folder
     }
@@ -71,13 +71,20 @@ pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) 
 
 /// A service beside those of the backend; without it the annotation has no effect.
 fn side(target: &SideTarget, services: &Services, report: ObjectReport<'_>) -> Option<Destination> {
-    let host = target.target.host();
-    let found = services.get(host).and_then(|service| port_of(service, &target.target).map(|port| port.number));
-    if found.is_none() && !services.may_come(host) {
-        report.warn(&target.field, format!("there is no service `{host}` with such a port, so this has no effect"));
+    let named = target.target.host();
+    let (host, port) = match services.get(named) {
+        Some(service) => (service.host.as_str(), port_of(service, &target.target).map(|port| port.number)),
+        None if services.may_come(named) => (named, target.target.port_number()),
+        None => {
+            report.warn(&target.field, format!("there is no service `{named}`, so this has no effect"));
+            return None;
+        }
+    };
+    if port.is_none() && services.get(named).is_some() {
+        report.warn(&target.field, format!("the service `{host}` has no such port, so this has no effect"));
         return None;
     }
-    let (port, policy) = (found.or(target.target.port_number()), UpstreamPolicy::default());
+    let policy = UpstreamPolicy::default();
     Some(Destination { service: host.to_owned(), port, weight: 100, tls: None, policy })
 }
 

@@ -29,7 +29,7 @@ pub use diff::{Changes, diff};
 pub use model::Gateway;
 pub use problem::{Problem, Severity};
 pub use settings::Settings;
-pub use source::{Folder, Listing, RawObject, SourceError, Watcher, replace};
+pub use source::{Folder, Listing, RawObject, SourceError, Watcher, flattened, replace, tls_secret};
 
 /// Objects that name no namespace belong to this one, as everything does in a Higress standalone installation.
 pub const SYSTEM_NAMESPACE: &str = "higress-system";

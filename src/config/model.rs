@@ -4,10 +4,13 @@
 //! parts of it. It holds no live objects (no sockets, no caches) and does no IO. Regular expressions are already compiled
 //! and addresses already parsed, so nobody downstream meets a malformed value.
 
+mod https;
 mod policy;
 mod registry;
 mod rpc;
 mod service;
+mod telemetry;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,10 +22,13 @@ use serde::{Serialize, Serializer};
 
 use crate::base::secret::Secret;
 
+pub use https::*;
 pub use policy::*;
 pub use registry::*;
 pub use rpc::*;
 pub use service::*;
+pub use telemetry::*;
+pub use traffic::*;
 
 /// Everything the gateway serves: one whole, consistent configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -41,6 +47,9 @@ pub struct Gateway {
     /// Hosts, as in [`Certificate::hosts`], whose TLS connections go to a service as they are.
     #[serde(skip_serializing_if = "is_default")]
     pub passthrough: BTreeMap<String, Destination>,
+    /// `None`: no certificates are ordered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https: Option<AutomaticHttps>,
     pub settings: GatewaySettings,
 }
 
@@ -86,6 +95,8 @@ pub struct Route {
     pub canaries: Vec<Canary>,
     pub fallback: Option<Fallback>,
     pub mirror: Option<Mirror>,
+    #[serde(serialize_with = "as_shared", skip_serializing_if = "Option::is_none")]
+    pub reentry: Option<Arc<Reentry>>,
     /// Whole exchange with the upstream; `None` means [`GatewaySettings::route_timeout`].
     #[serde(serialize_with = "as_seconds")]
     pub timeout: Option<Duration>,
@@ -380,7 +391,7 @@ pub struct Certificate {
 
 /// What the ConfigMap `higress-config` says about all traffic. Where a field is `None`, `config.toml` decides; an idle
 /// timeout of zero means no limit.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct GatewaySettings {
     /// Client connection or stream without activity.
     #[serde(serialize_with = "as_seconds")]
@@ -401,6 +412,11 @@ pub struct GatewaySettings {
     /// Compression of answers; `None`: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gzip: Option<Gzip>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
+    /// What a line of the access log looks like; `None`: as this gateway has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<LogFormat>,
 }
 
 /// Which answers are compressed, and how.

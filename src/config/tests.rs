@@ -86,10 +86,20 @@ fn secrets_stay_out_of_dumps_and_problems() {
     assert!(
         ai.gateway.plugins.iter().any(|plugin| plugin.global.as_ref().is_some_and(|it| it.to_string().contains("sk-")))
     );
+    let console = compile_folder(&golden_dir().join("console"));
     let registries = compile_folder(&golden_dir().join("registries"));
     assert!(registries.gateway.registries.len() > 2);
-    for text in [dump(&tls), format!("{tls:?}"), format!("{ai:?}"), dump(&registries), format!("{registries:?}")] {
-        for secret in ["the key of shop.example.com", "sk-", "token-of-consul", "password-of-nacos"] {
+    for text in [
+        dump(&tls),
+        format!("{tls:?}"),
+        format!("{ai:?}"),
+        dump(&registries),
+        format!("{registries:?}"),
+        format!("{console:?}"),
+    ] {
+        for secret in
+            ["the key of shop.example.com", "sk-", "token-of-consul", "password-of-nacos", "secret-of-skywalking"]
+        {
             assert!(!text.contains(secret), "{text}");
         }
     }

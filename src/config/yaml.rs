@@ -14,6 +14,14 @@ pub(super) struct YamlError {
     pub message: String,
 }
 
+/// The value as YAML.
+///
+/// # Errors
+/// None that a value which was parsed can cause.
+pub(super) fn print(value: &Value) -> Result<String, String> {
+    serde_saphyr::to_string(value).map_err(|error| error.to_string())
+}
+
 /// An empty document is `null`.
 pub(super) fn parse(text: &str) -> Result<Value, YamlError> {
     let options = serde_saphyr::options! {

@@ -13,7 +13,7 @@ use super::watch::watch;
 use super::{Fetch, Listed, Listing, Sink};
 use crate::base::tasks::Tasks;
 use crate::config::Discovered;
-use crate::config::model::{Endpoints, Protocol, Registry, Service, ServicePort, UpstreamTls};
+use crate::config::model::{Endpoints, Protocol, Registry, Service, ServicePort, TrafficPolicy, UpstreamTls};
 
 /// What registries say, and the watchers that ask them.
 pub struct Directory {
@@ -186,6 +186,7 @@ fn known(registry: &Registry, host: &str, listed: &Listed, before: Option<&Known
         ports: vec![port],
         tls: is_tls.then_some(UpstreamTls { sni: None }),
         proxy: None,
+        traffic: TrafficPolicy::default(),
     };
     Some(Known { service, addresses })
 }

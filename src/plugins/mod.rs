@@ -238,7 +238,8 @@ pub trait Host: Send + Sync {
     fn cache(&self) -> &Cache;
 }
 
-/// A plain HTTP call a plugin makes. The process adds `Host` (unless the head has one) and `Content-Length`.
+/// A plain HTTP call beside a request. The process adds `Host` (unless the head has one) and `Content-Length`.
+#[derive(Clone)]
 pub struct HttpCall {
     pub to: Destination,
     /// Method, path with query, headers.
@@ -257,11 +258,20 @@ impl HttpCall {
         let invalid = |error: &dyn std::fmt::Display| format!("\"{url}\" is not a usable URL: {error}");
         let uri: http::Uri = url.parse().map_err(|error| invalid(&error))?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        HttpCall::post_to(Destination::Url(url.to_owned()), path, body, timeout)
+    }
+
+    /// POST of a JSON document to a path of a place.
+    ///
+    /// # Errors
+    /// That is no path.
+    pub fn post_to(to: Destination, path: &str, body: Bytes, timeout: Duration) -> Result<HttpCall, String> {
+        let invalid = |error: &dyn std::fmt::Display| format!("\"{path}\" is not a usable path: {error}");
         let mut head = RequestHeader::build("POST", path.as_bytes(), Some(4)).map_err(|error| invalid(&error))?;
         for name in [http::header::CONTENT_TYPE, http::header::ACCEPT] {
             head.insert_header(name, "application/json").map_err(|error| invalid(&error))?;
         }
-        Ok(HttpCall { to: Destination::Url(url.to_owned()), head, body, timeout })
+        Ok(HttpCall { to, head, body, timeout })
     }
 }
 

@@ -9,7 +9,7 @@ use pingora_http::RequestHeader;
 
 use super::route::header_holds;
 use super::upstream::Upstream;
-use crate::config::model::{self, CanaryTakes, HeaderControl, Route};
+use crate::config::model::{self, CanaryTakes, DubboService, HeaderControl, Route};
 
 /// The value by which a cookie chooses a canary.
 const ALWAYS: &str = "always";
@@ -18,6 +18,8 @@ pub struct Arm {
     /// As plugin rules know it.
     pub name: Arc<str>,
     pub header_control: HeaderControl,
+    /// Requests become calls of this Dubbo service.
+    pub rpc: Option<Arc<DubboService>>,
     destinations: Vec<Destination>,
     total_weight: u32,
     /// `None`: the route itself.
@@ -51,18 +53,20 @@ impl Destination {
 
 /// All arms of a route; the route itself comes last.
 pub fn arms(route: &Route, live: impl Fn(&model::Destination) -> Destination) -> Vec<Arm> {
-    let arm = |name: &str, takes, destinations: &[model::Destination], header_control: &HeaderControl| Arm {
+    let arm = |name: &str, takes, destinations: &[model::Destination], header_control: &HeaderControl, rpc| Arm {
         name: Arc::from(name),
         header_control: header_control.clone(),
+        rpc,
         destinations: destinations.iter().map(&live).collect(),
         total_weight: destinations.iter().map(|destination| destination.weight).sum(),
         takes,
     };
-    let canaries = route
-        .canaries
-        .iter()
-        .map(|canary| arm(&canary.name, Some(canary.takes.clone()), &canary.destinations, &canary.header_control));
-    canaries.chain([arm(&route.name, None, &route.destinations, &route.header_control)]).collect()
+    let canaries = route.canaries.iter().map(|canary| {
+        let rpc = canary.rpc.clone().or_else(|| route.rpc.clone());
+        arm(&canary.name, Some(canary.takes.clone()), &canary.destinations, &canary.header_control, rpc)
+    });
+    let own = arm(&route.name, None, &route.destinations, &route.header_control, route.rpc.clone());
+    canaries.chain([own]).collect()
 }
 
 impl Arm {
@@ -134,6 +138,7 @@ mod tests {
         Arm {
             name: Arc::from(name),
             header_control: HeaderControl::default(),
+            rpc: None,
             destinations: destinations.collect(),
             total_weight: weights.iter().sum(),
             takes,

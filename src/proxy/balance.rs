@@ -3,78 +3,97 @@
 //! Hashing is by highest random weight: each address gets a number from the request's key and itself, the highest wins. So
 //! no ring has to be kept, and an address that comes or goes moves only its own share of the keys.
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use pingora_http::RequestHeader;
 
 use super::arm::cookie;
+use super::cluster::Endpoint;
 use crate::config::model::{HashKey, LoadBalance};
 
-/// The state one upstream balances by.
+/// How one upstream balances.
 #[derive(Default)]
 pub struct Balancer {
     method: LoadBalance,
     next: AtomicUsize,
-    /// Requests in flight by address; kept for `LeastRequest` only.
-    in_flight: Mutex<HashMap<SocketAddr, Arc<AtomicUsize>>>,
 }
 
-/// Counts a request as in flight until it is dropped.
-pub struct Lease(Arc<AtomicUsize>);
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+/// The part of its share that an endpoint gets now, above 0 and up to 1.
+pub type Share<'a> = &'a dyn Fn(&Endpoint) -> f64;
 
 impl Balancer {
     pub fn new(method: LoadBalance) -> Balancer {
-        Balancer { method, ..Balancer::default() }
+        Balancer { method, next: AtomicUsize::new(0) }
     }
 
     pub fn method(&self) -> &LoadBalance {
         &self.method
     }
 
-    /// `key` is what [`key`] made of the request; without one a hashing balancer takes turns.
-    pub fn pick(&self, addresses: &[SocketAddr], key: Option<u64>) -> Option<(SocketAddr, Option<Lease>)> {
-        match (&self.method, key) {
+    /// `key` is what [`key`] made of the request; without one a hashing balancer takes turns. `share` is there if some
+    /// endpoints are to start slowly; a key counts for more.
+    pub fn pick(
+        &self,
+        endpoints: &[Arc<Endpoint>],
+        key: Option<u64>,
+        now: u64,
+        share: Option<Share<'_>>,
+    ) -> Option<Arc<Endpoint>> {
+        let of = |endpoint: &Endpoint| share.map_or(1.0, |share| share(endpoint));
+        let picked = match (&self.method, key) {
             (LoadBalance::Hash(_), Some(key)) => {
-                let best = addresses.iter().max_by_key(|address| hash(&(key, address)));
-                best.map(|address| (*address, None))
+                endpoints.iter().max_by_key(|endpoint| hash(&(key, endpoint.address)))?
             }
-            (LoadBalance::Random, _) => self.random(addresses).map(|address| (address, None)),
+            (LoadBalance::Random, _) => accepted(endpoints, share, || random(endpoints))?,
             (LoadBalance::LeastRequest, _) => {
-                // The better of two drawn is nearly as good as the best of all, and cannot be stampeded.
-                let (first, second) = (self.random(addresses)?, self.random(addresses)?);
-                let (first, second) = ((first, self.count(first)), (second, self.count(second)));
-                let better =
-                    if first.1.load(Ordering::Relaxed) <= second.1.load(Ordering::Relaxed) { first } else { second };
-                better.1.fetch_add(1, Ordering::Relaxed);
-                Some((better.0, Some(Lease(better.1))))
+                #[expect(clippy::cast_precision_loss, reason = "requests in flight are few")]
+                let load = |endpoint: &Endpoint| (endpoint.in_flight() as f64 + 1.0) / of(endpoint);
+                better(endpoints, load)?
             }
-            _ => {
-                let turn = self.next.fetch_add(1, Ordering::Relaxed);
-                addresses.get(turn % addresses.len().max(1)).map(|address| (*address, None))
-            }
+            (LoadBalance::LeastLatency, _) => better(endpoints, |endpoint| endpoint.cost(now) / of(endpoint))?,
+            (LoadBalance::RoundRobin | LoadBalance::Hash(_), _) => accepted(endpoints, share, || {
+                endpoints.get(self.next.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1))
+            })?,
+        };
+        Some(picked.clone())
+    }
+}
+
+/// The better of two drawn is nearly as good as the best of all, and cannot be stampeded.
+fn better(endpoints: &[Arc<Endpoint>], cost: impl Fn(&Endpoint) -> f64) -> Option<&Arc<Endpoint>> {
+    if let [first, second] = endpoints {
+        // Two draws would be the same one every other time; a coin decides where nothing else does.
+        let (first, second) = if rand::random() { (first, second) } else { (second, first) };
+        return Some(if cost(first) <= cost(second) { first } else { second });
+    }
+    let (first, second) = (random(endpoints)?, random(endpoints)?);
+    Some(if cost(first) <= cost(second) { first } else { second })
+}
+
+/// The first of the proposed that accepts, which each does as often as its share says.
+fn accepted<'a>(
+    endpoints: &'a [Arc<Endpoint>],
+    share: Option<Share<'_>>,
+    mut propose: impl FnMut() -> Option<&'a Arc<Endpoint>>,
+) -> Option<&'a Arc<Endpoint>> {
+    let Some(share) = share else { return propose() };
+    // Compared with the one that has most, so that a service all of whose endpoints are new is not slower for it.
+    let most = endpoints.iter().map(|endpoint| share(endpoint)).fold(0.0, f64::max);
+    for _ in 0..endpoints.len() * 8 {
+        let proposed = propose()?;
+        if rand::random::<f64>() * most < share(proposed) {
+            return Some(proposed);
         }
     }
+    propose()
+}
 
-    fn random(&self, addresses: &[SocketAddr]) -> Option<SocketAddr> {
-        let n = u64::try_from(addresses.len()).ok().filter(|n| *n > 0)?;
-        let drawn = rand::random::<u64>() % n;
-        addresses.get(usize::try_from(drawn).ok()?).copied()
-    }
-
-    fn count(&self, address: SocketAddr) -> Arc<AtomicUsize> {
-        self.in_flight.lock().entry(address).or_default().clone()
-    }
+fn random(endpoints: &[Arc<Endpoint>]) -> Option<&Arc<Endpoint>> {
+    let n = u64::try_from(endpoints.len()).ok().filter(|n| *n > 0)?;
+    endpoints.get(usize::try_from(rand::random::<u64>() % n).ok()?)
 }
 
 /// What a request is hashed by, and for a new session the cookie that keeps it together.
@@ -120,21 +139,26 @@ fn hash(value: &impl Hash) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
     use super::*;
 
-    fn addresses(n: u16) -> Vec<SocketAddr> {
-        (1..=n).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect()
+    fn endpoints(n: u16) -> Vec<Arc<Endpoint>> {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        (1..=n).map(|port| Arc::new(Endpoint::new(address(port), 0))).collect()
     }
 
     fn picks(method: LoadBalance, n: u16, keys: impl Iterator<Item = Option<u64>>) -> Vec<u16> {
-        let (balancer, addresses) = (Balancer::new(method), addresses(n));
-        keys.map(|key| balancer.pick(&addresses, key).unwrap().0.port()).collect()
+        let (balancer, endpoints) = (Balancer::new(method), endpoints(n));
+        keys.map(|key| balancer.pick(&endpoints, key, 0, None).unwrap().address.port()).collect()
     }
 
     #[test]
     fn turns_are_taken_in_order() {
         assert_eq!(picks(LoadBalance::RoundRobin, 3, [None; 5].into_iter()), [1, 2, 3, 1, 2]);
-        assert!(Balancer::default().pick(&[], None).is_none());
+        assert!(Balancer::default().pick(&[], None, 0, None).is_none());
     }
 
     #[test]
@@ -150,14 +174,64 @@ mod tests {
 
     #[test]
     fn the_less_loaded_of_two_is_taken() {
-        let balancer = Balancer::new(LoadBalance::LeastRequest);
-        let addresses = addresses(2);
-        let leases: Vec<_> = (0..1000).map(|_| balancer.pick(&addresses, None).unwrap()).collect();
-        let load = |balancer: &Balancer| addresses.iter().map(|a| balancer.count(*a).load(Ordering::Relaxed)).collect();
-        let loads: Vec<usize> = load(&balancer);
-        assert!(loads.iter().all(|n| (400..600).contains(n)), "{loads:?}");
-        drop(leases);
-        assert_eq!(load(&balancer), [0, 0]);
+        for n in [2, 3] {
+            let (balancer, endpoints) = (Balancer::new(LoadBalance::LeastRequest), endpoints(n));
+            for _ in 0..1200 {
+                balancer.pick(&endpoints, None, 0, None).unwrap().enter();
+            }
+            let loads: Vec<usize> = endpoints.iter().map(|endpoint| endpoint.in_flight()).collect();
+            let even = 1200 / usize::from(n);
+            assert!(loads.iter().all(|n| n.abs_diff(even) < even / 4), "{loads:?}");
+        }
+    }
+
+    #[test]
+    fn the_faster_of_two_is_taken_until_it_is_busy() {
+        let (balancer, endpoints) = (Balancer::new(LoadBalance::LeastLatency), endpoints(2));
+        let port = || balancer.pick(&endpoints, None, 0, None).unwrap().address.port();
+        endpoints[0].took(Duration::from_millis(10), 0);
+        assert_eq!(port(), 2, "one that nobody knows is tried");
+        endpoints[1].enter();
+        assert_eq!(port(), 1, "but not by two at once");
+        endpoints[1].leave();
+        endpoints[1].took(Duration::from_millis(35), 0);
+        for _ in 0..3 {
+            assert_eq!(port(), 1);
+            endpoints[0].enter();
+        }
+        assert_eq!(port(), 2, "four at 10 ms cost more than one at 35 ms");
+    }
+
+    #[test]
+    fn a_slow_answer_counts_at_once_and_is_forgotten_by_and_by() {
+        let endpoint = &endpoints(1)[0];
+        endpoint.took(Duration::from_millis(10), 0);
+        endpoint.took(Duration::from_millis(500), 0);
+        assert!((endpoint.cost(0) - 500.0).abs() < 1e-6);
+        endpoint.took(Duration::from_millis(10), 10_000);
+        assert!((100.0..300.0).contains(&endpoint.cost(10_000)), "{}", endpoint.cost(10_000));
+        assert!(endpoint.cost(100_000) < 0.1);
+    }
+
+    #[test]
+    fn a_new_endpoint_gets_its_share_by_and_by() {
+        for method in [LoadBalance::RoundRobin, LoadBalance::Random] {
+            let (balancer, endpoints) = (Balancer::new(method), endpoints(3));
+            let share = |endpoint: &Endpoint| if endpoint.address.port() == 3 { 0.1 } else { 0.5 };
+            let mut counts: HashMap<u16, u32> = HashMap::new();
+            for _ in 0..11_000 {
+                *counts.entry(balancer.pick(&endpoints, None, 0, Some(&share)).unwrap().address.port()).or_default() +=
+                    1;
+            }
+            assert!((800..1200).contains(&counts[&3]), "a fifth of what the others get: {counts:?}");
+            assert!((4500..5500).contains(&counts[&1]), "{counts:?}");
+        }
+        let (balancer, endpoints) = (Balancer::new(LoadBalance::LeastRequest), endpoints(2));
+        let share = |endpoint: &Endpoint| if endpoint.address.port() == 2 { 0.1 } else { 1.0 };
+        for _ in 0..8 {
+            balancer.pick(&endpoints, None, 0, Some(&share)).unwrap().enter();
+        }
+        assert_eq!(endpoints[1].in_flight(), 0, "until the other has ten times as many");
     }
 
     #[test]

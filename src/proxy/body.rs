@@ -20,7 +20,13 @@ const TRUSTED_LENGTH: usize = 1 << 20;
 ///
 /// # Errors
 /// The client broke off.
-pub async fn read(session: &mut Session, ctx: &Context) -> Result<Result<Bytes, Reply>> {
+pub async fn read(session: &mut Session, ctx: &mut Context) -> Result<Result<Bytes, Reply>> {
+    let read = read_whole(session, ctx).await?;
+    ctx.received_body = read.as_ref().ok().cloned();
+    Ok(read)
+}
+
+async fn read_whole(session: &mut Session, ctx: &Context) -> Result<Result<Bytes, Reply>> {
     let limit = ctx.snapshot.limits.max_body_bytes;
     let announced = session.req_header().headers.get(http::header::CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()).and_then(|value| value.parse::<usize>().ok());

@@ -7,15 +7,16 @@ use bytes::Bytes;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::arm::Arm;
-use super::balance::{self, Lease};
+use super::balance;
+use super::cluster::{Lease, Retrying};
 use super::respond;
 use super::route::RouteEntry;
 use super::snapshot::Snapshot;
 use super::upstream::Upstream;
-use crate::config::model::HeaderControl;
+use crate::config::model::{DubboService, HeaderControl, Reentry};
 use crate::llm::error::ErrorKind;
 use crate::plugins::rules::Place;
-use crate::plugins::{Plugin, Reply, RequestState};
+use crate::plugins::{Plugin, Reply, Request, RequestState};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::TraceContext;
 
@@ -30,10 +31,22 @@ pub struct Context {
     arm: usize,
     /// What the upstream balances by.
     pub balance: balance::Key,
-    /// Counts the attempt in progress.
+    /// Counts the attempt in progress, and is told how it went.
     pub lease: Option<Lease>,
+    /// The place of a repeated request.
+    pub retrying: Option<Retrying>,
+    /// A WebSocket is asked for where plugins hold answers back, which cannot be done with a conversation.
+    pub is_unheld_upgrade: bool,
     /// The default backend was asked, because of the status of an answer.
     pub has_fallen_back: bool,
+    /// The default backend was chosen, because nobody else can serve.
+    is_default_backend: bool,
+    /// The request as the client sent it, if errors of some route lead to another.
+    received: Option<Box<RequestHeader>>,
+    /// The body as the client sent it, once it was read.
+    pub received_body: Option<Bytes>,
+    /// How often the request was matched again.
+    n_reentries: u32,
     /// The answer if no plugin changes the request so that a route takes it.
     pub unrouted: Option<Reply>,
     /// Plugins that saw this request, in order.
@@ -72,7 +85,13 @@ impl Context {
             arm: 0,
             balance: balance::Key::default(),
             lease: None,
+            retrying: None,
+            is_unheld_upgrade: false,
             has_fallen_back: false,
+            is_default_backend: false,
+            received: None,
+            received_body: None,
+            n_reentries: 0,
             unrouted: None,
             ran: Vec::new(),
             trace: None,
@@ -127,6 +146,8 @@ impl Context {
         });
         match chosen {
             Some((arm, destination)) => {
+                self.is_default_backend =
+                    entry.fallback.as_ref().is_some_and(|fallback| std::ptr::eq(fallback, destination));
                 self.state.route = arm.name.clone();
                 self.state.service = destination.service.clone();
                 self.state.service_port = destination.port;
@@ -151,6 +172,68 @@ impl Context {
     /// What is changed in headers on the way to and from the upstream.
     pub fn header_control(&self) -> Option<&HeaderControl> {
         self.route.as_ref()?.arms.get(self.arm).map(|arm| &arm.header_control)
+    }
+
+    /// The Dubbo service that requests become calls of; a default backend is asked as it is.
+    pub fn rpc(&self) -> Option<Arc<DubboService>> {
+        if self.has_fallen_back || self.is_default_backend {
+            return None;
+        }
+        self.route.as_ref()?.arms.get(self.arm)?.rpc.clone()
+    }
+
+    /// Notes the request before anything changes it, if it may be needed again.
+    pub fn remember(&mut self, head: &RequestHeader) {
+        if self.snapshot.has_reentries {
+            self.received = Some(Box::new(head.clone()));
+        }
+    }
+
+    /// Whether errors of the matched route lead to another one, and this request may yet take that way.
+    pub fn reentry(&self) -> Option<&Arc<Reentry>> {
+        let route = &self.route.as_ref()?.route;
+        // Requests that a canary with a name of its own takes are another route's, as names go.
+        let reentry = route.reentry.as_ref().filter(|_| *route.name == *self.state.route)?;
+        (self.received.is_some() && self.n_reentries < reentry.limit).then_some(reentry)
+    }
+
+    /// Whether an answer with this status is to be replaced by that of another route.
+    pub fn wants_reentry(&self, status: u16) -> bool {
+        self.reentry().is_some_and(|reentry| reentry.classes.contains(&(status / 100)))
+    }
+
+    /// Begins anew with the request as the client sent it and the headers that lead to another route.
+    pub fn reenter(&mut self, head: &mut RequestHeader) {
+        let (Some(reentry), Some(received)) = (self.reentry().cloned(), &self.received) else { return };
+        for plugin in self.ran.iter().rev() {
+            // What it noted is about this round.
+            plugin.on_log(&mut Request { head, state: &mut self.state });
+        }
+        *head = RequestHeader::clone(received);
+        let valid = |(name, value): &(String, String)| {
+            Some((http::HeaderName::try_from(name).ok()?, http::HeaderValue::from_str(value).ok()?))
+        };
+        for (name, value) in reentry.request_headers.iter().filter_map(valid) {
+            // Both are valid.
+            let _ = head.insert_header(name, value);
+        }
+        let before = std::mem::take(&mut self.state);
+        self.state = RequestState {
+            id: before.id,
+            started: before.started,
+            client_ip: before.client_ip,
+            is_tls: before.is_tls,
+            server_name: before.server_name,
+            host: before.host,
+            body: self.received_body.clone(),
+            reply_headers: reentry.response_headers.iter().filter_map(valid).collect(),
+            ..RequestState::new()
+        };
+        self.ran.clear();
+        self.has_fallen_back = false;
+        self.lease = None;
+        self.upstream_address.clear();
+        self.n_reentries += 1;
     }
 
     /// Sends the request to the route's default backend from here on; `false` if there is none or it has been asked.

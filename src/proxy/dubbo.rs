@@ -5,20 +5,22 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use parking_lot::Mutex;
 use pingora_error::Result;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::balance::Lease;
+use super::cluster::Lease;
 use super::context::Context;
 use super::resolve::Resolver;
 use super::upstream::Upstream;
-use super::{body, respond};
+use super::{outgoing, respond};
 use crate::config::model::DubboService;
 use crate::llm::error::ErrorKind;
 use crate::plugins::Reply;
@@ -44,7 +46,7 @@ enum Failure {
 }
 
 impl Dubbo {
-    /// Answers the client.
+    /// Answers the client, whose request's body has been read. `Some` is the answer to give where there is none of the service.
     ///
     /// # Errors
     /// The client went away.
@@ -54,28 +56,40 @@ impl Dubbo {
         ctx: &mut Context,
         service: &DubboService,
         resolver: &Resolver,
-    ) -> Result<()> {
-        let whole = match ctx.state.body.clone() {
-            Some(whole) => whole,
-            None => match body::read(session, ctx).await? {
-                Ok(whole) => whole,
-                Err(reply) => return respond::write(session, ctx, reply).await,
-            },
-        };
+    ) -> Result<Option<Reply>> {
+        let started = Instant::now();
+        let whole = ctx.state.body.clone().unwrap_or_default();
         let id = self.n_calls.fetch_add(1, Ordering::Relaxed);
-        let frame = match frame(session, service, &whole, id) {
+        let mut head = session.req_header().clone();
+        outgoing::control(&mut head, ctx)?;
+        let frame = match frame(&head, service, &whole, id) {
             Ok(frame) => frame,
-            Err(misfit) => return respond::write(session, ctx, misfit_reply(&misfit)).await,
+            Err(misfit) => return Ok(Some(misfit_reply(&misfit))),
         };
-        let reply = self.answer(ctx, frame, id, resolver).await;
-        respond::write(session, ctx, reply).await
+        let json = match self.answer(ctx, frame, id, resolver).await {
+            Ok(json) => json,
+            Err(reply) => return Ok(Some(reply)),
+        };
+        let mut answer = ResponseHeader::build(200, Some(4))?;
+        answer.insert_header(CONTENT_TYPE, "application/json; charset=utf-8")?;
+        answer.set_content_length(json.len())?;
+        respond::mark_upstream_answer(ctx, &mut answer, started.elapsed());
+        let instead = respond::finish_upstream_head(session, ctx, &mut answer)?;
+        respond::finish_and_write(session, ctx, answer, instead.unwrap_or(json)).await?;
+        Ok(None)
     }
 
-    async fn answer(&self, ctx: &mut Context, frame: Vec<u8>, id: u64, resolver: &Resolver) -> Reply {
+    async fn answer(
+        &self,
+        ctx: &mut Context,
+        frame: Vec<u8>,
+        id: u64,
+        resolver: &Resolver,
+    ) -> std::result::Result<Bytes, Reply> {
         let service = ctx.state.service.clone();
         let Some(upstream) = ctx.upstream.clone() else {
             let message = format!("Service \"{service}\" of route \"{}\" is not configured.", ctx.state.route);
-            return respond::error(ErrorKind::NoUpstream, message, "no_healthy_upstream");
+            return Err(respond::error(ErrorKind::NoUpstream, message, "no_healthy_upstream"));
         };
         let limits = &ctx.snapshot.limits;
         let (limit, connect, max_bytes) =
@@ -84,19 +98,18 @@ impl Dubbo {
         let n_more = ctx.route.as_ref().map_or(0, |route| route.retry().attempts);
         let called = async {
             // The lease counts the call until it is over.
-            let (stream, address, _lease) = self.connect(&upstream, connect, n_more, resolver).await?;
+            let (stream, mut lease) = self.connect(&upstream, connect, n_more, resolver).await?;
+            let address = lease.address();
             ctx.upstream_address = address.to_string();
-            self.call(stream, address, &frame, id, max_bytes).await
+            let called = self.call(stream, address, &frame, id, max_bytes).await;
+            match &called {
+                Ok(_) | Err(Failure::Refused(_)) => lease.answered(200),
+                Err(_) => lease.failed(),
+            }
+            called
         };
         let outcome = tokio::time::timeout(limit, called).await.unwrap_or(Err(Failure::TimedOut(limit)));
-        match outcome {
-            Ok(json) => {
-                let mut reply = Reply::new(200, "via_upstream");
-                reply.body = json;
-                reply.header(http::header::CONTENT_TYPE, "application/json; charset=utf-8")
-            }
-            Err(failure) => failure.into_reply(&service),
-        }
+        outcome.map_err(|failure| failure.into_reply(&service))
     }
 
     /// An idle connection, or a new one. Only connecting is tried again: a call that was sent may have been made.
@@ -106,22 +119,25 @@ impl Dubbo {
         limit: Duration,
         n_more: u32,
         resolver: &Resolver,
-    ) -> std::result::Result<(TcpStream, SocketAddr, Option<Lease>), Failure> {
+    ) -> std::result::Result<(TcpStream, Lease), Failure> {
         let mut n_left = n_more;
         loop {
-            let (address, lease) = upstream.address(resolver, None).await.map_err(Failure::Unreachable)?;
+            let leased = upstream.lease(resolver, None, limit).await;
+            let mut lease = leased.map_err(|error| Failure::Unreachable(error.to_string()))?;
+            let address = lease.address();
             if let Some(stream) = self.take(address) {
-                return Ok((stream, address, lease));
+                return Ok((stream, lease));
             }
             let failure = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     // Small frames that wait for an answer must not wait for each other.
                     let _ = stream.set_nodelay(true);
-                    return Ok((stream, address, lease));
+                    return Ok((stream, lease));
                 }
                 Ok(Err(error)) => Failure::Unreachable(format!("{address}: {error}")),
                 Err(_) => Failure::Unreachable(format!("{address}: no connection within {} ms", limit.as_millis())),
             };
+            lease.failed();
             if n_left == 0 {
                 return Err(failure);
             }
@@ -191,8 +207,7 @@ impl Failure {
     }
 }
 
-fn frame(session: &Session, service: &DubboService, body: &[u8], id: u64) -> std::result::Result<Vec<u8>, Misfit> {
-    let head = session.req_header();
+fn frame(head: &RequestHeader, service: &DubboService, body: &[u8], id: u64) -> std::result::Result<Vec<u8>, Misfit> {
     let headers = head.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
     let source = Source {
         method: head.method.as_str(),

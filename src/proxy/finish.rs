@@ -6,11 +6,11 @@ use http::{StatusCode, Version};
 use pingora_proxy::Session;
 
 use super::context::Context;
-use super::span;
+use super::{log_line, span};
 use crate::plugins::{CredentialPlace, Request, without_query};
 use crate::telemetry::access_log::{AccessLog, Entry};
 use crate::telemetry::metrics::{Metrics, RouteStatus};
-use crate::telemetry::otlp::SpanSink;
+use crate::telemetry::spans::SpanSink;
 
 pub fn finish(session: &mut Session, ctx: &mut Context, metrics: &Metrics, log: &AccessLog, spans: &SpanSink) {
     for plugin in ctx.ran.iter().rev() {
@@ -38,8 +38,9 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
     let head = session.req_header();
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let llm = ctx.state.llm.as_deref();
+    let started = started(duration);
     let entry = Entry {
-        start_time: start_time(duration),
+        start_time: format!("{started:.3}"),
         request_id: &ctx.state.id.to_string(),
         trace_id: &ctx.trace.map(|trace| trace.trace_id_hex()).unwrap_or_default(),
         method: ctx.method.as_str(),
@@ -68,7 +69,24 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
         further: Some(&ctx.state.log).filter(|further| !further.is_empty()),
         ai_log: llm.map(|llm| &llm.log).filter(|log| !log.is_empty()),
     };
-    if !log.write(&entry) {
+    let is_kept = match &ctx.snapshot.settings.access_log {
+        None => log.write(&entry),
+        Some(format) => {
+            let facts = log_line::Facts {
+                entry: &entry,
+                started,
+                request: &head.headers,
+                scheme: if ctx.state.is_tls { "https" } else { "http" },
+                response: session.response_written().map(|head| &head.headers),
+                service_port: ctx.state.service_port,
+                client: session.client_addr().and_then(|address| address.as_inet()).copied(),
+                local: session.server_addr().and_then(|address| address.as_inet()).copied(),
+                server_name: ctx.state.server_name.as_deref(),
+            };
+            log.write_line(log_line::line(format, &facts))
+        }
+    };
+    if !is_kept {
         metrics.access_log_shed.inc();
     }
 }
@@ -89,10 +107,9 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// Wall-clock time the request began, RFC 3339 in UTC with milliseconds.
-fn start_time(duration_ms: u64) -> String {
+/// Wall-clock time the request began.
+fn started(duration_ms: u64) -> jiff::Timestamp {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let millis = i64::try_from(now.as_millis()).unwrap_or(0) - i64::try_from(duration_ms).unwrap_or(0);
-    let start = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    format!("{start:.3}")
+    jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
 }

@@ -112,7 +112,11 @@ impl Front {
 
     fn patience(&self) -> Patience {
         let limits = &self.snapshot.load().limits;
-        Patience { idle: limits.client_idle, head: limits.client_read_timeout, max_bytes: limits.max_header_bytes }
+        Patience {
+            idle: Some(limits.client_idle).filter(|idle| !idle.is_zero()),
+            head: limits.client_read_timeout,
+            max_bytes: limits.max_header_bytes,
+        }
     }
 }
 
@@ -138,7 +142,8 @@ impl TlsFront {
         match opened.await {
             Ok(Ok(Opened::Http(stream))) => Some(stream),
             Ok(Ok(Opened::Passed(stream, upstream))) => {
-                if let Err(reason) = pass(*stream, &upstream, &self.resolver).await {
+                let patience = snapshot.limits.timeouts.connect;
+                if let Err(reason) = pass(*stream, &upstream, &self.resolver, patience).await {
                     tracing::debug!(service = %upstream.service, reason, "A passed-through connection ended badly");
                 }
                 None
@@ -161,8 +166,21 @@ enum Opened {
 }
 
 /// Copies bytes both ways until both sides are done.
-async fn pass(mut stream: Plain, upstream: &Upstream, resolver: &Resolver) -> Result<(), String> {
-    let (address, _lease) = upstream.address(resolver, None).await?;
-    let mut other = TcpStream::connect(address).await.map_err(|error| format!("{address}: {error}"))?;
+async fn pass(mut stream: Plain, upstream: &Upstream, resolver: &Resolver, patience: Duration) -> Result<(), String> {
+    let mut lease = upstream.lease(resolver, None, patience).await.map_err(|error| error.to_string())?;
+    let address = lease.address();
+    let connected = tokio::time::timeout(patience, TcpStream::connect(address)).await;
+    let mut other = match connected {
+        Ok(Ok(other)) => other,
+        Ok(Err(error)) => {
+            lease.failed();
+            return Err(format!("{address}: {error}"));
+        }
+        Err(_) => {
+            lease.failed();
+            return Err(format!("{address}: no connection within {} ms", patience.as_millis()));
+        }
+    };
+    lease.answered(200);
     tokio::io::copy_bidirectional(&mut stream, &mut other).await.map(|_| ()).map_err(|error| error.to_string())
 }

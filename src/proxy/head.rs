@@ -37,8 +37,8 @@ const TOO_SLOW: Refusal = Refusal {
 /// What a connection may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Without a request.
-    pub idle: Duration,
+    /// Without a request; `None` is for ever.
+    pub idle: Option<Duration>,
     /// From the first byte of a head to its end.
     pub head: Duration,
     pub max_bytes: usize,
@@ -63,13 +63,21 @@ pub async fn read(stream: &mut Stream, patience: Patience, shutdown: &mut Shutdo
     let mut bytes = BytesMut::with_capacity(USUAL_HEAD);
     let first = tokio::select! {
         biased;
-        read = tokio::time::timeout(patience.idle, stream.read_buf(&mut bytes)) => read,
+        read = stream.read_buf(&mut bytes) => read,
+        () = over(patience.idle) => return Ok(Arrived::Nothing),
         _ = shutdown.wait_for(|is_over| *is_over) => return Ok(Arrived::Nothing),
     };
-    if !matches!(first, Ok(Ok(1..))) {
+    if !matches!(first, Ok(1..)) {
         return Ok(Arrived::Nothing);
     }
     tokio::time::timeout(patience.head, rest(stream, bytes, patience.max_bytes)).await.unwrap_or(Err(TOO_SLOW))
+}
+
+async fn over(idle: Option<Duration>) {
+    match idle {
+        Some(idle) => tokio::time::sleep(idle).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Reads on until the head, or the preface, is there.

@@ -10,12 +10,11 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::context::Context;
-use super::respond;
 use super::tls::Handshake;
 use super::upstream::host_only;
+use super::{respond, span};
 use crate::llm::error::ErrorKind;
 use crate::plugins::Reply;
-use crate::telemetry::trace::TraceContext;
 
 /// Only the gateway itself may set these, and everything of Envoy's.
 const INTERNAL_HEADERS: &[&str] = &[
@@ -74,10 +73,7 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     for name in x_envoy(&head.headers).iter().filter(|name| *name != OF_CLIENTS) {
         head.remove_header(name);
     }
-    let trace =
-        TraceContext::continue_or_start(head.headers.get("traceparent").map(HeaderValue::as_bytes), &ctx.state.id);
-    set(head, "traceparent", &trace.to_string());
-    ctx.trace = Some(trace);
+    ctx.trace = Some(span::begin(head, ctx.snapshot.tracer.as_ref(), &ctx.state.id));
     set(head, "x-request-id", &ctx.state.id.to_string());
     if let Some(ip) = ctx.state.client_ip {
         forward(head, ip, is_tls, ctx.snapshot.settings.add_x_real_ip);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::apps::HttpServerOptions;
-use pingora_core::listeners::ListenerConfig;
+use pingora_core::listeners::{ListenerConfig, TcpSocketOptions};
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::protocols::l4::stream::L4BufferSettings;
 use pingora_core::server::configuration::ServerConf;
@@ -22,7 +22,8 @@ use pingora_proxy::{HttpProxy, http_proxy};
 use super::front::{Front, TlsFront};
 use super::service::Gateway;
 use super::snapshot::Snapshot;
-use super::tls::{self, SniResolver};
+use super::tls;
+use super::upstream::keepalive;
 
 /// Read buffer of a client connection. Pingora's default of 64 KiB is most of an idle connection's memory; a request head
 /// and a typical prompt fit into this, and longer bodies only cost more reads.
@@ -73,15 +74,15 @@ pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWat
     let h2 = h2_options(&snapshot.load());
     let mut options = HttpServerOptions::default();
     options.h2c = true;
-    options.h2_idle_timeout = Some(Duration::from_secs(180));
-    let resolver = gateway.resolver.clone();
+    options.h2_idle_timeout = Some(snapshot.load().limits.client_idle).filter(|idle| !idle.is_zero());
+    let (resolver, challenges) = (gateway.resolver.clone(), gateway.challenges.clone());
     let metrics = gateway.metrics.clone();
     let mut proxy: HttpProxy<Gateway> = http_proxy(&conf, gateway);
     proxy.server_options = Some(options);
     proxy.h2_options = Some(h2);
     let proxy = Arc::new(proxy);
-    let certificates = Arc::new(SniResolver { snapshot: snapshot.clone() });
-    let tls = tls::acceptor(certificates, None).map(|usual| TlsFront { snapshot: snapshot.clone(), resolver, usual });
+    let tls = tls::usual_acceptor(snapshot.clone(), challenges);
+    let tls = tls.map(|usual| TlsFront { snapshot: snapshot.clone(), resolver, usual });
     let front = |tls| Front { proxy: proxy.clone(), snapshot: snapshot.clone(), metrics: metrics.clone(), tls };
     let mut plain = service("http", listeners.http, front(None));
     let serve_plain = plain.0.start_service(Some(plain.1), shutdown.clone(), 1);
@@ -98,7 +99,11 @@ fn service(name: &str, sockets: Vec<Bound>, front: Front) -> (Service<Front>, Li
     for bound in sockets {
         let address = bound.address.to_string();
         fds.add(address.clone(), bound.socket.into_raw_fd());
-        service.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
+        let mut options = TcpSocketOptions::default();
+        // Conversations may be silent for hours; a client that vanished must not stay for ever.
+        options.tcp_keepalive = Some(keepalive(Duration::ZERO));
+        let listener = ListenerConfig::tcp(address).tcp_socket_options(options);
+        service.add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
     }
     (service, Arc::new(parking_lot::Mutex::new(fds)))
 }

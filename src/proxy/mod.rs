@@ -2,15 +2,17 @@
 //!
 //! 1. `listener` binds and `front` accepts: TLS as the host of the handshake has it (`tls`), or passed through unopened; then
 //!    `head` reads each HTTP/1 head within its limits and `framing` refuses what could be read in two ways
-//! 2. `hygiene` removes what clients must not say, names the request and continues its trace
+//! 2. `hygiene` removes what clients must not say, names the request and continues its trace (`span`); `challenge` answers
+//!    certificate authorities
 //! 3. `gate` matches the route (`route`, `context`), chooses arm and destination (`arm`), and asks what the route demands:
 //!    an allowed address, a token (`limit`), https; it answers preflight requests (`cors`) and redirects
 //! 4. `chain` runs the plugins by phase and priority; `body` reads the body if one asks for it
 //! 5. `outgoing` changes the head as the route says; `exchange` sends it when the body was read (model calls, for one), `dubbo`
 //!    calls the service of an Http2Rpc, else pingora streams through (`retry` decides about another attempt); `upstream` and
-//!    `resolve` know the addresses, `balance` picks one, `mirror` sends copies
+//!    `resolve` know the addresses, `cluster` what became of them so far, `balance` picks one, `mirror` sends copies. An error may
+//!    lead to a second round from 3 on, with the request as the client sent it (`Context::reenter`)
 //! 6. `respond` runs the chain in reverse and answers
-//! 7. `finish` writes metrics and the access log line
+//! 7. `finish` writes metrics and the access log line (`log_line`, if the configuration gives its form)
 //!
 //! `service` calls these stages in this order (a test compares this list with its stage table). `snapshot` is the
 //! configuration a request runs under. Nothing here knows what a plugin does or where configuration comes from.
@@ -19,7 +21,10 @@ pub mod arm;
 pub mod balance;
 pub mod body;
 pub mod chain;
+pub mod challenge;
+pub mod cluster;
 pub mod context;
+pub mod conversation;
 pub mod cors;
 pub mod dubbo;
 pub mod exchange;
@@ -27,11 +32,13 @@ pub mod finish;
 pub mod framing;
 pub mod front;
 pub mod gate;
+pub mod grpc;
 pub mod gzip;
 pub mod head;
 pub mod hygiene;
 pub mod limit;
 pub mod listener;
+pub mod log_line;
 pub mod mirror;
 pub mod outgoing;
 pub mod resolve;

@@ -5,6 +5,7 @@ use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::context::Context;
+use super::span;
 use crate::config::model::{HeaderOperations, PathRewrite, Rewrite};
 
 /// How Higress tells a default backend which route it answers for, and under which name it was configured.
@@ -17,16 +18,22 @@ const FALLBACK_SERVICE: &str = "x-envoy-fallback-service";
 /// The rewrite makes something that is no path or host.
 pub fn prepare(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     let Some(entry) = &ctx.route else { return Ok(()) };
+    span::propagate(request, ctx);
     if let Some(fallback) = entry.route.fallback.as_ref().filter(|_| ctx.has_fallen_back) {
         request.insert_header(FALLBACK_ROUTE, format!("{}-fallback", ctx.state.route))?;
         request.insert_header(FALLBACK_SERVICE, fallback.service.as_str())?;
         return request.set_raw_path(b"/");
     }
     rewrite(request, &entry.route.rewrite)?;
-    if let Some(control) = ctx.header_control() {
-        apply(request, &control.request)?;
-    }
-    Ok(())
+    control(request, ctx)
+}
+
+/// Applies header control alone to a request.
+///
+/// # Errors
+/// None: the operations were checked when they were read.
+pub fn control(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    ctx.header_control().map_or(Ok(()), |control| apply(request, &control.request))
 }
 
 /// Applies header control to the head of an upstream's answer.

@@ -152,6 +152,8 @@ async fn ask_system(name: &DnsName) -> Result<Vec<SocketAddr>, String> {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test waits for its own tasks")]
 mod tests {
+    use std::net::IpAddr;
+
     use hickory_resolver::config::{NameServerConfig, ResolverConfig};
     use hickory_resolver::net::runtime::TokioRuntimeProvider;
     use tokio::net::UdpSocket;
@@ -159,23 +161,28 @@ mod tests {
 
     use super::*;
 
-    /// Answers every question for addresses of version 4 with these and a time to live, all others with nothing.
-    async fn name_server(addresses: &'static [[u8; 4]], ttl: u32) -> SocketAddr {
+    /// Answers every question for addresses with those of these that have the version asked for, and a time to live.
+    async fn name_server(addresses: &'static [&'static str], ttl: u32) -> SocketAddr {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let at = socket.local_addr().unwrap();
         tokio::spawn(async move {
             let mut question = [0; 512];
             while let Ok((n, from)) = socket.recv_from(&mut question).await {
                 let name_end = 12 + question[12..n].iter().position(|byte| *byte == 0).unwrap() + 1;
-                let is_v4 = question[name_end..name_end + 2] == [0, 1];
-                let addresses = if is_v4 { addresses } else { &[] };
+                let kind = question[name_end + 1];
+                let fitting = addresses.iter().filter_map(|address| match (address.parse().unwrap(), kind) {
+                    (IpAddr::V4(ip), 1) => Some(ip.octets().to_vec()),
+                    (IpAddr::V6(ip), 28) => Some(ip.octets().to_vec()),
+                    _ => None,
+                });
+                let addresses: Vec<Vec<u8>> = fitting.collect();
                 let mut answer = question[..2].to_vec();
                 answer.extend([0x81, 0x80, 0, 1, 0, addresses.len() as u8, 0, 0, 0, 0]);
                 answer.extend_from_slice(&question[12..name_end + 4]);
                 for address in addresses {
-                    answer.extend([0xc0, 12, 0, 1, 0, 1]);
+                    answer.extend([0xc0, 12, 0, kind, 0, 1]);
                     answer.extend(ttl.to_be_bytes());
-                    answer.extend([0, 4]);
+                    answer.extend([0, address.len() as u8]);
                     answer.extend(address);
                 }
                 socket.send_to(&answer, from).await.unwrap();
@@ -201,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn all_addresses_are_used_for_as_long_as_the_answer_says() {
         for (ttl, used) in [(60, 60), (0, 1), (86_400, 300)] {
-            let resolver = asking(name_server(&[[10, 0, 0, 1], [10, 0, 0, 2]], ttl).await);
+            let resolver = asking(name_server(&["10.0.0.1", "10.0.0.2"], ttl).await);
             let name = resolver.name("a.example.com", 443);
             let mut addresses = resolver.addresses(&name).await.unwrap();
             addresses.sort_unstable();
@@ -209,6 +216,17 @@ mod tests {
             let until = name.resolved.load_full().unwrap().until;
             let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
             assert!(left <= f64::from(used) && left > f64::from(used) - 1.0, "{ttl}: {left}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_with_addresses_of_version_6_alone_has_those() {
+        for (addresses, expected) in
+            [(&["fd00::1"][..], "[fd00::1]:443"), (&["fd00::1", "10.0.0.1"][..], "10.0.0.1:443")]
+        {
+            let resolver = asking(name_server(addresses, 60).await);
+            let found = resolver.addresses(&resolver.name("a.example.com", 443)).await.unwrap();
+            assert_eq!(found, [expected.parse().unwrap()]);
         }
     }
 

@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
 use http::header::SET_COOKIE;
+use http::{HeaderName, Method};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::context::Context;
 use super::hygiene::x_envoy;
-use super::{cors, outgoing};
+use super::{cors, grpc, outgoing};
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::plugins::{Reply, Request};
+
+/// How Envoy says that a circuit breaker refused a request: to the client, and in the access log.
+pub const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+pub const OVERFLOW_DETAILS: &str = "upstream_reset_before_response_started{overflow}";
 
 /// How long the rest of a refused request is read away.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
@@ -55,6 +59,9 @@ pub async fn finish_and_write(
 ) -> Result<()> {
     if holds(session, ctx, &head) {
         finish_body(session, ctx, &mut head, &mut body).await?;
+    }
+    if grpc::is_grpc(&session.req_header().headers) {
+        grpc::translate(&mut head, &mut body, session.req_header().version)?;
     }
     write_whole(session, ctx, head, body).await
 }
@@ -149,11 +156,13 @@ pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut Response
 
 /// Whether a plugin that ran wants this answer when it is whole, and it is, or may be held back until it is.
 pub fn holds(session: &mut Session, ctx: &mut Context, head: &ResponseHeader) -> bool {
-    ctx.ran.iter().any(|plugin| {
-        let request = Request { head: session.req_header_mut(), state: &mut ctx.state };
-        let may_hold = !request.state.is_upstream_answer || plugin.may_hold_answer(&request);
-        may_hold && plugin.wants_response_body(&request, head)
-    })
+    // The status of a call comes behind its messages, so they are not to be held as a whole.
+    !grpc::is_grpc(&head.headers)
+        && ctx.ran.iter().any(|plugin| {
+            let request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+            let may_hold = !request.state.is_upstream_answer || plugin.may_hold_answer(&request);
+            may_hold && plugin.wants_response_body(&request, head)
+        })
 }
 
 /// Shows the whole answer to the plugins that want it, in reverse order.
@@ -176,8 +185,11 @@ pub async fn finish_body(
     head.set_content_length(body.len())
 }
 
-/// Shows a piece of the request's body, on its way upstream, to the plugins that ran.
+/// Shows a piece of the request's body, on its way upstream, to the plugins that ran. A WebSocket's frames are no body.
 pub fn pass_request_chunk(session: &mut Session, ctx: &mut Context, chunk: &Bytes) {
+    if session.was_upgraded() {
+        return;
+    }
     for plugin in &ctx.ran {
         let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
         plugin.on_request_chunk(&mut request, chunk);
@@ -186,7 +198,7 @@ pub fn pass_request_chunk(session: &mut Session, ctx: &mut Context, chunk: &Byte
 
 /// Shows a piece of the answer's body to the plugins that ran, in reverse order; they may replace it.
 pub fn pass_chunk(session: &mut Session, ctx: &mut Context, chunk: &mut Option<Bytes>) {
-    let Some(bytes) = chunk else { return };
+    let Some(bytes) = chunk.as_mut().filter(|_| !session.was_upgraded()) else { return };
     for plugin in ctx.ran.iter().rev() {
         let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
         plugin.on_response_chunk(&mut request, bytes);

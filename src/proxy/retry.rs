@@ -12,8 +12,8 @@ use crate::config::model::RetryOn;
 const AGAIN: ErrorType = ErrorType::Custom("answer given up for another attempt");
 
 /// After a connection failed. Nothing was sent, so nothing can be done twice.
-pub fn after_no_connection(session: &Session, ctx: &Context) -> bool {
-    is_listed(ctx, RetryOn::ConnectFailure) && has_attempts(session, ctx)
+pub fn after_no_connection(session: &Session, ctx: &mut Context) -> bool {
+    is_listed(ctx, RetryOn::ConnectFailure) && has_attempts(session, ctx) && has_room(ctx)
 }
 
 /// After an answer's head has come.
@@ -21,7 +21,8 @@ pub fn after_no_connection(session: &Session, ctx: &Context) -> bool {
 /// # Errors
 /// The answer is to be given up: the request is tried again, or the default backend is asked.
 pub fn after_answer(session: &Session, ctx: &mut Context, status: u16) -> Result<()> {
-    if is_listed(ctx, RetryOn::Status(status)) && is_safe(session, ctx) && has_attempts(session, ctx) {
+    let may_repeat = is_listed(ctx, RetryOn::Status(status)) && is_safe(session, ctx) && has_attempts(session, ctx);
+    if may_repeat && has_room(ctx) {
         return Error::e_explain(AGAIN, format!("status {status} is repeated"));
     }
     if wants_fallback(ctx, status) && is_whole(session) && ctx.fall_back() {
@@ -31,7 +32,7 @@ pub fn after_answer(session: &Session, ctx: &mut Context, status: u16) -> Result
 }
 
 /// After a failure on an open connection.
-pub fn after_failure(session: &Session, ctx: &Context, error: &Error, is_reused: bool) -> bool {
+pub fn after_failure(session: &Session, ctx: &mut Context, error: &Error, is_reused: bool) -> bool {
     if error.etype() == &AGAIN {
         return true;
     }
@@ -39,7 +40,8 @@ pub fn after_failure(session: &Session, ctx: &Context, error: &Error, is_reused:
         return false;
     }
     let is_stale = is_reused && error.retry.retry() && session.req_header().method.is_idempotent();
-    is_stale || (is_listed(ctx, RetryOn::ServerError) && is_safe(session, ctx) && has_attempts(session, ctx))
+    let may_repeat = is_listed(ctx, RetryOn::ServerError) && is_safe(session, ctx) && has_attempts(session, ctx);
+    is_stale || (may_repeat && has_room(ctx))
 }
 
 /// Whether the default backend answers in place of this status.
@@ -67,6 +69,14 @@ fn has_attempts(session: &Session, ctx: &Context) -> bool {
     !ctx.has_fallen_back
         && is_whole(session)
         && ctx.route.as_ref().is_some_and(|route| ctx.tries <= route.retry().attempts)
+}
+
+/// Whether the service takes another repetition. Asked last, because the answer keeps a place for it.
+fn has_room(ctx: &mut Context) -> bool {
+    ctx.retrying = None;
+    let Some(upstream) = &ctx.upstream else { return true };
+    ctx.retrying = upstream.retry();
+    ctx.retrying.is_some()
 }
 
 /// Whether what was read of the body can be sent again.

@@ -254,6 +254,7 @@ mod tests {
             canaries: vec![],
             fallback: None,
             mirror: None,
+            reentry: None,
             timeout: None,
             retry: RetryPolicy::default(),
             rewrite: model::Rewrite::default(),

@@ -6,23 +6,27 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::StatusCode;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
+use super::challenge::Challenges;
 use super::context::Context;
 use super::dubbo::Dubbo;
 use super::exchange::Exchange;
 use super::resolve::Resolver;
 use super::snapshot::Snapshot;
-use super::{body, chain, finish, gate, gzip, hygiene, mirror, outgoing, respond, retry};
+use super::upstream::NoPeer;
+use super::{body, chain, conversation, finish, gate, grpc, gzip, hygiene, mirror, outgoing, respond, retry};
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
+use crate::plugins::Reply;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::otlp::SpanSink;
+use crate::telemetry::spans::SpanSink;
 
 /// What all requests share.
 pub struct Gateway {
@@ -30,6 +34,7 @@ pub struct Gateway {
     pub resolver: Arc<Resolver>,
     pub exchange: Arc<Exchange>,
     pub dubbo: Dubbo,
+    pub challenges: Arc<Challenges>,
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
     pub spans: SpanSink,
@@ -41,17 +46,77 @@ pub struct Gateway {
 pub const STAGES: &[&str] = &["listener", "hygiene", "gate", "chain", "outgoing", "respond", "finish"];
 
 impl Gateway {
-    /// Everything before the upstream: admit, match, run the chain. `Some` is an answer to give now.
-    async fn before_upstream(&self, session: &mut Session, ctx: &mut Context) -> Result<Option<crate::plugins::Reply>> {
-        if let Err(reply) = hygiene::admit(session, ctx) {
-            return Ok(Some(reply));
-        }
+    /// Everything between admission and the upstream: match, run the chain. `Some` is an answer to give now.
+    async fn before_upstream(&self, session: &mut Session, ctx: &mut Context) -> Result<Option<Reply>> {
         if let Err(reply) = gate::enter(ctx, session.req_header()) {
             return Ok(Some(reply));
         }
         let reply = chain::run(session, ctx).await?;
         Ok(reply.or_else(|| ctx.unrouted.take()))
     }
+
+    /// One round of an admitted request. An answer with an error may lead to another round, see [`Context::reenter`].
+    async fn round(&self, session: &mut Session, ctx: &mut Context) -> Result<Round> {
+        if let Some(reply) = self.before_upstream(session, ctx).await? {
+            return answer_or_again(session, ctx, reply).await;
+        }
+        let rpc = ctx.rpc();
+        // Once the body has been read here, pingora could replay 64 KiB of it at most; the exchange has no such limit. It also
+        // is the one that can hold an answer back.
+        let is_held = chain::may_hold_answer(session, ctx);
+        let has_no_body = ctx.state.body.as_ref().is_none_or(Bytes::is_empty);
+        if rpc.is_none() && has_no_body && conversation::is_websocket(session.req_header()) {
+            ctx.is_unheld_upgrade = is_held;
+            return Ok(Round::Upstream);
+        }
+        if is_held {
+            // A compressed answer would tell the plugins nothing.
+            session.req_header_mut().remove_header(&http::header::ACCEPT_ENCODING);
+        }
+        let is_wanted = is_held || rpc.is_some() || ctx.reentry().is_some() || mirror::wants_body(session, ctx);
+        if is_wanted && ctx.state.body.is_none() {
+            match body::read(session, ctx).await? {
+                Ok(whole) => ctx.state.body = Some(whole),
+                Err(reply) => {
+                    respond::write(session, ctx, reply).await?;
+                    return Ok(Round::Answered);
+                }
+            }
+        }
+        mirror::send(self, session, ctx);
+        if let Some(service) = rpc {
+            match self.dubbo.serve(session, ctx, &service, &self.resolver).await? {
+                None => return Ok(Round::Answered),
+                Some(reply) if retry::wants_fallback(ctx, reply.status) && ctx.fall_back() => {}
+                Some(reply) => return answer_or_again(session, ctx, reply).await,
+            }
+        }
+        if ctx.state.body.is_some() {
+            return self.exchange.serve(session, ctx).await;
+        }
+        Ok(Round::Upstream)
+    }
+}
+
+/// What a round came to.
+pub enum Round {
+    Answered,
+    /// pingora streams the request through.
+    Upstream,
+    /// The answer is an error that leads to another route.
+    Again,
+}
+
+/// Gives the answer, unless it leads to another round.
+///
+/// # Errors
+/// The client went away.
+pub async fn answer_or_again(session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<Round> {
+    if ctx.wants_reentry(reply.status) {
+        return Ok(Round::Again);
+    }
+    respond::write(session, ctx, reply).await?;
+    Ok(Round::Answered)
 }
 
 #[async_trait]
@@ -70,46 +135,32 @@ impl ProxyHttp for Gateway {
         gzip::configure(session, ctx.snapshot.gzip.as_ref());
         let limits = &ctx.snapshot.limits;
         session.set_write_timeout(Some(limits.timeouts.between_reads));
-        // Behind an upgrade either side may be silent as long as a connection may be idle.
-        let patience = if session.is_upgrade_req() { limits.client_idle } else { limits.client_read_timeout };
-        session.set_read_timeout(Some(patience));
+        session.set_read_timeout(Some(limits.client_read_timeout));
         if session.get_keepalive().is_some() {
             session.set_keepalive(Some(limits.client_idle.as_secs().max(1)));
         }
-        if let Some(reply) = self.before_upstream(session, ctx).await? {
+        if let Err(reply) = hygiene::admit(session, ctx) {
             respond::write(session, ctx, reply).await?;
             return Ok(true);
         }
-        if let Some(service) = ctx.route.as_ref().and_then(|route| route.route.rpc.clone()) {
-            self.dubbo.serve(session, ctx, &service, &self.resolver).await?;
+        if let Some(reply) = self.challenges.texts.reply(session.req_header()) {
+            respond::write(session, ctx, reply).await?;
             return Ok(true);
         }
-        // Once the body has been read here, pingora could replay 64 KiB of it at most; the exchange has no such limit. It also
-        // is the one that can hold an answer back.
-        let is_held = chain::may_hold_answer(session, ctx);
-        if is_held {
-            // A compressed answer would tell the plugins nothing.
-            session.req_header_mut().remove_header(&http::header::ACCEPT_ENCODING);
-        }
-        if (is_held || mirror::wants_body(session, ctx)) && ctx.state.body.is_none() {
-            match body::read(session, ctx).await? {
-                Ok(whole) => ctx.state.body = Some(whole),
-                Err(reply) => {
-                    respond::write(session, ctx, reply).await?;
-                    return Ok(true);
-                }
+        ctx.remember(session.req_header());
+        loop {
+            match self.round(session, ctx).await? {
+                Round::Answered => return Ok(true),
+                Round::Upstream => return Ok(false),
+                Round::Again => ctx.reenter(session.req_header_mut()),
             }
         }
-        mirror::send(self, session, ctx);
-        if ctx.state.body.is_some() {
-            self.exchange.serve(session, ctx).await?;
-            return Ok(true);
-        }
-        Ok(false)
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         ctx.tries += 1;
+        // The attempt before is over; it must not take the place of this one.
+        ctx.lease = None;
         ctx.asked_upstream = Some(Instant::now());
         let rewritten = ctx.route.as_ref().and_then(|route| route.route.rewrite.host.as_deref());
         let authority = rewritten.or_else(|| hygiene::authority(session.req_header())).unwrap_or_default();
@@ -121,14 +172,17 @@ impl ProxyHttp for Gateway {
         };
         match upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver, ctx.balance.hash).await {
             Ok((mut peer, lease)) => {
-                ctx.lease = lease;
-                if let Some(limit) = ctx.route.as_ref().and_then(|route| route.timeout) {
-                    peer.options.read_timeout = Some(limit);
+                ctx.lease = Some(lease);
+                let limit = ctx.route.as_ref().and_then(|route| route.timeout);
+                if limit.is_some() {
+                    peer.options.read_timeout = limit;
                 }
+                conversation::prepare_peer(session.req_header(), &mut peer, limit.is_some());
                 ctx.upstream_address = peer._address.to_string();
                 Ok(Box::new(peer))
             }
-            Err(reason) => Error::e_explain(ErrorType::HTTPStatus(503), reason),
+            Err(NoPeer::Missing(reason)) => Error::e_explain(ErrorType::HTTPStatus(503), reason),
+            Err(full @ NoPeer::Full { .. }) => Error::e_explain(OVERFLOW, full.to_string()),
         }
     }
 
@@ -165,6 +219,10 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         hygiene::clean_answer(response);
+        let is_final = !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if let Some(lease) = ctx.lease.as_mut().filter(|_| is_final) {
+            lease.answered(grpc::http_status(response));
+        }
         retry::after_answer(session, ctx, response.status.as_u16())
     }
 
@@ -174,8 +232,16 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if response.status.is_informational() {
+        let is_upgraded = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if response.status.is_informational() && !is_upgraded {
             return Ok(());
+        }
+        if is_upgraded {
+            session.set_read_timeout(None);
+        } else if ctx.is_unheld_upgrade && response.status.is_success() {
+            // Asking for an upgrade that nobody wants must not be a way around the plugins that hold answers back.
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "the upstream answered a WebSocket as a request");
+            return Err(error.into_up());
         }
         if let Some(asked) = ctx.asked_upstream {
             respond::mark_upstream_answer(ctx, response, asked.elapsed());
@@ -208,6 +274,9 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        if let Some(lease) = &mut ctx.lease {
+            lease.failed();
+        }
         error.set_retry(retry::after_no_connection(session, ctx));
         error
     }
@@ -220,6 +289,11 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
         is_reused: bool,
     ) -> Box<Error> {
+        // A connection that the pool had kept too long says nothing about the endpoint.
+        let is_stale = is_reused && error.retry.retry();
+        if let Some(lease) = ctx.lease.as_mut().filter(|_| error.esource() == &ErrorSource::Upstream && !is_stale) {
+            lease.failed();
+        }
         let again = retry::after_failure(session, ctx, &error, is_reused);
         error.set_retry(again);
         error
@@ -241,7 +315,10 @@ impl ProxyHttp for Gateway {
         let kind = kind.unwrap_or(ErrorKind::Internal);
         let message = format!("Route \"{}\", service \"{}\": {}", ctx.state.route, ctx.state.service, explain(kind));
         tracing::warn!(route = %ctx.state.route, service = %ctx.state.service, %error, "Request failed");
-        let reply = respond::error(kind, message, details);
+        let mut reply = respond::error(kind, message, details);
+        if kind == ErrorKind::Overloaded {
+            reply = reply.header(respond::OVERLOADED, "true");
+        }
         let error_code = reply.status;
         let written = respond::write(session, ctx, reply).await;
         FailToProxy { error_code, can_reuse_downstream: written.is_ok() && error.esource() != &ErrorSource::Downstream }
@@ -260,10 +337,14 @@ impl ProxyHttp for Gateway {
 /// What pingora calls the faults of a chunked body.
 const BROKEN_BODY: &[&str] = &["InvalidChunk", "InvalidTrailerEnd"];
 
+/// Marks the error of a request that its service has no room for.
+const OVERFLOW: ErrorType = ErrorType::Custom("the service is at its limit");
+
 /// Error class and log detail; `None` when the client itself went away.
 fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
     match (error.etype(), error.esource()) {
         (ErrorType::HTTPStatus(503), _) => (Some(ErrorKind::NoUpstream), "no_healthy_upstream"),
+        (&OVERFLOW, _) => (Some(ErrorKind::Overloaded), respond::OVERFLOW_DETAILS),
         (ErrorType::HTTPStatus(413), _) => (Some(ErrorKind::BodyTooLarge), "request_payload_too_large"),
         (ErrorType::ReadTimedout, ErrorSource::Downstream) => (Some(ErrorKind::RequestTimeout), "request_timeout"),
         (kind, ErrorSource::Downstream) if BROKEN_BODY.contains(&kind.as_str()) => {
@@ -281,6 +362,7 @@ fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
 fn explain(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NoUpstream => "no endpoint is available. Check that the service exists and has ready endpoints.",
+        ErrorKind::Overloaded => "it has as much to do as its DestinationRule allows. Retry later.",
         ErrorKind::UpstreamTimeout => "the upstream did not answer in time. Retry, or raise the route's timeout.",
         ErrorKind::UpstreamUnreachable => {
             "the upstream could not be reached or closed the connection. Check its address and health."

@@ -9,11 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chain::{BuiltRule, Chain, ChainEntry};
+use super::cluster::Clusters;
 use super::resolve::Resolver;
 use super::route::RouteTable;
+use super::span::Tracer;
 use super::tls::{ByHost, Certificates, ClientIdentity};
 use super::upstream::{Upstream, UpstreamTimeouts, Variant};
-use crate::config::model::{self, FailStrategy, Gateway, GatewaySettings, Gzip, PluginUse, UpstreamPolicy};
+use crate::config::model::{
+    self, FailStrategy, Gateway, GatewaySettings, Gzip, OutlierDetection, PluginUse, UpstreamPolicy,
+};
 use crate::config::{Problem, Settings};
 use crate::plugins::Host;
 use crate::plugins::registry::{self, Scope};
@@ -29,6 +33,8 @@ pub struct Limits {
     /// Client connection without a request.
     pub client_idle: Duration,
     pub verify_tls: bool,
+    /// For services whose policy does not say.
+    pub outlier: OutlierDetection,
 }
 
 impl Limits {
@@ -48,7 +54,24 @@ impl Limits {
             client_read_timeout: Duration::from_secs(own.request_read_secs),
             client_idle: gateway.downstream_idle_timeout.unwrap_or_else(|| Duration::from_secs(own.client_idle_secs)),
             verify_tls: settings.limits.verify_upstream_tls,
+            outlier: outlier_detection(settings),
         }
+    }
+}
+
+/// The interval of Envoy and Istio: after so long without a failure the next ejection is shorter again.
+const OUTLIER_INTERVAL: Duration = Duration::from_secs(10);
+
+fn outlier_detection(settings: &Settings) -> OutlierDetection {
+    let own = &settings.outlier_detection;
+    let base_ejection = Duration::from_secs(own.base_ejection_secs);
+    OutlierDetection {
+        consecutive_gateway_errors: own.consecutive_gateway_errors,
+        consecutive_5xx_errors: own.consecutive_5xx_errors,
+        interval: OUTLIER_INTERVAL,
+        base_ejection,
+        max_ejection: base_ejection.max(Duration::from_secs(own.max_ejection_secs)),
+        max_ejection_percent: own.max_ejection_percent,
     }
 }
 
@@ -64,6 +87,10 @@ pub struct Snapshot {
     /// That of `settings`, shared with every answer that may be compressed.
     pub gzip: Option<Arc<Gzip>>,
     pub limits: Limits,
+    /// `None`: nobody collects traces.
+    pub tracer: Option<Tracer>,
+    /// Whether errors of any route lead to another, see [`Reentry`](model::Reentry).
+    pub has_reentries: bool,
     /// By service host; the ports of one service in ascending order.
     upstreams: HashMap<String, Vec<Arc<Upstream>>>,
 }
@@ -79,6 +106,8 @@ impl Snapshot {
             certificates: Certificates::default(),
             passthrough: ByHost::default(),
             limits: Limits::merge(settings, &gateway),
+            tracer: Tracer::new(settings, &gateway),
+            has_reentries: false,
             gzip: None,
             settings: gateway,
             upstreams: HashMap::new(),
@@ -95,6 +124,7 @@ impl Snapshot {
         settings: &Settings,
         host: &Arc<dyn Host>,
         resolver: &Resolver,
+        clusters: &Clusters,
         before: &Snapshot,
     ) -> Result<Snapshot, Vec<Problem>> {
         let limits = Limits::merge(settings, &gateway.settings);
@@ -117,7 +147,7 @@ impl Snapshot {
         let mut upstreams: HashMap<String, Vec<Arc<Upstream>>> = HashMap::new();
         for service in gateway.services.values() {
             for port in &service.ports {
-                let upstream = Arc::new(Upstream::new(service, port, Variant::default(), limits.verify_tls, resolver));
+                let upstream = Arc::new(Upstream::new(service, port, Variant::default(), &limits, resolver, clusters));
                 upstreams.entry(service.host.clone()).or_default().push(upstream);
             }
         }
@@ -141,7 +171,7 @@ impl Snapshot {
                 None
             });
             let variant = Variant { tls: *tls, policy: Some(policy), identity };
-            let upstream = Arc::new(Upstream::new(service, port, variant, limits.verify_tls, resolver));
+            let upstream = Arc::new(Upstream::new(service, port, variant, &limits, resolver, clusters));
             variants.borrow_mut().insert(key, upstream.clone());
             Some(upstream)
         };
@@ -159,9 +189,16 @@ impl Snapshot {
             passthrough,
             settings: gateway.settings.clone(),
             gzip: gateway.settings.gzip.clone().map(Arc::new),
+            tracer: Tracer::new(settings, &gateway.settings),
+            has_reentries: gateway.routes.iter().any(|route| route.reentry.is_some()),
             limits,
             upstreams,
         })
+    }
+
+    /// Each port of each service, as it is spoken to where no route says otherwise.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values().flatten()
     }
 
     /// The upstream of a model provider, named by its service host or, as the Higress console names providers, by an id `P`

@@ -1,17 +1,115 @@
-//! The span of a request, for the trace collector.
+//! The trace a request belongs to, and its span for the collector.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use http::Version;
+use http::{HeaderValue, Version};
+use pingora_error::Result;
+use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::context::Context;
-use crate::telemetry::otlp::semconv as name;
-use crate::telemetry::otlp::{AttributeValue, Span, SpanKind, SpanSink};
+use crate::base::ids::RequestId;
+use crate::config::model::{Collector, GatewaySettings};
+use crate::config::settings::Settings;
+use crate::plugins::{Destination, HttpCall};
+use crate::telemetry::spans::semconv as name;
+use crate::telemetry::spans::{AttributeValue, SERVICE, Span, SpanKind, SpanSink, otlp, skywalking, zipkin};
+use crate::telemetry::trace::TraceContext;
+
+/// Time a collector of config.toml has to take a batch.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How traces are made and where they go under one configuration.
+pub struct Tracer {
+    collector: Collector,
+    to: Destination,
+    path: String,
+    sampling: f64,
+    timeout: Duration,
+}
+
+impl Tracer {
+    /// The ConfigMap wins over config.toml. `None`: nobody collects.
+    pub fn new(settings: &Settings, gateway: &GatewaySettings) -> Option<Tracer> {
+        if let Some(tracing) = &gateway.tracing {
+            let path = match tracing.collector {
+                Collector::OpenTelemetry => otlp::PATH,
+                Collector::SkyWalking { .. } => skywalking::PATH,
+                Collector::Zipkin => zipkin::PATH,
+            };
+            return Some(Tracer {
+                collector: tracing.collector.clone(),
+                to: Destination::Service { host: tracing.service.clone(), port: Some(tracing.port) },
+                path: path.to_owned(),
+                sampling: tracing.sampling,
+                timeout: tracing.timeout,
+            });
+        }
+        let url = otlp::traces_url(settings.telemetry.otlp_endpoint.as_ref()?);
+        let path = url.parse::<http::Uri>().ok()?.path().to_owned();
+        let to = Destination::Url(url);
+        Some(Tracer { collector: Collector::OpenTelemetry, to, path, sampling: 100.0, timeout: EXPORT_TIMEOUT })
+    }
+
+    /// The POST that brings spans to the collector.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn call(&self, spans: &[Span]) -> Result<HttpCall, String> {
+        let body = match self.collector {
+            Collector::OpenTelemetry => otlp::request(spans),
+            Collector::SkyWalking { .. } => skywalking::request(spans),
+            Collector::Zipkin => zipkin::request(spans),
+        };
+        let body = body.map_err(|error| error.to_string())?;
+        let mut call = HttpCall::post_to(self.to.clone(), &self.path, body, self.timeout)?;
+        if let Collector::SkyWalking { access_token: Some(token) } = &self.collector {
+            call.head.insert_header("authentication", token.expose()).map_err(|error| error.to_string())?;
+        }
+        Ok(call)
+    }
+
+    fn samples(&self, id: &RequestId) -> bool {
+        self.sampling >= 100.0 || id.sample("trace") * 100.0 < self.sampling
+    }
+}
+
+/// Continues the client's trace, or starts one, and says so in the head.
+pub fn begin(head: &mut RequestHeader, tracer: Option<&Tracer>, id: &RequestId) -> TraceContext {
+    let is_sampled = tracer.is_none_or(|tracer| tracer.samples(id));
+    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let is_zipkin = tracer.is_some_and(|tracer| tracer.collector == Collector::Zipkin);
+    let b3 = text("x-b3-traceid").zip(text("x-b3-spanid")).filter(|_| is_zipkin);
+    let trace = b3
+        .and_then(|(trace, span)| TraceContext::continue_b3(trace, span, text("x-b3-sampled"), id, is_sampled))
+        .unwrap_or_else(|| {
+            let parent = head.headers.get("traceparent").map(HeaderValue::as_bytes);
+            TraceContext::continue_or_start(parent, id, is_sampled)
+        });
+    // Ids are header text.
+    let _ = head.insert_header("traceparent", trace.to_string());
+    if is_zipkin {
+        for (name, value) in trace.b3() {
+            let _ = head.insert_header(name, value);
+        }
+    }
+    trace
+}
+
+/// What a collector of another kind wants to see in the head that goes upstream, where route and service are known.
+pub fn propagate(head: &mut RequestHeader, ctx: &Context) {
+    let Some(tracer) = ctx.snapshot.tracer.as_ref() else { return };
+    if let (Collector::SkyWalking { .. }, Some(trace)) = (&tracer.collector, ctx.trace) {
+        let value = trace.sw8(SERVICE, &span_name(ctx), &ctx.state.service);
+        // Base64 and digits.
+        let _ = head.insert_header("sw8", value);
+    }
+}
 
 /// Queues the request's span, if traces are collected and this one is sampled.
 pub fn send(sink: &SpanSink, session: &Session, ctx: &Context, status: u16) {
-    let Some(trace) = ctx.trace.filter(|trace| trace.sampled && sink.is_on()) else { return };
+    let is_wanted = ctx.snapshot.tracer.is_some();
+    let Some(trace) = ctx.trace.filter(|trace| trace.sampled && is_wanted) else { return };
     let end = SystemTime::now();
     let mut attributes = vec![
         (name::HTTP_REQUEST_METHOD, text(ctx.method.as_str())),
@@ -30,13 +128,17 @@ pub fn send(sink: &SpanSink, session: &Session, ctx: &Context, status: u16) {
         trace_id: trace.trace_id,
         span_id: trace.span_id,
         parent_id: trace.parent_id,
-        name: format!("{} {}", ctx.method, ctx.state.route),
+        name: span_name(ctx),
         kind: SpanKind::Server,
         start: end.checked_sub(ctx.state.started.elapsed()).unwrap_or(end),
         end,
         attributes,
         is_error: status >= 500,
     });
+}
+
+fn span_name(ctx: &Context) -> String {
+    format!("{} {}", ctx.method, ctx.state.route)
 }
 
 fn model_call(ctx: &Context, attributes: &mut Vec<(&'static str, AttributeValue)>) {

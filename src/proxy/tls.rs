@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use pingora_core::listeners::TlsAccept;
 use pingora_core::listeners::tls::{Acceptor, TlsSettings};
 use pingora_core::protocols::l4::stream::Stream as Plain;
@@ -23,9 +24,10 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::AsyncReadExt;
 
+use super::challenge::Challenges;
 use super::snapshot::Snapshot;
 use crate::config::Problem;
-use crate::config::model::{Certificate, CipherSuite, ClientCa, Identity, TlsOptions, TlsVersion};
+use crate::config::model::{Certificate, CipherSuite, ClientCa, Identity, Shown, TlsOptions, TlsVersion};
 
 /// Values by host: exact name, then one wildcard level, then the value for any host.
 pub struct ByHost<T> {
@@ -180,16 +182,12 @@ impl Wishes {
     }
 }
 
-/// An acceptor that leaves a [`Handshake`] with each connection and chooses the cipher suite itself.
+/// An acceptor that leaves a [`Handshake`] with each connection.
 pub fn acceptor(resolver: Arc<dyn ResolvesServerCert>, client_ca: Option<Arc<str>>) -> Option<Acceptor> {
     let mut settings = TlsSettings::with_callbacks(Box::new(Notes { client_ca })).ok()?;
     settings.set_cert_resolver(resolver);
     settings.enable_h2();
-    let mut acceptor = settings.build();
-    let mut config = ServerConfig::clone(acceptor.acceptor.config());
-    config.ignore_client_order = true;
-    acceptor.acceptor = Acceptor::from_server_config(Arc::new(config)).acceptor;
-    Some(acceptor)
+    Some(settings.build())
 }
 
 /// What is remembered of a TLS handshake.
@@ -259,10 +257,10 @@ fn parse(chain_pem: &str, key_pem: &str) -> Result<CertifiedKey, (&'static str, 
         .map_err(|error| ("data.tls.key", format!("does not belong to the certificate in tls.crt: {error}")))
 }
 
-/// A certificate shown to upstreams, and the authorities that may have signed theirs.
+/// A certificate shown to upstreams, and the authorities that may have signed theirs; one of them or both.
 #[derive(Clone)]
 pub struct ClientIdentity {
-    pub certificate: Arc<CertKey>,
+    pub certificate: Option<Arc<CertKey>>,
     pub authorities: Option<Arc<CaType>>,
     /// Differs between identities.
     pub group: u64,
@@ -273,10 +271,16 @@ impl ClientIdentity {
     /// The Secret holds something that cannot be used.
     pub fn load(identity: &Identity) -> Result<ClientIdentity, Box<Problem>> {
         let fault = |(field, message): (&str, String)| Box::new(Problem::error(&identity.secret, field, &message));
-        parse(&identity.chain, identity.key.expose()).map_err(fault)?;
-        let of_chain = raw(&identity.chain).map_err(|message| fault(("data.tls.crt", message)))?;
-        let key = PrivateKeyDer::from_pem_slice(identity.key.expose().as_bytes())
-            .map_err(|error| fault(("data.tls.key", format!("is not a PEM private key: {error}"))))?;
+        let certificate = match &identity.shown {
+            None => None,
+            Some(Shown { chain, key }) => {
+                parse(chain, key.expose()).map_err(fault)?;
+                let of_chain = raw(chain).map_err(|message| fault(("data.tls.crt", message)))?;
+                let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes())
+                    .map_err(|error| fault(("data.tls.key", format!("is not a PEM private key: {error}"))))?;
+                Some(Arc::new(CertKey::new(of_chain, key.secret_der().to_vec())))
+            }
+        };
         let authorities = match &identity.ca {
             None => None,
             Some(pem) => {
@@ -286,8 +290,7 @@ impl ClientIdentity {
             }
         };
         let mut hasher = DefaultHasher::new();
-        (&identity.chain, &identity.ca).hash(&mut hasher);
-        let certificate = Arc::new(CertKey::new(of_chain, key.secret_der().to_vec()));
+        (identity.shown.as_ref().map(|shown| &shown.chain), &identity.ca).hash(&mut hasher);
         Ok(ClientIdentity { certificate, authorities, group: hasher.finish() })
     }
 }
@@ -333,14 +336,57 @@ pub async fn peek_name(stream: &mut Plain) -> io::Result<Option<String>> {
     Ok(name)
 }
 
+/// By which a certificate authority says that it wants the certificate of its challenge (RFC 8737).
+const ACME_TLS: &[u8] = b"acme-tls/1";
+
+/// Certificates that prove to an authority which domains are served here, by domain.
+#[derive(Default)]
+pub struct ChallengeKeys {
+    keys: RwLock<HashMap<String, Arc<CertifiedKey>>>,
+}
+
+impl ChallengeKeys {
+    /// # Errors
+    /// The key is of no use. Both are in DER.
+    pub fn show(&self, domain: &str, certificate: &[u8], key: &[u8]) -> Result<(), String> {
+        let key = PrivateKeyDer::try_from(key.to_vec()).map_err(str::to_owned)?;
+        let key = default_provider().key_provider.load_private_key(key).map_err(|error| error.to_string())?;
+        // Not by `from_der`, which refuses the critical extension that the challenge is about.
+        let shown = CertifiedKey::new(vec![CertificateDer::from(certificate.to_vec())], key);
+        self.keys.write().insert(domain.to_owned(), Arc::new(shown));
+        Ok(())
+    }
+
+    pub fn remove(&self, domain: &str) {
+        self.keys.write().remove(domain);
+    }
+}
+
+/// The acceptor for hosts without wishes of their own.
+pub fn usual_acceptor(snapshot: Arc<ArcSwap<Snapshot>>, challenges: Arc<Challenges>) -> Option<Acceptor> {
+    let resolver = Arc::new(SniResolver { snapshot, challenges });
+    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+    let builder = builder.with_protocol_versions(&[&version::TLS13, &version::TLS12]).ok()?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(resolver.clone());
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_TLS.to_vec()];
+    config.ignore_client_order = true;
+    let mut acceptor = acceptor(resolver, None)?;
+    acceptor.acceptor = Acceptor::from_server_config(Arc::new(config)).acceptor;
+    Some(acceptor)
+}
+
 /// Looks certificates up in the serving snapshot at each handshake.
-pub struct SniResolver {
-    pub snapshot: Arc<ArcSwap<Snapshot>>,
+struct SniResolver {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    challenges: Arc<Challenges>,
 }
 
 impl ResolvesServerCert for SniResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
+        if hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ACME_TLS)) {
+            return self.challenges.keys.keys.read().get(name?.as_str()).cloned();
+        }
         self.snapshot.load().certificates.find(name.as_deref())
     }
 }

@@ -3,19 +3,24 @@
 //! Addresses that change while a snapshot serves (DNS, registries) are read from the [`Resolver`]. Connections are pooled
 //! by the connector, per peer.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pingora_core::protocols::{ALPN, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
 
-use super::balance::{Balancer, Lease};
+use super::balance::Balancer;
+use super::cluster::{Cluster, Clusters, Endpoint, Lease, Limit, Retrying};
 use super::resolve::{DnsName, Reported, Resolver};
+use super::snapshot::Limits;
 use super::tls::ClientIdentity;
 use super::tunnel::Tunnel;
-use crate::config::model::{ConnectProxy, Endpoints, LoadBalance, Protocol, Service, ServicePort, UpstreamPolicy};
+use crate::config::model::{
+    ConnectProxy, Endpoints, LoadBalance, Protocol, Service, ServicePort, TrafficPolicy, UpstreamPolicy,
+};
 
 /// Time limits towards upstreams.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +43,17 @@ pub struct Upstream {
     tls: Option<Tls>,
     proxy: Option<(ConnectProxy, Arc<DnsName>)>,
     balancer: Balancer,
+    policy: Arc<TrafficPolicy>,
+    cluster: Arc<Cluster>,
+}
+
+/// Why an attempt has nowhere to go.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPeer {
+    #[error("{0}")]
+    Missing(String),
+    #[error("service {service} is at its limit of {limit}")]
+    Full { service: Arc<str>, limit: Limit },
 }
 
 /// TLS towards the upstream.
@@ -68,8 +84,9 @@ impl Upstream {
         service: &Service,
         port: &ServicePort,
         variant: Variant<'_>,
-        verify_tls: bool,
+        limits: &Limits,
         resolver: &Resolver,
+        clusters: &Clusters,
     ) -> Upstream {
         let endpoints = match &port.endpoints {
             Endpoints::Static(addresses) => EndpointSet::Static(addresses.clone()),
@@ -87,9 +104,12 @@ impl Upstream {
         let is_tls = own.is_some() || tls.unwrap_or(service.tls.is_some());
         let tls = is_tls.then(|| Tls {
             sni: own.and_then(|own| own.sni.clone()).or_else(|| service.tls.as_ref()?.sni.clone()),
-            verify: own.and_then(|own| own.verify).unwrap_or(verify_tls),
+            verify: own.and_then(|own| own.verify).unwrap_or(limits.verify_tls),
             identity,
         });
+        let own = policy.and_then(|policy| policy.load_balance.as_ref());
+        let load_balance = own.or(service.traffic.load_balance.as_ref()).cloned().unwrap_or_default();
+        let outlier = service.traffic.outlier.clone().unwrap_or_else(|| limits.outlier.clone());
         Upstream {
             service: Arc::from(service.host.as_str()),
             port: port.number,
@@ -97,7 +117,9 @@ impl Upstream {
             protocol: policy.and_then(|policy| policy.protocol).unwrap_or(port.protocol),
             tls,
             proxy,
-            balancer: Balancer::new(policy.map(|policy| policy.load_balance.clone()).unwrap_or_default()),
+            balancer: Balancer::new(load_balance),
+            policy: Arc::new(TrafficPolicy { outlier: Some(outlier), ..service.traffic.clone() }),
+            cluster: clusters.get(&service.host, port.number),
         }
     }
 
@@ -114,6 +136,11 @@ impl Upstream {
         self.balancer.method()
     }
 
+    /// Spoken to in HTTP/2 and nothing else.
+    pub fn is_http2(&self) -> bool {
+        self.protocol == Protocol::Http2
+    }
+
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
@@ -126,47 +153,99 @@ impl Upstream {
         }
     }
 
-    /// The address for the next attempt. `key` is what the request is hashed by; see [`balance::key`](super::balance::key).
+    pub fn policy(&self) -> &Arc<TrafficPolicy> {
+        &self.policy
+    }
+
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// A place for a repetition; `None` if the service has enough of them.
+    pub fn retry(&self) -> Option<Retrying> {
+        self.cluster.retry(&self.policy.limits)
+    }
+
+    /// Where connections are made to: the endpoints, or the proxy that leads to them.
     ///
     /// # Errors
-    /// No endpoint, or no address for the name.
-    pub async fn address(&self, resolver: &Resolver, key: Option<u64>) -> Result<(SocketAddr, Option<Lease>), String> {
-        let picked = match &self.endpoints {
-            EndpointSet::Static(addresses) => self.balancer.pick(addresses, key),
-            EndpointSet::Reported(addresses) => self.balancer.pick(&addresses.load(), key),
+    /// A name has no address.
+    pub async fn addresses(&self, resolver: &Resolver) -> Result<Cow<'_, [SocketAddr]>, String> {
+        match &self.proxy {
+            None => self.own_addresses(resolver).await,
+            Some((_, name)) => resolver.addresses(name).await.map(Cow::Owned),
+        }
+    }
+
+    async fn own_addresses(&self, resolver: &Resolver) -> Result<Cow<'_, [SocketAddr]>, String> {
+        Ok(match &self.endpoints {
+            EndpointSet::Static(addresses) => Cow::Borrowed(addresses),
+            EndpointSet::Reported(addresses) => Cow::Owned(addresses.load().to_vec()),
             EndpointSet::Dns(names) => {
                 let mut addresses = Vec::new();
                 for name in names {
                     addresses.extend(resolver.addresses(name).await?);
                 }
-                self.balancer.pick(&addresses, key)
+                Cow::Owned(addresses)
             }
-        };
-        picked.ok_or_else(|| format!("service {} has no ready endpoint", self.service))
+        })
     }
 
-    /// The peer for the next attempt. `authority` names the server in TLS when the service does not. The lease is held as
-    /// long as the attempt lasts.
+    fn pick(&self, addresses: &[SocketAddr], key: Option<u64>) -> Result<Arc<Endpoint>, NoPeer> {
+        let picked = self.cluster.pick(addresses, &self.balancer, key, &self.policy, Instant::now());
+        picked.ok_or_else(|| NoPeer::Missing(format!("service {} has no ready endpoint", self.service)))
+    }
+
+    /// An address, for what is no attempt at a request.
     ///
     /// # Errors
     /// No endpoint, or no address for the name.
+    pub async fn address(&self, resolver: &Resolver) -> Result<SocketAddr, String> {
+        let addresses = self.own_addresses(resolver).await?;
+        self.pick(&addresses, None).map(|endpoint| endpoint.address).map_err(|error| error.to_string())
+    }
+
+    /// An endpoint for the next attempt, directly and not through a proxy. `key` is what the request is hashed by; see
+    /// [`balance::key`](super::balance::key).
+    ///
+    /// # Errors
+    /// No endpoint, no address for the name, or no room for another request within `patience`.
+    pub async fn lease(&self, resolver: &Resolver, key: Option<u64>, patience: Duration) -> Result<Lease, NoPeer> {
+        let addresses = self.own_addresses(resolver).await.map_err(NoPeer::Missing)?;
+        self.lease_of(&addresses, key, patience).await
+    }
+
+    async fn lease_of(&self, addresses: &[SocketAddr], key: Option<u64>, patience: Duration) -> Result<Lease, NoPeer> {
+        let needs_connection = self.protocol != Protocol::Http2;
+        let admitted = self.cluster.admit(&self.policy.limits, needs_connection, patience).await;
+        let admitted = admitted.map_err(|limit| NoPeer::Full { service: self.service.clone(), limit })?;
+        // Picked only now: the wait may have been long.
+        Ok(Lease::new(admitted, self.pick(addresses, key)?, self.policy.clone()))
+    }
+
+    /// The peer for the next attempt. `authority` names the server in TLS when the service does not. The lease is held as
+    /// long as the attempt lasts, and told how it went.
+    ///
+    /// # Errors
+    /// As for [`Upstream::lease`].
     pub async fn peer(
         &self,
         authority: &str,
         timeouts: &UpstreamTimeouts,
         resolver: &Resolver,
         key: Option<u64>,
-    ) -> Result<(HttpPeer, Option<Lease>), String> {
+    ) -> Result<(HttpPeer, Lease), NoPeer> {
         if self.protocol == Protocol::Dubbo {
-            return Err(format!("service {} speaks dubbo; bind its route to an Http2Rpc", self.service));
+            let message = format!("service {} speaks dubbo; bind its route to an Http2Rpc", self.service);
+            return Err(NoPeer::Missing(message));
         }
-        let (address, lease) = match &self.proxy {
-            None => self.address(resolver, key).await?,
-            Some((_, name)) => {
-                let picked = self.balancer.pick(&resolver.addresses(name).await?, key);
-                picked.ok_or_else(|| format!("the proxy {} has no address", name.host))?
-            }
-        };
+        let addresses = self.addresses(resolver).await.map_err(NoPeer::Missing)?;
+        let lease = self.lease_of(&addresses, key, timeouts.connect).await?;
+        Ok((self.peer_at(lease.address(), authority, timeouts), lease))
+    }
+
+    /// The peer at one of [`Upstream::addresses`].
+    pub fn peer_at(&self, address: SocketAddr, authority: &str, timeouts: &UpstreamTimeouts) -> HttpPeer {
         let sni = match &self.tls {
             Some(tls) => {
                 tls.sni.clone().or_else(|| self.dns_authority()).unwrap_or_else(|| host_only(authority).to_owned())
@@ -181,7 +260,7 @@ impl Upstream {
         });
         let mut peer = HttpPeer::new(address, self.tls.is_some(), sni);
         if let Some(identity) = self.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
-            peer.client_cert_key = Some(identity.certificate.clone());
+            peer.client_cert_key = identity.certificate.clone();
             peer.options.ca = identity.authorities.clone();
             // The pool does not tell connections apart by the authorities they were checked against.
             peer.group_key = identity.group;
@@ -205,19 +284,27 @@ impl Upstream {
         options.max_h2_streams = 100;
         // A connection that died silently would swallow every new stream; a ping finds out.
         options.h2_ping_interval = Some(Duration::from_secs(20));
-        options.tcp_keepalive = Some(TcpKeepalive {
-            idle: Duration::from_secs(60),
-            interval: Duration::from_secs(10),
-            count: 6,
-            #[cfg(target_os = "linux")]
-            user_timeout: Duration::from_secs(30),
-        });
+        options.tcp_keepalive = Some(keepalive(Duration::from_secs(30)));
         options.alpn = match (self.protocol, self.tls.is_some()) {
             (Protocol::Http2, _) => ALPN::H2,
             (Protocol::Http1 | Protocol::Dubbo, true) => ALPN::H2H1,
             (Protocol::Http1 | Protocol::Dubbo, false) => ALPN::H1,
         };
-        Ok((peer, lease))
+        peer
+    }
+}
+
+/// How it is found out that the other end of a silent connection is gone, on either side of the gateway. `unread` is how long
+/// the other end may leave what was sent to it; zero sets no limit.
+pub fn keepalive(unread: Duration) -> TcpKeepalive {
+    #[cfg(not(target_os = "linux"))]
+    let _ = unread;
+    TcpKeepalive {
+        idle: Duration::from_secs(60),
+        interval: Duration::from_secs(10),
+        count: 6,
+        #[cfg(target_os = "linux")]
+        user_timeout: unread,
     }
 }
 

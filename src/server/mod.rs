@@ -3,6 +3,7 @@
 //! Order at start: read settings, bind every socket, compile the configuration, open the store, build the snapshot; only
 //! then accept. So a wrong configuration or a taken port is told at once, with its exit code, and readiness means ready.
 
+mod certificates;
 mod control;
 mod history;
 mod host;
@@ -31,7 +32,10 @@ use crate::flywheel::{Flywheel, Options as FlywheelOptions};
 use crate::infer::{Engine, Library};
 use crate::learning::follow::{self, Triggers};
 use crate::learning::live::Routers;
-use crate::plugins::{Host, HttpCall};
+use crate::plugins::Host;
+use crate::proxy::challenge::Challenges;
+use crate::proxy::cluster::Clusters;
+use crate::proxy::cluster::checks::Checks;
 use crate::proxy::dubbo::Dubbo;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::listener::{self, Bound, Listeners};
@@ -41,7 +45,7 @@ use crate::proxy::snapshot::Snapshot;
 use crate::stores::Stores;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::otlp::{self, SpanSink};
+use crate::telemetry::spans::{self, Span, SpanSink};
 
 /// Why the process did not start, or how it ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -185,11 +189,13 @@ impl Process {
             engine: engine.clone(),
         });
         let registries = Registries::new(exchange.clone(), snapshot.clone(), resolver.clone(), tasks.clone());
+        let clusters = Arc::new(Clusters::new(metrics.clone()));
+        let checks = Checks::new(snapshot.clone(), resolver.clone(), clusters, metrics.clone(), tasks.clone());
         let reloader = Arc::new(Reloader::new(
             settings.clone(),
             snapshot.clone(),
             host,
-            resolver.clone(),
+            checks,
             registries.directory.clone(),
             metrics.clone(),
             History::open(flywheel.as_ref()),
@@ -205,18 +211,28 @@ impl Process {
                 background.block_on(follow::refresh(&router, flywheel));
             }
         }
+        let challenges = Arc::new(Challenges::default());
         let access_log = access_log(&settings)?;
-        let spans = trace_export(&settings, &exchange, &snapshot, &tasks);
+        let spans = trace_export(&exchange, &snapshot, &tasks);
         let gateway = Gateway {
-            snapshot,
+            snapshot: snapshot.clone(),
             resolver,
             exchange,
             dubbo: Dubbo::default(),
+            challenges: challenges.clone(),
             metrics: metrics.clone(),
             access_log,
             spans,
             tasks: tasks.clone(),
         };
+        let parts = certificates::Parts {
+            settings: settings.clone(),
+            exchange: gateway.exchange.clone(),
+            snapshot,
+            challenges,
+            metrics: metrics.clone(),
+        };
+        certificates::start(parts, &reloader, &tasks);
         let (stop, stopped) = watch::channel(false);
         let token = control::admin_token(&settings.data_dir)?;
         let health = admin::Health::default();
@@ -320,27 +336,20 @@ fn open_flywheel(settings: &Settings) -> Option<Flywheel> {
 /// Spans that may wait for the collector before further ones are dropped.
 const SPAN_QUEUE: usize = 4096;
 
-/// Time the collector has to take a batch.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Starts the export of traces, if a collector is configured. It posts through the pool of model calls.
-fn trace_export(
-    settings: &Settings,
-    exchange: &Arc<Exchange>,
-    snapshot: &Arc<ArcSwap<Snapshot>>,
-    tasks: &Tasks,
-) -> SpanSink {
-    let Some(endpoint) = &settings.telemetry.otlp_endpoint else { return SpanSink::off() };
-    let (sink, spans) = otlp::channel(SPAN_QUEUE);
-    let (url, exchange, snapshot, own) =
-        (otlp::traces_url(endpoint), exchange.clone(), snapshot.clone(), tasks.clone());
+/// Starts the export of traces to the collector of the configuration at the time. It posts through the pool of model calls.
+fn trace_export(exchange: &Arc<Exchange>, snapshot: &Arc<ArcSwap<Snapshot>>, tasks: &Tasks) -> SpanSink {
+    let (sink, spans) = spans::channel(SPAN_QUEUE);
+    let (exchange, snapshot, own) = (exchange.clone(), snapshot.clone(), tasks.clone());
     tasks.spawn(async move {
-        let post = |body| {
-            let (call, exchange, snapshot) =
-                (HttpCall::post_json(&url, body, EXPORT_TIMEOUT), exchange.clone(), snapshot.load_full());
-            async move { exchange.http(&snapshot, call?).await.map(|answer| answer.status()) }
+        let prepare = |batch: &[Span]| match &snapshot.load().tracer {
+            Some(tracer) => tracer.call(batch),
+            None => Err("no collector is configured any more".to_owned()),
         };
-        otlp::export(spans, own.stopped(), post).await;
+        let post = |call| {
+            let (exchange, snapshot) = (exchange.clone(), snapshot.load_full());
+            async move { exchange.http(&snapshot, call).await.map(|answer| answer.status()) }
+        };
+        spans::export(spans, own.stopped(), prepare, post).await;
     });
     sink
 }

@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::StartError;
 use super::history::History;
+use crate::config::model::{AutomaticHttps, Certificate};
 use crate::config::{Changes, Folder, Gateway, Problem, Settings, Watcher, compile_with, diff};
 use crate::discovery::Directory;
 use crate::plugins::Host;
 use crate::plugins::registry::BuiltIns;
-use crate::proxy::resolve::Resolver;
+use crate::proxy::cluster::checks::Checks;
 use crate::proxy::snapshot::Snapshot;
 use crate::telemetry::metrics::{Metrics, ReloadResult};
 
@@ -20,9 +22,11 @@ pub struct Reloader {
     settings: Arc<Settings>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     host: Arc<dyn Host>,
-    resolver: Arc<Resolver>,
+    checks: Arc<Checks>,
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
+    /// Told after each configuration that was applied.
+    pub applied: Arc<Notify>,
     state: Mutex<State>,
 }
 
@@ -48,14 +52,15 @@ impl Reloader {
         settings: Arc<Settings>,
         snapshot: Arc<ArcSwap<Snapshot>>,
         host: Arc<dyn Host>,
-        resolver: Arc<Resolver>,
+        checks: Arc<Checks>,
         directory: Arc<Directory>,
         metrics: Arc<Metrics>,
         history: History,
     ) -> Reloader {
         let folder = Folder::new(&settings.config_dir);
         let state = State { folder, applied: Gateway::default(), number: 0, problems: Vec::new(), history };
-        Reloader { settings, snapshot, host, resolver, directory, metrics, state: Mutex::new(state) }
+        let applied = Arc::new(Notify::new());
+        Reloader { settings, snapshot, host, checks, directory, metrics, applied, state: Mutex::new(state) }
     }
 
     /// Loads the folder at start.
@@ -132,7 +137,8 @@ impl Reloader {
                 &compiled.gateway,
                 &self.settings,
                 &self.host,
-                &self.resolver,
+                &self.checks.resolver,
+                &self.checks.clusters,
                 &self.snapshot.load(),
             )
         };
@@ -147,6 +153,7 @@ impl Reloader {
                 let n_routes = snapshot.routes.len();
                 self.snapshot.store(Arc::new(snapshot));
                 self.directory.follow(&compiled.gateway.registries);
+                self.checks.follow();
                 state.applied = compiled.gateway;
                 state.number = number;
                 state.problems = problems;
@@ -154,6 +161,7 @@ impl Reloader {
                 self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
                 tracing::info!(number, n_routes, ms = started.elapsed().as_millis(), %changes, "Configuration applied");
                 state.history.record(&listing.objects, &state.folder, &changes.to_string());
+                self.applied.notify_one();
                 Ok(Reloaded::Applied(Box::new(changes)))
             }
             Err(found) => {
@@ -166,6 +174,12 @@ impl Reloader {
                 Ok(Reloaded::Refused(problems))
             }
         }
+    }
+
+    /// What is to be ordered, and the certificates that are served.
+    pub fn certificates(&self) -> (Option<AutomaticHttps>, Vec<Certificate>) {
+        let state = self.state.lock();
+        (state.applied.https.clone(), state.applied.certificates.clone())
     }
 
     /// Number of the serving snapshot and the problems of the last reading.

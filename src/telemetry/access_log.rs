@@ -1,4 +1,5 @@
-//! The access log: one JSON object per request, with the fields Higress logs (`ai_log` included).
+//! The access log: one JSON object per request, with the fields Higress logs (`ai_log` included), or the line that the
+//! configuration gives a form for.
 //!
 //! Lines are made on the request's thread and written by one thread of its own through a bounded queue, so a slow disk
 //! never holds a request; what does not fit is dropped and counted.
@@ -84,14 +85,19 @@ impl AccessLog {
         self.queue.is_some()
     }
 
-    /// Queues a line. Returns false if it was dropped.
+    /// Queues a line of the usual form. Returns false if it was dropped.
     pub fn write(&self, entry: &Entry<'_>) -> bool {
-        let Some(queue) = &self.queue else { return true };
         let mut line = Vec::with_capacity(512);
         if serde_json::to_writer(&mut line, entry).is_err() {
             return false;
         }
         line.push(b'\n');
+        self.write_line(line)
+    }
+
+    /// Queues a line that has its end. Returns false if it was dropped.
+    pub fn write_line(&self, line: Vec<u8>) -> bool {
+        let Some(queue) = &self.queue else { return true };
         !matches!(queue.try_send(line), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))
     }
 }

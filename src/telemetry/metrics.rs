@@ -47,8 +47,38 @@ pub enum AttemptOutcome {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByService {
+    pub service: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ServiceLimit {
+    pub service: String,
+    /// `connections`, `pending`, `requests` or `retries`.
+    pub limit: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct CheckResult {
+    pub service: String,
+    /// `passed` or `failed`.
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ReloadResult {
     pub result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct OrderResult {
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct BySecret {
+    /// Namespace and name.
+    pub secret: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -78,9 +108,16 @@ pub struct Metrics {
     pub requests_in_flight: Gauge,
     pub refused: Family<Refused, Counter>,
     pub attempts: Family<ServiceOutcome, Counter>,
+    pub upstream_ejections: Family<ByService, Counter>,
+    pub upstream_panics: Family<ByService, Counter>,
+    pub upstream_overflow: Family<ServiceLimit, Counter>,
+    pub upstream_checks: Family<CheckResult, Counter>,
+    pub upstream_unwell: Family<ByService, Gauge>,
     pub access_log_shed: Counter,
     pub config_reloads: Family<ReloadResult, Counter>,
     pub config_snapshot: Gauge,
+    pub certificate_not_after: Family<BySecret, Gauge>,
+    pub certificate_orders: Family<OrderResult, Counter>,
     pub flywheel_rows: Counter,
     pub flywheel_shed: Counter,
     pub flywheel_failed: Counter,
@@ -166,6 +203,36 @@ impl Metrics {
                 "Attempts on the exchange path, by service and outcome",
                 Family::default(),
             ),
+            upstream_ejections: register(
+                r,
+                "weirgate_upstream_ejections",
+                "Endpoints left out for a while because they kept failing, by service",
+                Family::default(),
+            ),
+            upstream_panics: register(
+                r,
+                "weirgate_upstream_panics",
+                "Requests that all endpoints of a service were considered for because too few were usable",
+                Family::default(),
+            ),
+            upstream_overflow: register(
+                r,
+                "weirgate_upstream_overflow",
+                "Requests and repetitions refused by a circuit breaker, by service and limit",
+                Family::default(),
+            ),
+            upstream_checks: register(
+                r,
+                "weirgate_upstream_health_checks",
+                "Health checks of endpoints, by service and result",
+                Family::default(),
+            ),
+            upstream_unwell: register(
+                r,
+                "weirgate_upstream_unhealthy_endpoints",
+                "Endpoints that health checks keep out, by service",
+                Family::default(),
+            ),
             access_log_shed: register(
                 r,
                 "weirgate_access_log_shed",
@@ -183,6 +250,18 @@ impl Metrics {
                 "weirgate_config_snapshot",
                 "Number of the serving configuration snapshot",
                 Gauge::default(),
+            ),
+            certificate_not_after: register(
+                r,
+                "weirgate_certificate_not_after_seconds",
+                "End of validity of a served certificate, seconds since 1970, by Secret",
+                Family::default(),
+            ),
+            certificate_orders: register(
+                r,
+                "weirgate_certificate_orders",
+                "Certificates ordered from the ACME authority, by result",
+                Family::default(),
             ),
             flywheel_rows: register(r, "weirgate_flywheel_rows", "Rows written to the flywheel", Counter::default()),
             flywheel_shed: register(

@@ -374,7 +374,16 @@ impl Upstream {
         F: Fn(usize, Seen) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Response> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Upstream::start_at("127.0.0.1:0", answer).await
+    }
+
+    /// The same at an address.
+    pub async fn start_at<F, R>(address: &str, answer: F) -> Upstream
+    where
+        F: Fn(usize, Seen) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Response> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         // A thousand connections may come at once.
         socket2::SockRef::from(&listener).listen(4096).unwrap();
         let address = listener.local_addr().unwrap();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Folder, Gateway, Upstream, answer, eventually, ok, send};
+use crate::harness::{Answer, Folder, Gateway, Upstream, answer, eventually_async, ok, send};
 
 /// An upstream that answers with its name and what it was asked.
 async fn named(name: &'static str) -> Upstream {
@@ -191,13 +191,13 @@ async fn a_mirror_gets_a_copy() {
     folder.route_with("mirrored", "/", "up.static", &json!({"higress.io/mirror-target-service": "mirror"}));
     let gateway = Gateway::start(folder);
     assert_eq!(by(&gateway.post("/x?y=1", &[], "hello").await), "up");
-    eventually("the copy", || (mirror.n_calls() == 1).then_some(()));
+    eventually_async("the copy", || async { (mirror.n_calls() == 1).then_some(()) }).await;
     let copy = mirror.last();
     assert_eq!((copy.method.as_str(), copy.path.as_str(), &copy.body[..]), ("POST", "/x?y=1", &b"hello"[..]));
     assert_eq!(copy.headers["host"], format!("127.0.0.1-shadow:{}", gateway.http.port()));
     assert_eq!(&upstream.last().body[..], b"hello");
     assert_eq!(by(&get(&gateway, "/y", &[]).await), "up");
-    eventually("the second copy", || (mirror.n_calls() == 2).then_some(()));
+    eventually_async("the second copy", || async { (mirror.n_calls() == 2).then_some(()) }).await;
 }
 
 #[tokio::test]
@@ -236,13 +236,13 @@ async fn sessions_stay_with_their_endpoint() {
 }
 
 /// A certificate authority and what it signed, as PEM files in the folder.
-struct Authority {
+pub struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
+    pub pem: String,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub fn new() -> Authority {
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().unwrap();
@@ -251,7 +251,7 @@ impl Authority {
     }
 
     /// A Secret with a certificate for the hosts, and the same in two files for curl.
-    fn sign(&self, folder: &Folder, name: &str, hosts: &[&str]) {
+    pub fn sign(&self, folder: &Folder, name: &str, hosts: &[&str]) {
         let names: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let key = rcgen::KeyPair::generate().unwrap();
         let chain = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap().pem();
@@ -262,12 +262,12 @@ impl Authority {
     }
 }
 
-fn secret(name: &str, data: Value) -> Value {
+pub fn secret(name: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})
 }
 
 /// An Ingress for one host with a certificate.
-fn site(folder: &Folder, name: &str, host: &str, service: &str, certificate: Option<&str>, annotations: &Value) {
+pub fn site(folder: &Folder, name: &str, host: &str, service: &str, certificate: Option<&str>, annotations: &Value) {
     folder.route_with(name, "/", service, annotations);
     let file = folder.config().join(format!("ingresses/{name}.yaml"));
     let mut object: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();

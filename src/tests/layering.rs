@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Module and what it may use. `base` and the module itself are always allowed.
 const MAY_USE: &[(&str, &[&str])] = &[
+    ("acme", &["config"]),
     ("base", &[]),
     ("llm", &[]),
     ("telemetry", &[]),
@@ -23,6 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "acme",
             "admin",
             "proxy",
             "plugins",
@@ -57,6 +59,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("governor", &["proxy/limit.rs"]),
     ("rustls", &["proxy/tls.rs"]),
     ("redis", &["stores/redis.rs"]),
+    ("instant_acme", &["acme/"]),
+    ("rcgen", &["acme/"]),
     ("zentinel_modsec", &["plugins/security/waf/"]),
     ("jsonschema", &["plugins/security/request_validation.rs"]),
     ("candle_core", &["infer/"]),

@@ -12,6 +12,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test waits for its own tasks")]
 #![allow(clippy::needless_pass_by_value, reason = "helpers take what tests have at hand")]
 
+mod acme;
 mod auth;
 mod chat;
 mod config;
@@ -28,3 +29,4 @@ mod sdk;
 mod streams;
 mod traffic;
 mod transform;
+mod upstreams;

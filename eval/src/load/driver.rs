@@ -167,7 +167,10 @@ impl Connection {
         }
     }
 
-    async fn speak(http: HttpVersion, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Connection> {
+    async fn speak(
+        http: HttpVersion,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Connection> {
         let io = TokioIo::new(stream);
         Ok(match http {
             HttpVersion::Http1 => {

@@ -27,8 +27,9 @@ impl FromStr for Target {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Target> {
-        let (name, rest) =
-            text.split_once('=').with_context(|| format!("{text:?}: write NAME=URL[,pid=N][,key=K][,model=M][,ca=FILE]"))?;
+        let (name, rest) = text
+            .split_once('=')
+            .with_context(|| format!("{text:?}: write NAME=URL[,pid=N][,key=K][,model=M][,ca=FILE]"))?;
         let mut parts = rest.split(',');
         let url: Uri =
             parts.next().unwrap_or_default().parse().with_context(|| format!("{text:?}: the URL is not one"))?;
@@ -75,8 +76,10 @@ impl Target {
                 HttpVersion::Http1 => format!("{base}{}", fields.path),
                 HttpVersion::Http2 => format!("{scheme}://{host}{base}{}", fields.path),
             };
-            let uri = uri.parse().with_context(|| format!("workload {}: field path or host: {uri:?}", workload.name))?;
-            let host = HeaderValue::try_from(&host).with_context(|| format!("workload {}: host {host:?}", workload.name))?;
+            let uri =
+                uri.parse().with_context(|| format!("workload {}: field path or host: {uri:?}", workload.name))?;
+            let host =
+                HeaderValue::try_from(&host).with_context(|| format!("workload {}: host {host:?}", workload.name))?;
             Ok((uri, (fields.http == HttpVersion::Http1).then_some(host)))
         });
         let aims = aims.collect::<Result<_>>()?;

@@ -1,5 +1,6 @@
 //! `load-balance`, `upstream-hash-by`, `affinity` with `session-cookie-…`: which endpoint of a service a request goes to
-//! (Higress `annotations/loadbalance.go`). A session cookie counts before a hash, that before a method.
+//! (Higress `annotations/loadbalance.go`; `ewma` is that of ingress-nginx). A session cookie counts before a hash, that before
+//! a method.
 
 use super::Annotations;
 use crate::config::model::{HashKey, LoadBalance};
@@ -7,7 +8,7 @@ use crate::config::model::{HashKey, LoadBalance};
 const COOKIE: &str = "INGRESSCOOKIE";
 const COOKIE_PATH: &str = "/";
 
-pub(super) fn read(annotations: &Annotations<'_>) -> LoadBalance {
+pub(super) fn read(annotations: &Annotations<'_>) -> Option<LoadBalance> {
     let text = |key: &str| annotations.either(key).filter(|(_, text)| !text.trim().is_empty());
     let seconds = |key: &str| annotations.parse(text(key), "a number of seconds", |text| text.parse::<u64>().ok());
     let (affinity, name, path) = (text("affinity"), text("session-cookie-name"), text("session-cookie-path"));
@@ -21,18 +22,18 @@ pub(super) fn read(annotations: &Annotations<'_>) -> LoadBalance {
         let own = |found: Option<(String, &str)>, default: &str| {
             found.map_or_else(|| default.to_owned(), |(_, text)| text.trim().to_owned())
         };
-        return LoadBalance::Hash(HashKey::Cookie {
+        return Some(LoadBalance::Hash(HashKey::Cookie {
             name: own(name, COOKIE),
             path: own(path, COOKIE_PATH),
             max_age_secs: max_age.or(expires).filter(|seconds| *seconds > 0),
-        });
+        }));
     }
     let expected = "$request_uri, $host, $remote_addr, $http_<header> or $arg_<parameter>";
     if let Some(key) = annotations.parse(hash_by, expected, hash_key) {
-        return LoadBalance::Hash(key);
+        return Some(LoadBalance::Hash(key));
     }
-    let expected = "round_robin, least_conn, least_request or random";
-    annotations.parse(method, expected, by_name).unwrap_or_default()
+    let expected = "round_robin, least_conn, least_request, ewma or random";
+    annotations.parse(method, expected, by_name)
 }
 
 fn hash_key(text: &str) -> Option<HashKey> {
@@ -54,6 +55,7 @@ fn by_name(text: &str) -> Option<LoadBalance> {
     match text.to_ascii_lowercase().as_str() {
         "round_robin" => Some(LoadBalance::RoundRobin),
         "least_conn" | "least_request" => Some(LoadBalance::LeastRequest),
+        "ewma" => Some(LoadBalance::LeastLatency),
         "random" => Some(LoadBalance::Random),
         _ => None,
     }
@@ -77,5 +79,6 @@ mod tests {
             assert_eq!(hash_key(text), expected, "{text}");
         }
         assert_eq!(by_name("LEAST_CONN"), Some(LoadBalance::LeastRequest));
+        assert_eq!(by_name("ewma"), Some(LoadBalance::LeastLatency));
     }
 }

@@ -65,7 +65,7 @@ pub(super) struct IngressOptions {
     pub redirects: Redirects,
     pub sources: Sources,
     pub backend: BackendRule,
-    pub load_balance: LoadBalance,
+    pub load_balance: Option<LoadBalance>,
     pub downstream: DownstreamRule,
 }
 
@@ -115,20 +115,21 @@ impl<'a> Annotations<'a> {
 
     /// Key with prefix, and value, of `higress.io/<key>` only.
     fn higress(&self, key: &str) -> Option<(String, &str)> {
-        self.lookup(format!("{HIGRESS}{key}"))
+        self.lookup(HIGRESS, key)
     }
 
     /// Key with prefix, and value, of either prefix.
     fn either(&self, key: &str) -> Option<(String, &str)> {
-        let nginx = self.lookup(format!("{NGINX}{key}"));
-        let higress = self.lookup(format!("{HIGRESS}{key}"));
+        let nginx = self.lookup(NGINX, key);
+        let higress = self.lookup(HIGRESS, key);
         nginx.or(higress)
     }
 
-    fn lookup(&self, key: String) -> Option<(String, &str)> {
-        let value = self.values.get(key.as_str())?;
-        self.known.borrow_mut().insert(key.clone());
-        Some((key, value.as_ref()))
+    fn lookup(&self, prefix: &str, key: &str) -> Option<(String, &str)> {
+        // There are few annotations and many keys that may be asked for: comparing is cheaper than putting names together.
+        let (name, value) = self.values.iter().find(|(name, _)| name.strip_prefix(prefix) == Some(key))?;
+        self.known.borrow_mut().insert((*name).to_owned());
+        Some(((*name).to_owned(), value.as_ref()))
     }
 
     /// Parses the value of an annotation; one that does not parse has no effect, as in Higress, and is named.

@@ -1,13 +1,19 @@
-//! ConfigMap `higress-config`: settings for all traffic, as YAML under `data.higress`. Other ConfigMaps are the console's
-//! notes (AI routes, domains) and have no effect on traffic in Higress either, except `higress-https`.
+//! ConfigMap `higress-config`: settings for all traffic, as YAML under `data.higress`, and Istio's under `data.mesh`. Other
+//! ConfigMaps are the console's notes (AI routes, domains) and have no effect on traffic in Higress either, except
+//! `higress-https`, which [`https`](super::https) reads.
+
+mod log_format;
+mod mesh;
+mod tracing;
 
 use std::time::Duration;
 
 use super::skip_common;
 use crate::config::SYSTEM_NAMESPACE;
 use crate::config::fields::Fields;
+use crate::config::link::Services;
 use crate::config::model::{GatewaySettings, Gzip};
-use crate::config::problem::Report;
+use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
 use crate::config::yaml;
 
@@ -16,40 +22,52 @@ const NAME: &str = "higress-config";
 const MAX_HEADERS_KB: usize = 8192;
 
 /// Changes `settings` if this is the ConfigMap that holds them.
-pub(in crate::config) fn read(object: &RawObject, report: &Report, settings: &mut GatewaySettings) {
-    let object_report = report.on(&object.origin);
-    let mut fields = Fields::new(&object.value, "", object_report);
+pub(in crate::config) fn read(
+    object: &RawObject,
+    services: &Services,
+    report: &Report,
+    settings: &mut GatewaySettings,
+) {
+    if object.origin.namespace != SYSTEM_NAMESPACE || object.origin.name != NAME {
+        return;
+    }
+    let report = report.on(&object.origin);
+    let mut fields = Fields::new(&object.value, "", report);
     skip_common(&mut fields);
     fields.inert(&["binaryData", "immutable"]);
     let data = fields.text_map("data");
     fields.finish();
-    if object.origin.namespace != SYSTEM_NAMESPACE {
-        return;
-    }
-    match object.origin.name.as_str() {
-        NAME => {}
-        "higress-https" => {
-            return object_report.warn("", "is not supported yet: no certificate is issued or chosen by it");
-        }
-        _ => return,
-    }
     for (key, text) in data {
         let path = format!("data.{key}");
-        if key != "higress" {
-            object_report.warn(&path, "is not supported yet and has no effect");
-            continue;
-        }
-        match yaml::parse(&text) {
-            Ok(value) => read_settings(Fields::new(&value, path, object_report), settings),
-            Err(error) => {
-                let line = error.line.map(|line| format!("line {line} ")).unwrap_or_default();
-                object_report.error(&path, format!("{line}is not valid YAML: {}", error.message));
+        match key {
+            "higress" => {
+                if let Some(value) = parsed(&text, &path, report) {
+                    read_settings(Fields::new(&value, path, report), services, settings);
+                }
             }
+            "mesh" => {
+                if let Some(value) = parsed(&text, &path, report) {
+                    settings.access_log = mesh::read(Fields::new(&value, path, report));
+                }
+            }
+            // Networks of several clusters.
+            "meshNetworks" => {}
+            _ => report.warn(&path, "is not a key of this ConfigMap and has no effect"),
         }
     }
 }
 
-fn read_settings(mut fields: Fields<'_>, settings: &mut GatewaySettings) {
+/// The YAML under one key; `None` if it is none, which has been reported.
+pub(super) fn parsed(text: &str, path: &str, report: ObjectReport<'_>) -> Option<serde_json::Value> {
+    yaml::parse(text)
+        .map_err(|error| {
+            let line = error.line.map(|line| format!("line {line} ")).unwrap_or_default();
+            report.error(path, format!("{line}is not valid YAML: {}", error.message));
+        })
+        .ok()
+}
+
+fn read_settings(mut fields: Fields<'_>, services: &Services, settings: &mut GatewaySettings) {
     let seconds =
         |fields: &mut Fields<'_>, key| fields.integer::<u32>(key).map(|value| Duration::from_secs(value.into()));
     if let Some(mut downstream) = fields.object("downstream") {
@@ -82,7 +100,25 @@ fn read_settings(mut fields: Fields<'_>, settings: &mut GatewaySettings) {
         // Higress compresses unless told not to.
         None => Some(Gzip::default()),
     };
-    fields.unsupported(&["mcpServer", "tracing"]);
+    settings.tracing = fields.object("tracing").and_then(|section| tracing::read(section, services));
+    if let Some(mcp_server) = fields.object("mcpServer") {
+        check_mcp_server(mcp_server);
+    }
+    fields.finish();
+}
+
+/// MCP servers and sessions are not part of this gateway yet; what would be missing is said.
+fn check_mcp_server(mut fields: Fields<'_>) {
+    if fields.boolean("enable").unwrap_or(false) {
+        let (servers, rules) = (fields.list("servers").count(), fields.list("match_list").count());
+        fields.report().warn(
+            fields.path(),
+            format!(
+                "is enabled, but MCP is not supported yet: {servers} servers and {rules} match rules have no effect"
+            ),
+        );
+    }
+    fields.inert(&["enable_user_level_server", "match_list", "rate_limit", "redis", "servers", "sse_path_suffix"]);
     fields.finish();
 }
 

@@ -5,6 +5,7 @@ mod tls;
 
 use serde_json::Value;
 
+use super::https::Https;
 use super::secret::Secrets;
 use super::{service, skip_metadata};
 use crate::config::SYSTEM_NAMESPACE;
@@ -102,7 +103,7 @@ pub(in crate::config) fn creation_order(object: &RawObject) -> (&str, &str, &str
     (created, &object.origin.namespace, &object.origin.name)
 }
 
-pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Report) -> Ingress {
+pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, https: &Https, report: &Report) -> Ingress {
     let report = report.on(&object.origin);
     let mut top = Fields::new(&object.value, "", report);
     let is_flat = object.value.get("apiVersion").is_none()
@@ -113,7 +114,8 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
         let annotations = Annotations::new(top.text_map("annotations"), "annotations".to_owned(), report);
         top.inert(&["labels", "metadata"]);
         let options = IngressOptions::read(&annotations);
-        return Reader { origin: &object.origin, options, annotations: "annotations", secrets, report }.spec(top);
+        let origin = &object.origin;
+        return Reader { origin, options, annotations: "annotations", secrets, https, report }.spec(top);
     }
     let mut values = Vec::new();
     if let Some(mut metadata) = top.object("metadata") {
@@ -127,7 +129,8 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
     top.finish();
     match spec {
         Some(spec) => {
-            Reader { origin: &object.origin, options, annotations: "metadata.annotations", secrets, report }.spec(spec)
+            let (origin, annotations) = (&object.origin, "metadata.annotations");
+            Reader { origin, options, annotations, secrets, https, report }.spec(spec)
         }
         None => {
             report.error("spec", "is missing");
@@ -142,6 +145,7 @@ struct Reader<'a> {
     /// Dotted path of the annotations.
     annotations: &'static str,
     secrets: &'a Secrets,
+    https: &'a Https,
     report: ObjectReport<'a>,
 }
 
@@ -157,7 +161,7 @@ impl Reader<'_> {
             let written = rule.text("host").unwrap_or_default();
             match host_match(written) {
                 Ok(host) => {
-                    self.certificate(written, &mut tls, &mut ingress.certificates);
+                    self.certificate(written, &host, &mut tls, &mut ingress.certificates);
                     if let Some(mut http) = rule.object("http") {
                         ingress.routes.extend(self.app_root(&host));
                         for path in http.objects("paths") {
@@ -321,6 +325,7 @@ impl Reader<'_> {
             canaries: Vec::new(),
             fallback: None,
             mirror: None,
+            reentry: None,
             timeout: options.timeout,
             retry: options.retry.clone(),
             rewrite,

@@ -9,7 +9,9 @@ use super::registry;
 use super::secret::Secrets;
 use super::skip_common;
 use crate::config::fields::Fields;
-use crate::config::model::{ConnectProxy, Endpoints, Protocol, Registry, Service, ServicePort, UpstreamTls};
+use crate::config::model::{
+    ConnectProxy, Endpoints, Protocol, Registry, Service, ServicePort, TrafficPolicy, UpstreamTls,
+};
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
 
@@ -141,7 +143,14 @@ fn read_direct(
     let tls = is_tls.then(|| UpstreamTls { sni: sni.or(default_sni) });
     entry.finish();
     let port = ServicePort { number, name: None, protocol, endpoints };
-    Some(Service { host: format!("{name}.{kind}"), origin: object.origin.clone(), ports: vec![port], tls, proxy })
+    Some(Service {
+        host: format!("{name}.{kind}"),
+        origin: object.origin.clone(),
+        ports: vec![port],
+        tls,
+        proxy,
+        traffic: TrafficPolicy::default(),
+    })
 }
 
 fn addresses<'a>(entries: impl Iterator<Item = &'a str>, path: &str, report: ObjectReport<'_>) -> Vec<SocketAddr> {

@@ -2,8 +2,11 @@
 //! release line 2.2.
 
 pub(super) mod config_map;
+pub(super) mod destination_rule;
+pub(super) mod envoy_filter;
 pub(super) mod gateway_api;
 pub(super) mod http2rpc;
+pub(super) mod https;
 pub(super) mod ingress;
 pub(super) mod mcp_bridge;
 pub(super) mod registry;

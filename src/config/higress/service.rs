@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::skip_common;
 use crate::config::fields::Fields;
-use crate::config::model::{Endpoints, Protocol, Service, ServicePort};
+use crate::config::model::{Endpoints, Protocol, Service, ServicePort, TrafficPolicy};
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
 
@@ -108,7 +108,8 @@ fn read_service(
         report.warn_hint("spec.ports", "names no port, so nothing can be sent to this service", "add a port");
         return None;
     }
-    Some(Service { host, origin: object.origin.clone(), ports, tls: None, proxy: None })
+    let origin = object.origin.clone();
+    Some(Service { host, origin, ports, tls: None, proxy: None, traffic: TrafficPolicy::default() })
 }
 
 /// Ports belong together by name; a single unnamed one belongs to any.

@@ -2,11 +2,14 @@
 //! like the rest of the model.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Destination, HeaderMatch, ObjectRef, PathRewrite, Protocol, StringMatch, is_default};
+use super::{
+    Destination, DubboService, HeaderMatch, ObjectRef, PathRewrite, Protocol, StringMatch, as_shared, is_default,
+};
 use crate::base::secret::Secret;
 
 /// Another Ingress that takes part of a route's requests. Everything but name, destinations and header control is that of
@@ -19,6 +22,9 @@ pub struct Canary {
     pub takes: CanaryTakes,
     pub destinations: Vec<Destination>,
     pub header_control: HeaderControl,
+    /// Instead of the route's own.
+    #[serde(serialize_with = "as_shared", skip_serializing_if = "Option::is_none")]
+    pub rpc: Option<Arc<DubboService>>,
 }
 
 /// Which requests a canary takes.
@@ -43,6 +49,20 @@ pub struct Fallback {
     pub service: String,
     /// Statuses for which the service is asked instead, at the path `/`.
     pub statuses: Vec<u16>,
+}
+
+/// Answers with an error are not given out: the request as the client sent it is matched again, with more headers, so that
+/// another route can take it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reentry {
+    /// First digits of the statuses.
+    pub classes: Vec<u16>,
+    /// How often one request may be matched again.
+    pub limit: u32,
+    /// Set in the request.
+    pub request_headers: Vec<(String, String)>,
+    /// Set in the answer that the client gets.
+    pub response_headers: Vec<(String, String)>,
 }
 
 /// A service that gets a copy of requests; its answers are not looked at.
@@ -141,8 +161,9 @@ pub struct UpstreamPolicy {
     pub protocol: Option<Protocol>,
     /// TLS, whatever the service says.
     pub tls: Option<TlsPolicy>,
+    /// `None`: as the service says.
     #[serde(skip_serializing_if = "is_default")]
-    pub load_balance: LoadBalance,
+    pub load_balance: Option<LoadBalance>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -154,16 +175,24 @@ pub struct TlsPolicy {
     pub identity: Option<Identity>,
 }
 
-/// The certificate by which the gateway shows who it is. The PEM text is parsed where it is used.
+/// By what the gateway and the upstream know each other: a certificate to show, authorities to believe, or both. The PEM text
+/// is parsed where it is used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Identity {
     pub secret: ObjectRef,
+    #[serde(flatten)]
+    pub shown: Option<Shown>,
+    /// PEM certificates of the authorities that may have signed the other side's.
+    pub ca: Option<String>,
+}
+
+/// The certificate by which the gateway shows who it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shown {
     /// PEM chain, leaf first.
     pub chain: String,
     /// PEM private key.
     pub key: Secret,
-    /// PEM certificates of the authorities that may have signed the other side's.
-    pub ca: Option<String>,
 }
 
 /// Which endpoint of a service takes a request.
@@ -173,6 +202,8 @@ pub enum LoadBalance {
     #[default]
     RoundRobin,
     LeastRequest,
+    /// Least request, weighed with how long answers took of late.
+    LeastLatency,
     Random,
     Hash(HashKey),
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::ObjectRef;
+use super::{ObjectRef, TrafficPolicy, is_default};
 
 /// An upstream: a name that routes and plugins use, and where it listens.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -18,6 +18,8 @@ pub struct Service {
     pub tls: Option<UpstreamTls>,
     /// Connections are made through this HTTP proxy.
     pub proxy: Option<ConnectProxy>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub traffic: TrafficPolicy,
 }
 
 /// A proxy that is asked for a tunnel with CONNECT.
@@ -113,7 +115,8 @@ mod tests {
             name: "b".into(),
             file: PathBuf::from("b.yaml"),
         };
-        let mut service = Service { host: "b".into(), origin, ports: vec![port(80)], tls: None, proxy: None };
+        let traffic = TrafficPolicy::default();
+        let mut service = Service { host: "b".into(), origin, ports: vec![port(80)], tls: None, proxy: None, traffic };
         assert_eq!(service.port(None), Some(&port(80)));
         service.ports.push(port(81));
         assert_eq!(service.port(None), None);

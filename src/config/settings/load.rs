@@ -66,10 +66,14 @@ impl Settings {
         positive("timeouts.stream_idle_secs", stream_idle_secs);
         positive("timeouts.client_idle_secs", self.timeouts.client_idle_secs);
         positive("timeouts.upstream_idle_secs", self.timeouts.upstream_idle_secs);
+        positive("outlier_detection.base_ejection_secs", self.outlier_detection.base_ejection_secs);
         let Flywheel { flush_interval_ms, queue_rows, .. } = self.flywheel;
         positive("flywheel.flush_interval_ms", flush_interval_ms);
         positive("flywheel.queue_rows", queue_rows as u64);
         let Telemetry { log_level, otlp_endpoint, .. } = &self.telemetry;
+        if self.outlier_detection.max_ejection_percent > 100 {
+            add("outlier_detection.max_ejection_percent", "must be a percentage between 0 and 100");
+        }
         if log_level.is_empty() {
             add("telemetry.log_level", "must not be empty");
         }
@@ -77,6 +81,9 @@ impl Settings {
             |url: &String| url.parse::<http::Uri>().is_ok_and(|url| url.scheme().is_some() && url.host().is_some());
         if otlp_endpoint.as_ref().is_some_and(|url| !is_url(url)) {
             add("telemetry.otlp_endpoint", "must be a URL such as http://127.0.0.1:4318");
+        }
+        if !is_url(&self.acme.directory) {
+            add("acme.directory", "must be a URL such as https://acme-v02.api.letsencrypt.org/directory");
         }
     }
 }

@@ -27,9 +27,37 @@ pub struct Settings {
     pub listen: Listen,
     pub limits: Limits,
     pub timeouts: Timeouts,
+    pub outlier_detection: OutlierDetection,
     pub flywheel: Flywheel,
     pub routing: Routing,
     pub telemetry: Telemetry,
+    pub acme: Acme,
+}
+
+/// Where certificates come from that the ConfigMap higress-https wants ordered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Acme {
+    /// URL of the authority's directory. Ordering from it is agreeing to its terms of service.
+    pub directory: String,
+    /// How domains are proved: `http-01` on port 80 or `tls-alpn-01` on port 443 of each domain.
+    pub challenge: AcmeChallenge,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AcmeChallenge {
+    #[serde(rename = "http-01")]
+    Http01,
+    #[serde(rename = "tls-alpn-01")]
+    TlsAlpn01,
+}
+
+impl Default for Acme {
+    /// The authority and the challenge of Higress.
+    fn default() -> Self {
+        let directory = "https://acme-v02.api.letsencrypt.org/directory".to_owned();
+        Self { directory, challenge: AcmeChallenge::Http01 }
+    }
 }
 
 /// Where the process listens. Port 0 takes a free one and prints it.
@@ -77,6 +105,22 @@ pub struct Timeouts {
     pub upstream_idle_secs: u64,
     /// Requests in flight when the process is told to stop.
     pub drain_secs: u64,
+}
+
+/// When an endpoint that keeps failing is left out for a while, as long as its service has others. A DestinationRule for
+/// the service wins over it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct OutlierDetection {
+    /// Failures to connect or to answer, and statuses 502, 503 and 504, in a row; 0 never.
+    pub consecutive_gateway_errors: u32,
+    /// Those, and every other status from 500 on, in a row; 0 never.
+    pub consecutive_5xx_errors: u32,
+    /// The first time; the second in a row takes twice as long, and so on up to max_ejection_secs.
+    pub base_ejection_secs: u64,
+    pub max_ejection_secs: u64,
+    /// Of a service's endpoints at once; one may always be left out, unless this is 0.
+    pub max_ejection_percent: u32,
 }
 
 /// The record of requests, answers and scores that the router learns from.
@@ -167,9 +211,11 @@ impl Default for Settings {
             listen: Listen::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            outlier_detection: OutlierDetection::default(),
             flywheel: Flywheel::default(),
             routing: Routing::default(),
             telemetry: Telemetry::default(),
+            acme: Acme::default(),
         }
     }
 }
@@ -204,6 +250,19 @@ impl Default for Timeouts {
             client_idle_secs: 180,
             upstream_idle_secs: 10,
             drain_secs: 30,
+        }
+    }
+}
+
+impl Default for OutlierDetection {
+    /// Times are Envoy's.
+    fn default() -> Self {
+        Self {
+            consecutive_gateway_errors: 5,
+            consecutive_5xx_errors: 0,
+            base_ejection_secs: 30,
+            max_ejection_secs: 300,
+            max_ejection_percent: 50,
         }
     }
 }

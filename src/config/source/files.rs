@@ -1,16 +1,18 @@
-//! Reads the folder into [`RawObject`]s. Called at start, by `validate`, and after every change; a file whose bytes did
-//! not change is not parsed again.
+//! Reads the folder into [`RawObject`]s. Called at start, by `validate`, and after every change; a file that did not change
+//! is not read again, one whose bytes did not change is not parsed again.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Listing, RawObject, SourceError};
+use super::{FileContent, Listing, RawObject, SourceError};
 use crate::config::model::ObjectRef;
 use crate::config::problem::{Problem, Severity};
 use crate::config::suggest::did_you_mean;
@@ -21,6 +23,7 @@ use crate::config::{SYSTEM_NAMESPACE, yaml};
 const KINDS: &[(&str, &str, bool)] = &[
     ("configmaps", "ConfigMap", true),
     ("customresourcedefinitions", "CustomResourceDefinition", false),
+    ("destinationrules", "DestinationRule", true),
     ("endpoints", "Endpoints", true),
     ("endpointslices", "EndpointSlice", true),
     ("envoyfilters", "EnvoyFilter", true),
@@ -57,8 +60,10 @@ pub struct Folder {
 }
 
 /// What came of one file.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Parsed {
+    /// What tells the file from a changed one; `None` when that would be a guess.
+    stamp: Option<Stamp>,
     digest: [u8; 32],
     bytes: Arc<[u8]>,
     object: Option<RawObject>,
@@ -90,10 +95,21 @@ impl Folder {
     /// # Errors
     /// [`SourceError::Unreadable`] if the folder itself cannot be listed.
     pub fn read(&mut self) -> Result<Listing, SourceError> {
+        self.read_at(SystemTime::now())
+    }
+
+    fn read_at(&mut self, started: SystemTime) -> Result<Listing, SourceError> {
         let unreadable = |error| SourceError::Unreadable { path: self.root.clone(), error };
-        let mut scan =
-            Scan { root: &self.root, before: &self.parsed, now: HashMap::new(), listing: Listing::default() };
-        for entry in sorted_entries(&self.root).map_err(unreadable)? {
+        let entries = sorted_entries(&self.root).map_err(unreadable)?;
+        let before = std::mem::take(&mut self.parsed);
+        let mut scan = Scan {
+            root: &self.root,
+            started,
+            now: HashMap::with_capacity(before.len()),
+            before,
+            listing: Listing::default(),
+        };
+        for entry in entries {
             scan.top_entry(&entry);
         }
         let Scan { now, mut listing, .. } = scan;
@@ -103,10 +119,33 @@ impl Folder {
     }
 }
 
+/// The files of a folder as Higress standalone reads them, which knows one namespace: relative name and content. What names
+/// another is written anew, everything else stays as it is.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn flattened(folder: &mut Folder) -> Result<Vec<FileContent>, SourceError> {
+    folder.read()?;
+    let is_elsewhere = |object: &RawObject| !matches!(object.origin.namespace.as_str(), "" | SYSTEM_NAMESPACE);
+    let files = folder.parsed.iter().map(|(file, parsed)| {
+        let moved = parsed.object.as_ref().filter(|object| is_elsewhere(object)).and_then(|object| {
+            let mut value = Value::clone(&object.value);
+            value["metadata"]["namespace"] = Value::from(SYSTEM_NAMESPACE);
+            yaml::print(&value).ok().map(String::into_bytes)
+        });
+        (file.clone(), Some(moved.unwrap_or_else(|| parsed.bytes.to_vec())))
+    });
+    let mut files: Vec<_> = files.collect();
+    files.sort_unstable();
+    Ok(files)
+}
+
 /// One pass over the folder.
 struct Scan<'a> {
     root: &'a Path,
-    before: &'a HashMap<PathBuf, Parsed>,
+    started: SystemTime,
+    /// What the pass before found and this one has not come to.
+    before: HashMap<PathBuf, Parsed>,
     now: HashMap<PathBuf, Parsed>,
     listing: Listing,
 }
@@ -154,21 +193,39 @@ impl Scan<'_> {
     }
 
     fn file(&mut self, path: &Path, kind: &str, namespaced: bool) {
-        let bytes = match read_bounded(path) {
-            Ok(bytes) => bytes,
+        let relative = self.relative(path);
+        let before = self.before.remove(&relative);
+        let parsed = match self.look(path, &relative, before, kind, namespaced) {
+            Ok(parsed) => parsed,
             // Removed or renamed since it was listed: the watcher reports that change too.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.error(path, format!("cannot be read: {error}")),
         };
-        let digest: [u8; 32] = Sha256::digest(&bytes).into();
-        let relative = self.relative(path);
-        let parsed = match self.before.get(&relative) {
-            Some(parsed) if parsed.digest == digest => parsed.clone(),
-            _ => parse(&bytes, digest, &relative, kind, namespaced),
-        };
         self.listing.objects.extend(parsed.object.clone());
         self.listing.problems.extend_from_slice(&parsed.problems);
         self.now.insert(relative, parsed);
+    }
+
+    fn look(
+        &self,
+        path: &Path,
+        relative: &Path,
+        before: Option<Parsed>,
+        kind: &str,
+        namespaced: bool,
+    ) -> io::Result<Parsed> {
+        let metadata = fs::metadata(path)?;
+        let stamp = Stamp::of(&metadata, self.started);
+        let before = match before {
+            Some(parsed) if stamp.is_some() && parsed.stamp == stamp => return Ok(parsed),
+            other => other,
+        };
+        let bytes = read_bounded(path, metadata.len())?;
+        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+        Ok(match before {
+            Some(parsed) if parsed.digest == digest => Parsed { stamp, ..parsed },
+            _ => parse(&bytes, digest, stamp, relative, kind, namespaced),
+        })
     }
 
     fn relative(&self, path: &Path) -> PathBuf {
@@ -186,8 +243,31 @@ impl Scan<'_> {
     }
 }
 
+/// Identity, size and time of the last change of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds; set by the kernel at every write and rename, and not by programs.
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// File systems round times, some to two seconds: a file that changed this short a time ago may change again and look
+    /// the same.
+    const SETTLED: Duration = Duration::from_secs(3);
+
+    /// `None` for a file that changed just before `now`, or whose clock is not ours.
+    fn of(metadata: &Metadata, now: SystemTime) -> Option<Stamp> {
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        let now = now.duration_since(UNIX_EPOCH).ok()?;
+        let age = now.checked_sub(Duration::from_secs(u64::try_from(changed.0).ok()?))?;
+        (age > Stamp::SETTLED).then(|| Stamp { inode: metadata.ino(), size: metadata.size(), changed })
+    }
+}
+
 /// Bytes of one file to an object with its place.
-fn parse(bytes: &[u8], digest: [u8; 32], file: &Path, kind: &str, namespaced: bool) -> Parsed {
+fn parse(bytes: &[u8], digest: [u8; 32], stamp: Option<Stamp>, file: &Path, kind: &str, namespaced: bool) -> Parsed {
     let mut problems = Vec::new();
     let object = match read_object(bytes) {
         Ok(value) => identify(value, digest, file, kind, namespaced, &mut problems),
@@ -198,7 +278,7 @@ fn parse(bytes: &[u8], digest: [u8; 32], file: &Path, kind: &str, namespaced: bo
             None
         }
     };
-    Parsed { digest, bytes: bytes.into(), object, problems }
+    Parsed { stamp, digest, bytes: bytes.into(), object, problems }
 }
 
 type Fault = (Option<u64>, String, Option<String>);
@@ -319,8 +399,7 @@ fn file_name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let size = fs::metadata(path)?.len();
+fn read_bounded(path: &Path, size: u64) -> io::Result<Vec<u8>> {
     if size > MAX_FILE_BYTES {
         let message = format!("{size} bytes are more than the {MAX_FILE_BYTES} a configuration object may have");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
@@ -373,6 +452,29 @@ mod tests {
                 "WasmPlugin higress-system/ai-proxy.internal wasmplugins/ai-proxy.internal.yaml",
             ]
         );
+    }
+
+    #[test]
+    fn a_settled_file_is_read_again_only_after_a_change_even_one_of_equal_length() {
+        let root = folder(&[("ingresses/a.yaml", "spec: {a: 1}\n"), ("ingresses/b.yaml", "spec: {b: 1}\n")]);
+        let later = |seconds| SystemTime::now() + Duration::from_secs(seconds);
+        let mut folder = Folder::new(root.path());
+        let first = folder.read_at(later(10)).unwrap();
+        fs::write(root.path().join("ingresses/a.yaml"), "spec: {a: 2}\n").unwrap();
+        let second = folder.read_at(later(20)).unwrap();
+        assert_eq!(second.objects[0].value["spec"]["a"], 2);
+        assert!(Arc::ptr_eq(&first.objects[1].value, &second.objects[1].value));
+        fs::remove_file(root.path().join("ingresses/b.yaml")).unwrap();
+        assert_eq!(folder.read_at(later(30)).unwrap().objects.len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_changed_a_moment_ago_has_no_stamp() {
+        let root = folder(&[("ingresses/a.yaml", "spec: {a: 1}\n")]);
+        let metadata = fs::metadata(root.path().join("ingresses/a.yaml")).unwrap();
+        assert_eq!(Stamp::of(&metadata, SystemTime::now()), None);
+        assert_eq!(Stamp::of(&metadata, UNIX_EPOCH), None, "a clock that runs behind the file system's");
+        assert!(Stamp::of(&metadata, SystemTime::now() + Duration::from_secs(10)).is_some());
     }
 
     #[test]
@@ -434,5 +536,27 @@ mod tests {
         let listing = Folder::new(root.path()).read().unwrap();
         assert_eq!(listing.objects.len(), 1);
         assert!(problems(&listing).contains("nested too deeply"), "{}", problems(&listing));
+    }
+
+    #[test]
+    fn flattened_files_are_in_one_namespace_and_others_stay_as_they_are() {
+        let own = "# kept\nmetadata: {namespace: higress-system}\nspec: {}\n";
+        let root = folder(&[
+            ("ingresses/own.yaml", own),
+            ("ingresses/sub/other.yaml", "metadata: {namespace: team, labels: {a: b}}\nspec: {rules: []}\n"),
+            ("gatewayclasses/g.yaml", "metadata: {namespace: team}\n"),
+            ("ingresses/bad.yaml", "a: b: c"),
+        ]);
+        let files = flattened(&mut Folder::new(root.path())).unwrap();
+        let text = |name: &str| {
+            let (_, content) = files.iter().find(|(file, _)| file == Path::new(name)).unwrap();
+            String::from_utf8(content.clone().unwrap()).unwrap()
+        };
+        assert_eq!(files.len(), 4);
+        assert_eq!((text("ingresses/own.yaml").as_str(), text("ingresses/bad.yaml").as_str()), (own, "a: b: c"));
+        assert_eq!(text("gatewayclasses/g.yaml"), "metadata: {namespace: team}\n");
+        let moved = yaml::parse(&text("ingresses/sub/other.yaml")).unwrap();
+        let expected = serde_json::json!({"metadata": {"namespace": SYSTEM_NAMESPACE, "labels": {"a": "b"}}, "spec": {"rules": []}});
+        assert_eq!(moved, expected);
     }
 }

@@ -4,6 +4,7 @@
 //! `<file>.tmp` and renamed.
 
 mod files;
+mod secret;
 mod watch;
 mod write;
 
@@ -15,9 +16,10 @@ use serde_json::Value;
 use super::model::ObjectRef;
 use super::problem::Problem;
 
-pub use files::Folder;
+pub use files::{Folder, flattened};
+pub use secret::tls_secret;
 pub use watch::Watcher;
-pub use write::replace;
+pub use write::{FileContent, replace};
 
 /// One YAML object as written. Only its place (kind, namespace, name) is checked.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,21 +1,27 @@
-//! Writing the folder: only a rollback does, on request. Everything is laid ready first and then renamed, so that a reader
-//! that waits for the folder to be quiet sees the old files or the new ones.
+//! Writing the folder: a rollback does, on request, and so does a certificate that was issued. Everything is laid ready first
+//! and then renamed, so that a reader that waits for the folder to be quiet sees the old files or the new ones.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// What shall become of files below `root`: new content, or none. Returns after everything is in place.
+/// What shall become of a file, named relative to the folder: new content, or none.
+pub type FileContent = (PathBuf, Option<Vec<u8>>);
+
+/// What shall become of files below `root`. Returns after everything is in place.
 ///
 /// # Errors
 /// Says which file; nothing has changed if it was while laying ready.
-pub fn replace(root: &Path, files: &[(PathBuf, Option<Vec<u8>>)]) -> Result<(), (PathBuf, io::Error)> {
+pub fn replace(root: &Path, files: &[FileContent]) -> Result<(), (PathBuf, io::Error)> {
     let mut ready = Vec::new();
     for (file, content) in files {
         let Some(content) = content else { continue };
         let target = root.join(file);
         let temporary = temporary(&target);
-        if let Err(error) = lay_ready(&temporary, content) {
+        // Secrets are nobody else's business.
+        let mode = if file.starts_with("secrets") { 0o600 } else { 0o644 };
+        if let Err(error) = lay_ready(&temporary, content, mode) {
             // The files that are ready are of no use alone.
             for (temporary, _) in &ready {
                 let _ = fs::remove_file(temporary);
@@ -43,11 +49,16 @@ fn temporary(target: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn lay_ready(temporary: &Path, content: &[u8]) -> io::Result<()> {
+fn lay_ready(temporary: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     if let Some(folder) = temporary.parent() {
         fs::create_dir_all(folder)?;
     }
-    let mut file = fs::File::create(temporary)?;
+    // What a crash left there could be of another mode.
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(temporary)?;
     io::Write::write_all(&mut file, content)?;
     file.sync_all()
 }

@@ -16,9 +16,10 @@ use super::{DISCARD_LIMIT, Exchange};
 use crate::llm::error::ErrorKind;
 use crate::llm::observe::{FirstEvent, Observation, classify_first};
 use crate::plugins::{Answered, End, Reply};
-use crate::proxy::balance::Lease;
+use crate::proxy::cluster::Lease;
 use crate::proxy::hygiene::authority;
-use crate::proxy::respond;
+use crate::proxy::upstream::NoPeer;
+use crate::proxy::{grpc, respond};
 use crate::telemetry::metrics::AttemptOutcome;
 
 /// An answer that has begun.
@@ -36,7 +37,7 @@ pub struct Opened {
     pub first_byte: Option<Duration>,
     pub call: CallFacts,
     /// Counts the request as in flight at its address.
-    pub lease: Option<Lease>,
+    pub lease: Lease,
 }
 
 /// What the relay needs to know of the call.
@@ -91,6 +92,8 @@ pub enum Failure {
     /// No connection.
     Unreachable(String),
     TimedOut(String),
+    /// The service has as much to do as it may have.
+    Overflow(String),
     /// The connection ended before an answer began.
     Reset(String),
     /// As `Reset`, on a pooled connection the other side had closed meanwhile: nothing was processed, try again at once.
@@ -105,6 +108,7 @@ impl fmt::Display for Failure {
             Failure::Unreachable(reason) => write!(f, "cannot connect: {reason}"),
             Failure::TimedOut(reason) => write!(f, "timed out: {reason}"),
             Failure::Reset(reason) => write!(f, "connection ended before an answer: {reason}"),
+            Failure::Overflow(reason) => f.write_str(reason),
             Failure::Stale => f.write_str("a pooled connection had been closed"),
             Failure::Invalid(error) => f.write_str(&error.message),
         }
@@ -114,7 +118,9 @@ impl fmt::Display for Failure {
 impl Failure {
     pub fn outcome(&self) -> AttemptOutcome {
         match self {
-            Failure::Unreachable(_) | Failure::Reset(_) | Failure::Stale => AttemptOutcome::Unreachable,
+            Failure::Unreachable(_) | Failure::Overflow(_) | Failure::Reset(_) | Failure::Stale => {
+                AttemptOutcome::Unreachable
+            }
             Failure::TimedOut(_) => AttemptOutcome::TimedOut,
             Failure::Invalid(_) => AttemptOutcome::ErrorStatus,
         }
@@ -130,6 +136,11 @@ impl Failure {
                     "Provider service \"{service}\" did not answer in time ({reason}). Retry, or raise the route's timeout."
                 );
                 respond::error(ErrorKind::UpstreamTimeout, message, "upstream_response_timeout")
+            }
+            Failure::Overflow(reason) => {
+                let message = format!("The gateway sends no more for now: {reason}. Retry later.");
+                respond::error(ErrorKind::Overloaded, message, respond::OVERFLOW_DETAILS)
+                    .header(respond::OVERLOADED, "true")
             }
             failure => {
                 let message = format!(
@@ -168,18 +179,26 @@ impl Exchange {
         let (head, body) = call.prepare(token).map_err(Failure::Invalid)?;
         let host = authority(&head).unwrap_or_default().to_owned();
         let peer = call.upstream.peer(&host, &call.timeouts, &self.resolver, call.balance_key);
-        let (peer, lease) = timeout(patience, peer)
-            .await
-            .unwrap_or_else(|_| Err("the name does not resolve in time".into()))
-            .map_err(Failure::Unreachable)?;
-        let (mut upstream, is_reused) = connect(&self.connector, &peer).await?;
+        let found = timeout(patience, peer).await;
+        let found = found.unwrap_or_else(|_| Err(NoPeer::Missing("the name does not resolve in time".into())));
+        let (peer, mut lease) = found.map_err(|error| match error {
+            NoPeer::Missing(reason) => Failure::Unreachable(reason),
+            NoPeer::Full { .. } => Failure::Overflow(error.to_string()),
+        })?;
+        let (mut upstream, is_reused) = connect(&self.connector, &peer).await.inspect_err(|_| lease.failed())?;
         upstream.set_write_timeout(Some(call.timeouts.between_reads));
         let waited = timeout(patience, send_and_await(&mut upstream, head, body, is_reused));
         let Ok(begun) = waited.await else {
+            lease.failed();
             upstream.shutdown().await;
             return Err(Failure::TimedOut(format!("no answer within {} ms", patience.as_millis())));
         };
-        let begun = begun?;
+        let begun = begun.inspect_err(|failure| {
+            if !matches!(failure, Failure::Stale) {
+                lease.failed();
+            }
+        })?;
+        lease.answered(grpc::http_status(&begun.head));
         // `patience` covered the start; from here on silence between two reads is what counts.
         upstream.set_read_timeout(Some(call.timeouts.between_reads));
         Ok(Opened {

@@ -154,8 +154,14 @@ impl Call {
         let mut head = self.head.clone();
         let host = authority(&head).map(str::to_owned).unwrap_or_default();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let takes_trailers = head.headers.get(header::TE).is_some_and(|value| value == "trailers");
         for name in NOT_FORWARDED {
             head.remove_header(*name);
+        }
+        if takes_trailers && self.upstream.is_http2() {
+            head.insert_header(header::TE, "trailers").map_err(|error| {
+                ApiError::new(ErrorKind::Internal, format!("The upstream head cannot be built: {error}"))
+            })?;
         }
         if self.want.is_some() {
             // An answer that has to be read must not come compressed.

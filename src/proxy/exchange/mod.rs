@@ -27,6 +27,7 @@ use self::call::Call;
 use self::tokens::Tokens;
 use super::context::Context;
 use super::resolve::Resolver;
+use super::service::{Round, answer_or_again};
 use super::snapshot::Snapshot;
 use super::{respond, retry};
 use crate::config::model::{RetryOn, RetryPolicy};
@@ -48,11 +49,11 @@ impl Exchange {
         Exchange { connector: Connector::new(Some(options)), resolver, metrics, tokens: Tokens::default() }
     }
 
-    /// Answers the client. The request's body has been read.
+    /// Answers the client, unless the answer is an error that leads to another route. The request's body has been read.
     ///
     /// # Errors
     /// The client went away; there is nobody to answer.
-    pub async fn serve(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+    pub async fn serve(&self, session: &mut Session, ctx: &mut Context) -> Result<Round> {
         let deadline = ctx.route.as_ref().and_then(|route| route.timeout).map(|limit| Instant::now() + limit);
         let mut refusal = None;
         for (position, target) in plan(ctx).into_iter().enumerate() {
@@ -61,16 +62,14 @@ impl Exchange {
             }
             ctx.state.llm_mut().current = position;
             match self.try_target(session, ctx, &target, deadline).await? {
-                Tried::Usable(opened) => return relay::relay(self, session, ctx, opened).await,
+                Tried::Usable(opened) => return self.relay(session, ctx, opened).await,
                 Tried::Refused(opened) if retry::wants_fallback(ctx, opened.status()) && ctx.fall_back() => {
                     self.give_up(ctx, opened).await;
                     let instead =
                         self.try_target(session, ctx, &Target { service: None, model: None }, deadline).await?;
                     return match instead {
-                        Tried::Usable(opened) | Tried::Refused(opened) => {
-                            relay::relay(self, session, ctx, opened).await
-                        }
-                        Tried::Failed(reply) => respond::write(session, ctx, reply).await,
+                        Tried::Usable(opened) | Tried::Refused(opened) => self.relay(session, ctx, opened).await,
+                        Tried::Failed(reply) => answer_or_again(session, ctx, reply).await,
                     };
                 }
                 // An error answer of the provider is the better thing to pass on than our own words, but only if it is last.
@@ -79,14 +78,23 @@ impl Exchange {
             }
         }
         match refusal {
-            Some(Ok(opened)) => relay::relay(self, session, ctx, opened).await,
-            Some(Err(reply)) => respond::write(session, ctx, reply).await,
+            Some(Ok(opened)) => self.relay(session, ctx, opened).await,
+            Some(Err(reply)) => answer_or_again(session, ctx, reply).await,
             None => {
                 let reply =
                     respond::error(ErrorKind::NoUpstream, "No model was left to try for this request.", "no_target");
-                respond::write(session, ctx, reply).await
+                answer_or_again(session, ctx, reply).await
             }
         }
+    }
+
+    async fn relay(&self, session: &mut Session, ctx: &mut Context, opened: Opened) -> Result<Round> {
+        if ctx.wants_reentry(opened.status()) {
+            self.give_up(ctx, opened).await;
+            return Ok(Round::Again);
+        }
+        relay::relay(self, session, ctx, opened).await?;
+        Ok(Round::Answered)
     }
 
     /// One target with its retries. `deadline` is that of the whole exchange.
@@ -103,6 +111,7 @@ impl Exchange {
         };
         let retry = ctx.route.as_ref().map(|route| route.retry().clone()).unwrap_or_default();
         let mut spent = Spent::default();
+        let mut _repeating;
         loop {
             let Ok(token) = self.tokens.choose(&call, ctx.state.consumer.as_deref(), &spent.tokens) else {
                 let message = format!("Provider service \"{}\" has no usable API token.", call.service);
@@ -148,6 +157,11 @@ impl Exchange {
             };
             let (tried, again) = verdict;
             if !again {
+                return Ok(tried);
+            }
+            _repeating = None;
+            _repeating = call.upstream.retry();
+            if _repeating.is_none() {
                 return Ok(tried);
             }
             if let Tried::Refused(opened) = tried {
@@ -259,7 +273,7 @@ impl Spent {
             Failure::Reset(_) | Failure::TimedOut(_) => is_listed(RetryOn::ServerError) && is_safe(call, retry),
             // Our own pool was at fault, whatever the route says about retries.
             Failure::Stale => return self.attempts < retry.attempts.max(1),
-            Failure::Invalid(_) => false,
+            Failure::Overflow(_) | Failure::Invalid(_) => false,
         };
         allowed && self.attempts < retry.attempts
     }

@@ -49,20 +49,24 @@ impl Exchange {
         let upstream = snapshot.upstream(service, Some(port)).ok_or_else(|| {
             format!("service {service} is not configured with port {port}; add it to the McpBridge or as a Service")
         })?;
-        upstream.address(&self.resolver, None).await.map(|(address, _)| address)
+        upstream.address(&self.resolver).await
     }
 
     async fn call_out(&self, snapshot: &Snapshot, call: HttpCall, limit: usize) -> Result<HttpAnswer, String> {
         let HttpCall { to, mut head, body, .. } = call;
-        let (peer, authority) = match &to {
-            Destination::Url(url) => by_url(url).await?,
+        let (peer, authority, mut lease) = match &to {
+            Destination::Url(url) => {
+                let (peer, authority) = by_url(url).await?;
+                (peer, authority, None)
+            }
             Destination::Service { host, port } => {
                 let upstream = snapshot.upstream(host, *port).ok_or_else(|| {
                     format!("service {host} is not configured; add it to the McpBridge or as a Service")
                 })?;
                 let authority = upstream.dns_authority().unwrap_or_else(|| host.clone());
-                let (peer, _) = upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver, None).await?;
-                (peer, authority)
+                let peer = upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver, None).await;
+                let (peer, lease) = peer.map_err(|error| error.to_string())?;
+                (peer, authority, Some(lease))
             }
         };
         let described = |error: Box<Error>| error.to_string();
@@ -71,10 +75,17 @@ impl Exchange {
         }
         head.insert_header(CONTENT_LENGTH, body.len()).map_err(described)?;
         // A pooled connection may have been closed meanwhile; asking again on a fresh one is safe, nothing was answered.
-        match self.ask(&peer, head.clone(), body.clone(), limit).await {
+        let answer = match self.ask(&peer, head.clone(), body.clone(), limit).await {
             Err((_, true)) => self.ask(&peer, head, body, limit).await.map_err(|(error, _)| error),
             result => result.map_err(|(error, _)| error),
+        };
+        if let Some(lease) = &mut lease {
+            match &answer {
+                Ok(answer) => lease.answered(answer.status()),
+                Err(_) => lease.failed(),
+            }
         }
+        answer
     }
 
     /// One try; the flag of the error says that the connection came from the pool.

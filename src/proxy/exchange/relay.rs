@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use http::header;
+use http::{HeaderMap, header};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
@@ -139,11 +139,18 @@ async fn stream(
     first: Bytes,
     mut is_done: bool,
 ) -> Result<End> {
-    session.write_response_header(head, is_done && first.is_empty()).await?;
+    let mut trailers = None;
+    if is_done {
+        match read_trailers(session, upstream).await {
+            Ok(read) => trailers = read,
+            Err(error) => return Ok(End::Cut(error.to_string())),
+        }
+    }
+    session.write_response_header(head, is_done && first.is_empty() && trailers.is_none()).await?;
     let mut chunk = first;
     loop {
-        let gathered = if is_done { Gathered { chunk, is_done, failed: None } } else { gather(upstream, chunk) };
-        chunk = gathered.chunk;
+        let mut gathered = if is_done { Gathered { chunk, is_done, failed: None } } else { gather(upstream, chunk) };
+        chunk = std::mem::take(&mut gathered.chunk);
         is_done = gathered.is_done;
         // Known only for HTTP/2 and for bodies with a length that has been reached: saves one empty read.
         is_done = is_done || upstream.response_done();
@@ -155,12 +162,22 @@ async fn stream(
         if !chunk.is_empty() || is_done {
             let mut out = Some(chunk);
             respond::pass_chunk(session, ctx, &mut out);
-            session.write_response_body(out, is_done).await?;
+            if is_done && trailers.is_none() {
+                match read_trailers(session, upstream).await {
+                    Ok(read) => trailers = read,
+                    Err(error) => gathered.failed = Some(error),
+                }
+            }
+            let is_last = is_done && trailers.is_none() && gathered.failed.is_none();
+            session.write_response_body(out, is_last).await?;
         }
         if let Some(error) = gathered.failed {
             return Ok(End::Cut(error.to_string()));
         }
         if is_done {
+            if let Some(trailers) = trailers {
+                session.as_downstream_mut().write_response_trailers(trailers).await?;
+            }
             return Ok(End::Complete);
         }
         let read = tokio::select! {
@@ -178,6 +195,16 @@ async fn stream(
             }
             Err(error) => return Ok(End::Cut(error.to_string())),
         }
+    }
+}
+
+/// What follows the body, between two sides that both speak HTTP/2.
+async fn read_trailers(session: &Session, upstream: &mut HttpSession) -> Result<Option<HeaderMap>> {
+    match upstream {
+        HttpSession::H2(upstream) if session.req_header().version == http::Version::HTTP_2 => {
+            upstream.read_trailers().await
+        }
+        _ => Ok(None),
     }
 }
 

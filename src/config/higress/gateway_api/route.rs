@@ -14,7 +14,8 @@ use crate::config::fields::Fields;
 use crate::config::higress::ingress::{Draft, TargetRef, host_match, route_name};
 use crate::config::higress::{service, skip_common};
 use crate::config::model::{
-    Admission, HeaderMatch, HostMatch, ObjectRef, RetryOn, RetryPolicy, Rewrite, Route, StringMatch, UpstreamPolicy,
+    Admission, HeaderMatch, HostMatch, ObjectRef, Protocol, RetryOn, RetryPolicy, Rewrite, Route, StringMatch,
+    UpstreamPolicy,
 };
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
@@ -98,6 +99,8 @@ impl Reader<'_> {
 
     fn rule(&self, mut rule: Fields<'_>, places: &Places) -> Vec<Draft> {
         let is_grpc = self.origin.kind == "GRPCRoute";
+        // gRPC is HTTP/2 by definition, whatever the service says of itself.
+        let policy = UpstreamPolicy { protocol: is_grpc.then_some(Protocol::Http2), ..UpstreamPolicy::default() };
         let written = rule.objects("matches");
         let is_unconditional = written.is_empty();
         let mut found: Vec<Match> = written
@@ -129,7 +132,7 @@ impl Reader<'_> {
                         targets: if route.admission.redirect.is_some() { Vec::new() } else { targets.clone() },
                         route,
                         field: field.clone(),
-                        policy: UpstreamPolicy::default(),
+                        policy: policy.clone(),
                         fallback: None,
                         mirror: filters.mirror.clone(),
                         rpc: None,
@@ -178,6 +181,7 @@ impl Reader<'_> {
             canaries: Vec::new(),
             fallback: None,
             mirror: None,
+            reentry: None,
             timeout,
             retry: retry.clone(),
             rewrite: Rewrite { host: filters.host.clone(), path },
@@ -245,38 +249,9 @@ fn timeouts(mut fields: Fields<'_>) -> (Option<Duration>, Option<Duration>) {
     (request, backend)
 }
 
+/// Zero means none.
 fn duration(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {
-    let text = fields.text(key)?;
-    let parsed = parse_duration(text);
-    if parsed.is_none() {
-        fields.report().error_hint(
-            &fields.path_of(key),
-            format!("`{text}` is not a duration"),
-            "for example 10s, 500ms, 1m30s",
-        );
-    }
-    parsed.filter(|duration| !duration.is_zero())
-}
-
-/// `1h2m3s4ms`, any of them.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        total += match &rest[..unit] {
-            "h" => Duration::from_secs(number.checked_mul(3600)?),
-            "m" => Duration::from_secs(number.checked_mul(60)?),
-            "s" => Duration::from_secs(number),
-            "ms" => Duration::from_millis(number),
-            _ => return None,
-        };
-        rest = &rest[unit..];
-    }
-    (!text.is_empty()).then_some(total)
+    fields.duration(key).filter(|duration| !duration.is_zero())
 }
 
 fn retry(rule: &mut Fields<'_>, per_try_timeout: Option<Duration>) -> RetryPolicy {
@@ -290,19 +265,4 @@ fn retry(rule: &mut Fields<'_>, per_try_timeout: Option<Duration>) -> RetryPolic
     retry.unsupported(&["backoff"]);
     retry.finish();
     policy
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        for (text, ms) in [("10s", 10_000), ("500ms", 500), ("1m30s", 90_000), ("1h0m0s1ms", 3_600_001), ("0s", 0)] {
-            assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "10", "s", "1.5s", "10s5", "1d", "-1s"] {
-            assert_eq!(parse_duration(text), None, "{text}");
-        }
-    }
 }

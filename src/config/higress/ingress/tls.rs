@@ -5,8 +5,7 @@ use super::Reader;
 use crate::base::secret::Secret as Hidden;
 use crate::config::annotations::SecretRule;
 use crate::config::fields::Fields;
-use crate::config::higress::secret::Secret;
-use crate::config::model::{Certificate, ClientCa, Identity, TlsOptions, TlsPolicy, UpstreamPolicy};
+use crate::config::model::{Certificate, ClientCa, HostMatch, Identity, Shown, TlsOptions, TlsPolicy, UpstreamPolicy};
 
 /// Keys under which a Secret may hold authorities.
 const CA_KEYS: &[&str] = &["ca.crt", "cacert"];
@@ -36,25 +35,26 @@ pub(super) fn entries(spec: &mut Fields<'_>) -> Vec<Tls> {
 }
 
 impl Reader<'_> {
-    /// The certificate of a rule's host: the first entry that names exactly this host.
-    pub(super) fn certificate(&self, written: &str, tls: &mut [Tls], certificates: &mut Vec<Certificate>) {
+    /// The certificate of a rule's host: that of the first entry that names exactly this host, or of `higress-https`.
+    pub(super) fn certificate(
+        &self,
+        written: &str,
+        host_match: &HostMatch,
+        tls: &mut [Tls],
+        certificates: &mut Vec<Certificate>,
+    ) {
         let host = if written.is_empty() { "*" } else { written };
-        let Some(entry) =
-            tls.iter_mut().find(|entry| entry.hosts.iter().any(|other| other == written || other == host))
-        else {
-            return;
-        };
-        entry.is_used = true;
-        if certificates.iter().any(|certificate| certificate.hosts.iter().any(|other| other.eq_ignore_ascii_case(host)))
-        {
+        let is_there = |certificate: &Certificate| certificate.hosts.iter().any(|it| it.eq_ignore_ascii_case(host));
+        let entry = tls.iter().position(|entry| entry.hosts.iter().any(|other| other == written || other == host));
+        if let Some(entry) = entry.and_then(|at| tls.get_mut(at)) {
+            entry.is_used = true;
+        }
+        if tls.is_empty() || certificates.iter().any(is_there) {
             return;
         }
-        let path = format!("{}.secretName", entry.path);
-        let Some(name) = &entry.secret else {
-            self.report.warn(&path, format!("is missing, so `{host}` has no certificate"));
+        let Some((namespace, name, path)) = self.secret_of(host, host_match, entry.and_then(|at| tls.get(at))) else {
             return;
         };
-        let namespace = &self.origin.namespace;
         let Some(secret) = self.secrets.get(namespace, name) else {
             self.report.warn(&path, format!("there is no Secret {namespace}/{name}, so `{host}` has no certificate"));
             return;
@@ -73,6 +73,33 @@ impl Reader<'_> {
             key: Hidden::new(key),
             options,
         });
+    }
+
+    /// Namespace and name of the Secret with a host's certificate, and the field that says so. `None` if there is none, or
+    /// none yet.
+    fn secret_of<'b>(
+        &'b self,
+        host: &str,
+        host_match: &HostMatch,
+        entry: Option<&'b Tls>,
+    ) -> Option<(&'b str, &'b str, String)> {
+        let path = entry.map(|entry| format!("{}.secretName", entry.path));
+        let named = entry.and_then(|entry| entry.secret.as_deref()).map(|name| (self.origin.namespace.as_str(), name));
+        let is_missing = named.is_none_or(|(namespace, name)| self.secrets.get(namespace, name).is_none());
+        let may_replace = named.is_none() || (is_missing && self.https.fallback_for_invalid_secret);
+        if let Some(credential) = self.https.secret_for(host_match).filter(|_| may_replace) {
+            let (namespace, name) = (credential.namespace.as_str(), credential.name.as_str());
+            let is_awaited = credential.is_issued && self.secrets.get(namespace, name).is_none();
+            return (!is_awaited).then(|| (namespace, name, "spec.tls".to_owned()));
+        }
+        match (named, path) {
+            (Some((namespace, name)), Some(path)) => Some((namespace, name, path)),
+            (None, Some(path)) => {
+                self.report.warn(&path, format!("is missing, so `{host}` has no certificate"));
+                None
+            }
+            (_, None) => None,
+        }
     }
 
     /// `None` if clients cannot be checked as the Ingress asks for: no TLS is better than TLS for everybody.
@@ -128,15 +155,20 @@ impl Reader<'_> {
     fn identity(&self, rule: &SecretRule) -> Option<Identity> {
         let namespace = rule.namespace.as_ref().unwrap_or(&self.origin.namespace);
         let secret = self.secrets.get(namespace, &rule.name);
-        let pair = |secret: &Secret| Some((secret.text("tls.crt")?.to_owned(), Hidden::new(secret.text("tls.key")?)));
-        let Some((secret, (chain, key))) = secret.and_then(|secret| Some((secret, pair(secret)?))) else {
+        let found = secret.map(|secret| {
+            let ca = CA_KEYS.iter().find_map(|key| secret.text(key)).map(str::to_owned);
+            let pair = secret.text("tls.crt").zip(secret.text("tls.key"));
+            let shown = pair.map(|(chain, key)| Shown { chain: chain.to_owned(), key: Hidden::new(key) });
+            Identity { secret: secret.origin().clone(), shown, ca }
+        });
+        // Authorities alone are enough to know the upstream by.
+        let usable = found.filter(|identity| identity.shown.is_some() || identity.ca.is_some());
+        if usable.is_none() {
             let fault = if secret.is_some() { "lacks tls.crt or tls.key" } else { "does not exist" };
             let message =
                 format!("the Secret {namespace}/{} {fault}, so no certificate is shown to the upstream", rule.name);
             self.report.warn(&self.annotation(&rule.key), message);
-            return None;
-        };
-        let ca = CA_KEYS.iter().find_map(|key| secret.text(key)).map(str::to_owned);
-        Some(Identity { secret: secret.origin().clone(), chain, key, ca })
+        }
+        usable
     }
 }

@@ -1,8 +1,8 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{Ready, pending, ready};
-use std::time::UNIX_EPOCH;
 
+use bytes::Bytes;
 use expect_test::expect;
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
@@ -55,9 +55,13 @@ impl FakeCollector {
         for _ in 0..spans {
             sink.send(span(1));
         }
-        export(receiver, ready(()), |body| self.post(&body)).await;
+        export(receiver, ready(()), prepare, |body| self.post(&body)).await;
         (self.batches.take(), sink.dropped())
     }
+}
+
+fn prepare(spans: &[Span]) -> Result<Bytes, String> {
+    otlp::request(spans).map_err(|error| error.to_string())
 }
 
 fn refused() -> Result<u16, String> {
@@ -100,7 +104,7 @@ fn spans_are_encoded_as_otlp_json() {
         is_error: true,
         ..server
     };
-    let body: Value = serde_json::from_slice(&encode::request(&[server, client]).unwrap()).unwrap();
+    let body: Value = serde_json::from_slice(&otlp::request(&[server, client]).unwrap()).unwrap();
     let text = serde_json::to_string_pretty(&body).unwrap().replace(env!("CARGO_PKG_VERSION"), "VERSION");
     expect![[r#"
         {
@@ -240,16 +244,37 @@ fn spans_are_encoded_as_otlp_json() {
 }
 
 #[test]
+fn spans_are_encoded_for_zipkin_and_skywalking() {
+    let server = Span {
+        name: "POST web".into(),
+        parent_id: Some([7; 8]),
+        attributes: vec![
+            (semconv::HTTP_REQUEST_METHOD, AttributeValue::String("POST".into())),
+            (semconv::HTTP_RESPONSE_STATUS_CODE, AttributeValue::Int(503)),
+            (semconv::CLIENT_ADDRESS, AttributeValue::String("10.0.0.9".into())),
+        ],
+        is_error: true,
+        ..span(1)
+    };
+    let shown = |body: Bytes| -> String {
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        serde_json::to_string(&body).unwrap()
+    };
+    expect![[r#"[{"traceId":"abababababababababababababababab","id":"0000000000000001","parentId":"0707070707070707","name":"POST web","kind":"SERVER","timestamp":1700000000123456,"duration":7000,"localEndpoint":{"serviceName":"weirgate"},"tags":{"client.address":"10.0.0.9","error":"true","http.request.method":"POST","http.response.status_code":"503"}}]"#]].assert_eq(&shown(zipkin::request(std::slice::from_ref(&server)).unwrap()));
+    expect![[r#"[{"traceId":"abababababababababababababababab","traceSegmentId":"0000000000000001","service":"weirgate","serviceInstance":"weirgate","spans":[{"operationName":"POST web","startTime":1700000000123,"endTime":1700000000130,"spanType":"Entry","spanLayer":"Http","spanId":0,"parentSpanId":-1,"componentId":6000,"isError":true,"tags":[{"key":"http.request.method","value":"POST"},{"key":"http.response.status_code","value":"503"},{"key":"client.address","value":"10.0.0.9"}]}]}]"#]].assert_eq(&shown(skywalking::request(&[server]).unwrap()));
+}
+
+#[test]
 fn a_span_before_1970_starts_at_zero() {
     let early = Span { start: UNIX_EPOCH - Duration::from_secs(1), ..span(1) };
-    let encoded = spans_in(&encode::request(&[early]).unwrap());
+    let encoded = spans_in(&otlp::request(&[early]).unwrap());
     assert_eq!(encoded[0]["startTimeUnixNano"], "0");
 }
 
 #[test]
 fn the_path_is_appended_once() {
-    assert_eq!(traces_url("http://127.0.0.1:4318"), "http://127.0.0.1:4318/v1/traces");
-    assert_eq!(traces_url("https://collector.example/otlp/"), "https://collector.example/otlp/v1/traces");
+    assert_eq!(otlp::traces_url("http://127.0.0.1:4318"), "http://127.0.0.1:4318/v1/traces");
+    assert_eq!(otlp::traces_url("https://collector.example/otlp/"), "https://collector.example/otlp/v1/traces");
 }
 
 #[test]
@@ -274,15 +299,6 @@ fn the_smallest_queue_holds_one_span() {
     assert_eq!(sink.dropped(), 1);
 }
 
-#[test]
-fn a_sink_that_is_off_takes_nothing_and_loses_nothing() {
-    let sink = SpanSink::off();
-    sink.send(span(1));
-    assert!(!sink.is_on());
-    assert!(channel(1).0.is_on());
-    assert_eq!(sink.dropped(), 0);
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_batch_leaves_when_it_is_full_and_a_smaller_one_when_its_time_is_over() {
     let (sink, receiver) = channel(2 * BATCH_SPANS);
@@ -296,7 +312,7 @@ async fn a_batch_leaves_when_it_is_full_and_a_smaller_one_when_its_time_is_over(
         sink.send(span(1));
     }
     tokio::select! {
-        () = export(receiver, pending(), post) => panic!("the sink is still there"),
+        () = export(receiver, pending(), prepare, post) => panic!("the sink is still there"),
         () = sleep(LIMIT) => panic!("two batches were due"),
         seen = seen.wait_for(|batches| batches.len() == 2) => {
             // The clock is paused: it moves only when everything waits for it.
@@ -312,7 +328,7 @@ async fn the_rest_is_exported_when_every_sink_is_gone() {
     sink.send(span(2));
     drop(sink);
     let collector = FakeCollector::new([]);
-    export(receiver, pending(), |body| collector.post(&body)).await;
+    export(receiver, pending(), prepare, |body| collector.post(&body)).await;
     assert_eq!(collector.batches.take(), [2]);
 }
 
@@ -328,7 +344,7 @@ async fn the_rest_is_exported_at_shutdown_while_sinks_live_on() {
         stop.send(()).unwrap();
     };
     let stopped = async { stopped.await.unwrap() };
-    tokio::join!(export(receiver, stopped, |body| collector.post(&body)), shutdown);
+    tokio::join!(export(receiver, stopped, prepare, |body| collector.post(&body)), shutdown);
     assert_eq!(collector.batches.take(), [BATCH_SPANS, 1]);
     assert_eq!(sink.dropped(), 0);
     sink.send(span(1));
@@ -363,7 +379,7 @@ async fn the_export_goes_on_after_a_lost_batch() {
         }
         answer
     };
-    let exported = export(receiver, async { seen.await.unwrap() }, post);
+    let exported = export(receiver, async { seen.await.unwrap() }, prepare, post);
     timeout(LIMIT, exported).await.expect("three posts and then the stop");
     assert_eq!(collector.batches.take(), [BATCH_SPANS, BATCH_SPANS, 1]);
     assert_eq!(sink.dropped(), BATCH_SPANS as u64);
@@ -381,7 +397,7 @@ async fn a_collector_that_never_answers_is_given_up() {
     let (sink, receiver) = channel(1);
     sink.send(span(1));
     let began = Instant::now();
-    export(receiver, ready(()), |_| pending()).await;
+    export(receiver, ready(()), prepare, |_| pending()).await;
     assert_eq!(began.elapsed(), POST_TIMEOUT + RETRY_AFTER + POST_TIMEOUT);
     assert_eq!(sink.dropped(), 1);
 }

@@ -1,17 +1,19 @@
-//! Trace export to an OpenTelemetry collector: finished spans wait in a bounded queue and leave in batches.
+//! Trace export: finished spans wait in a bounded queue and leave in batches, in the form of the collector that is configured.
 //!
 //! The request path calls `SpanSink::send` once per span and never waits; `server` runs `export` in the background and
 //! hands in the HTTP POST, so nothing here opens a socket. Whether a trace is sampled is the sender's decision.
 
-mod encode;
+pub mod otlp;
 pub mod semconv;
+pub mod skywalking;
+pub mod zipkin;
 
+use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -52,7 +54,7 @@ pub enum AttributeValue {
 /// Where finished spans go. Clones feed the same queue.
 #[derive(Debug, Clone)]
 pub struct SpanSink {
-    queue: Option<mpsc::Sender<Span>>,
+    queue: mpsc::Sender<Span>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -62,6 +64,9 @@ pub struct SpanReceiver {
     queue: mpsc::Receiver<Span>,
     dropped: Arc<AtomicU64>,
 }
+
+/// Name of this process towards collectors.
+pub const SERVICE: &str = "weirgate";
 
 /// A batch leaves when it has this many spans …
 const BATCH_SPANS: usize = 512;
@@ -76,28 +81,13 @@ const POST_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn channel(capacity: usize) -> (SpanSink, SpanReceiver) {
     let (sender, queue) = mpsc::channel(capacity.max(1));
     let dropped = Arc::new(AtomicU64::new(0));
-    (SpanSink { queue: Some(sender), dropped: dropped.clone() }, SpanReceiver { queue, dropped })
-}
-
-/// Where traces are posted: the standard path below the setting `telemetry.otlp_endpoint`.
-pub fn traces_url(endpoint: &str) -> String {
-    format!("{}/v1/traces", endpoint.trim_end_matches('/'))
+    (SpanSink { queue: sender, dropped: dropped.clone() }, SpanReceiver { queue, dropped })
 }
 
 impl SpanSink {
-    /// Takes nothing. Ask `is_on` before building a span.
-    pub fn off() -> SpanSink {
-        SpanSink { queue: None, dropped: Arc::default() }
-    }
-
-    pub fn is_on(&self) -> bool {
-        self.queue.is_some()
-    }
-
     /// Queues a span; it is dropped and counted when the queue is full or the export has ended.
     pub fn send(&self, span: Span) {
-        let Some(queue) = &self.queue else { return };
-        if queue.try_send(span).is_err() {
+        if self.queue.try_send(span).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -110,12 +100,14 @@ impl SpanSink {
 
 /// Posts spans until `stop` resolves or every sink is gone, then what is still queued, and returns.
 ///
-/// `post` sends one JSON body (`content-type: application/json`) to `traces_url` and resolves to the status of the
-/// answer, or to why there was none. A batch that fails is posted once more where OTLP allows it, then dropped and counted.
+/// `prepare` writes a batch in the form of the collector; `post` sends what it made and resolves to the status of the
+/// answer, or to why there was none. A batch that fails is posted once more where that may help, then dropped and counted.
 /// When a batch fails after `stop`, the rest is dropped too: a dead collector must not hold the shutdown.
-pub async fn export<P, F, S>(mut spans: SpanReceiver, stop: S, post: P)
+pub async fn export<E, B, P, F, S>(mut spans: SpanReceiver, stop: S, prepare: E, post: P)
 where
-    P: Fn(Bytes) -> F,
+    E: Fn(&[Span]) -> Result<B, String>,
+    B: Clone,
+    P: Fn(B) -> F,
     F: Future<Output = Result<u16, String>>,
     S: Future<Output = ()>,
 {
@@ -123,7 +115,10 @@ where
     let mut collector = Collector::default();
     let mut batch = Vec::with_capacity(BATCH_SPANS);
     while spans.fill(&mut batch, stop.as_mut()).await {
-        let outcome = deliver(&batch, &post).await;
+        let outcome = match prepare(&batch) {
+            Ok(prepared) => deliver(prepared, &post).await,
+            Err(reason) => Err(reason),
+        };
         let mut lost = 0;
         if outcome.is_err() {
             lost = batch.len();
@@ -135,9 +130,9 @@ where
         match (collector.observe(outcome.is_ok()), outcome) {
             (Some(Turn::Failed), Err(reason)) => tracing::warn!(
                 reason,
-                "The OpenTelemetry collector does not take traces: spans are dropped until it does; check telemetry.otlp_endpoint"
+                "The trace collector does not take traces: spans are dropped until it does; check its service and port (tracing in the ConfigMap higress-config) or telemetry.otlp_endpoint"
             ),
-            (Some(Turn::Recovered), _) => tracing::info!(dropped, "The OpenTelemetry collector takes traces again"),
+            (Some(Turn::Recovered), _) => tracing::info!(dropped, "The trace collector takes traces again"),
             _ => {}
         }
     }
@@ -175,22 +170,48 @@ impl SpanReceiver {
     }
 }
 
+/// A clock that stands before 1970 gives 0.
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// An id as it is written.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Display for AttributeValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AttributeValue::String(text) => f.write_str(text),
+            AttributeValue::Int(number) => write!(f, "{number}"),
+            AttributeValue::Bool(flag) => write!(f, "{flag}"),
+            AttributeValue::Double(number) => write!(f, "{number}"),
+            AttributeValue::Strings(texts) => f.write_str(&texts.join(",")),
+        }
+    }
+}
+
 /// Why a batch was not taken.
 struct Failure {
     reason: String,
     may_retry: bool,
 }
 
-async fn deliver<P, F>(batch: &[Span], post: &P) -> Result<(), String>
+async fn deliver<B, P, F>(batch: B, post: &P) -> Result<(), String>
 where
-    P: Fn(Bytes) -> F,
+    B: Clone,
+    P: Fn(B) -> F,
     F: Future<Output = Result<u16, String>>,
 {
-    let body = encode::request(batch).map_err(|error| error.to_string())?;
-    let mut outcome = attempt(post(body.clone())).await;
+    let mut outcome = attempt(post(batch.clone())).await;
     if outcome.as_ref().is_err_and(|failure| failure.may_retry) {
         sleep(RETRY_AFTER).await;
-        outcome = attempt(post(body)).await;
+        outcome = attempt(post(batch)).await;
     }
     outcome.map_err(|failure| failure.reason)
 }

@@ -1,21 +1,28 @@
-//! The wire form: `ExportTraceServiceRequest` in OTLP's JSON encoding.
+//! OpenTelemetry: `ExportTraceServiceRequest` in OTLP's JSON encoding, to be posted to `/v1/traces`.
 //!
 //! That is the Protobuf JSON mapping (64-bit integers are strings, enums are numbers) except for ids, which are hex.
 
-use std::fmt::{self, Display};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::fmt::Display;
 
 use bytes::Bytes;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-use super::{AttributeValue, Span, SpanKind};
+use super::{AttributeValue, Hex, Span, SpanKind, since_1970};
+
+/// Where collectors take traces.
+pub const PATH: &str = "/v1/traces";
+
+/// Where traces are posted: the standard path below the setting `telemetry.otlp_endpoint`.
+pub fn traces_url(endpoint: &str) -> String {
+    format!("{}{PATH}", endpoint.trim_end_matches('/'))
+}
 
 /// The body of one POST.
 ///
 /// # Errors
 /// None that a span can cause: every key is a string and the sink is memory. The signature is the serializer's.
-pub(super) fn request(spans: &[Span]) -> serde_json::Result<Bytes> {
+pub fn request(spans: &[Span]) -> serde_json::Result<Bytes> {
     let resource = [
         ("service.name", AttributeValue::String("weirgate".into())),
         ("service.version", AttributeValue::String(env!("CARGO_PKG_VERSION").into())),
@@ -73,8 +80,8 @@ impl Serialize for Span {
         }
         span.serialize_field("name", &self.name)?;
         span.serialize_field("kind", &kind)?;
-        span.serialize_field("startTimeUnixNano", &Text(unix_nanos(self.start)))?;
-        span.serialize_field("endTimeUnixNano", &Text(unix_nanos(self.end)))?;
+        span.serialize_field("startTimeUnixNano", &Text(since_1970(self.start).as_nanos()))?;
+        span.serialize_field("endTimeUnixNano", &Text(since_1970(self.end).as_nanos()))?;
         span.serialize_field("attributes", &Attributes(&self.attributes))?;
         span.serialize_field("status", &status)?;
         span.end()
@@ -144,17 +151,4 @@ impl<T: Display> Serialize for Text<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
-}
-
-struct Hex<'a>(&'a [u8]);
-
-impl Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-/// A clock that stands before 1970 gives 0.
-fn unix_nanos(time: SystemTime) -> u128 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
 }

@@ -1,0 +1,152 @@
+//! The loop that keeps certificates fresh.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Authority, Leaf, Shelf};
+use crate::config::model::{AutomaticHttps, CertificateOrder};
+
+/// Between two looks at what is wanted, if nothing says that it has changed.
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
+
+/// After a failure; doubled with each further one. Authorities shut out who fails too often.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(12 * 3600);
+
+/// Orders what is wanted and not there, and what expires soon. `changed` says that something else may be wanted.
+pub async fn keep(authority: Authority, shelf: Arc<dyn Shelf>, changed: Arc<Notify>) {
+    let mut failures = Failures::default();
+    loop {
+        if let Some(wanted) = shelf.wanted() {
+            failures.forget_all_but(&wanted);
+            for order in &wanted.orders {
+                if is_due(order, wanted.renew_before, SystemTime::now()) && !failures.is_pausing(&order.domain) {
+                    let outcome = issue(&authority, &*shelf, &wanted, order).await;
+                    shelf.count(outcome.is_ok());
+                    failures.note(&order.domain, outcome);
+                }
+            }
+        }
+        let next = failures.next().map_or(LOOK_EVERY, |next| next.min(LOOK_EVERY));
+        tokio::select! {
+            () = changed.notified() => {}
+            () = tokio::time::sleep(next) => {}
+        }
+    }
+}
+
+async fn issue(
+    authority: &Authority,
+    shelf: &dyn Shelf,
+    wanted: &AutomaticHttps,
+    order: &CertificateOrder,
+) -> Result<(), String> {
+    let domain = &order.domain;
+    tracing::info!(domain, directory = authority.directory, "Ordering a certificate");
+    let issued = authority.issue(domain, wanted.email.as_deref()).await?;
+    shelf.put(order, &issued)?;
+    tracing::info!(domain, secret = %order.secret, "A certificate was issued");
+    Ok(())
+}
+
+/// Whether there is no certificate for the domain, or not for much longer.
+fn is_due(order: &CertificateOrder, renew_before: Duration, now: SystemTime) -> bool {
+    let leaf = order.chain.as_deref().and_then(Leaf::of);
+    leaf.is_none_or(|leaf| !leaf.names.contains(&order.domain) || leaf.time_left(now) < renew_before)
+}
+
+/// Domains whose last order failed.
+#[derive(Default)]
+struct Failures {
+    by_domain: HashMap<String, (Duration, Instant)>,
+}
+
+impl Failures {
+    fn is_pausing(&self, domain: &str) -> bool {
+        self.by_domain.get(domain).is_some_and(|(_, until)| Instant::now() < *until)
+    }
+
+    fn note(&mut self, domain: &str, outcome: Result<(), String>) {
+        let Err(reason) = outcome else {
+            self.by_domain.remove(domain);
+            return;
+        };
+        let before = self.by_domain.get(domain).map(|(pause, _)| *pause * 2);
+        let pause = before.unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE);
+        tracing::error!(
+            domain,
+            reason,
+            retry_in_s = pause.as_secs(),
+            "No certificate was issued. The domain must lead to this gateway's port 80 (http-01) or 443 (tls-alpn-01)"
+        );
+        self.by_domain.insert(domain.to_owned(), (pause, Instant::now() + pause));
+    }
+
+    fn forget_all_but(&mut self, wanted: &AutomaticHttps) {
+        self.by_domain.retain(|domain, _| wanted.orders.iter().any(|order| order.domain == *domain));
+    }
+
+    /// Time to the end of the first pause.
+    fn next(&self) -> Option<Duration> {
+        self.by_domain.values().map(|(_, until)| until.saturating_duration_since(Instant::now())).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+    use crate::config::model::ObjectRef;
+
+    fn chain(names: &[&str]) -> String {
+        let mut params =
+            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        params.not_after = date_time_ymd(2026, 3, 1);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
+    #[test]
+    fn what_is_missing_wrong_or_old_is_ordered() {
+        let secret = ObjectRef {
+            kind: "Secret".into(),
+            namespace: "higress-system".into(),
+            name: "a".into(),
+            file: PathBuf::from("secrets/a.yaml"),
+        };
+        // 1 February and 20 February 2026.
+        let (early, late) =
+            [1_769_904_000, 1_771_545_600].map(|secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs)).into();
+        let month = Duration::from_secs(14 * 86_400);
+        for (chain, now, expected) in [
+            (None, early, true),
+            (Some("nonsense".to_owned()), early, true),
+            (Some(chain(&["a.com"])), early, false),
+            (Some(chain(&["a.com"])), late, true),
+            (Some(chain(&["b.com"])), early, true),
+        ] {
+            let order = CertificateOrder { domain: "a.com".into(), secret: secret.clone(), chain };
+            assert_eq!(is_due(&order, month, now), expected, "{order:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_repeated_after_growing_pauses() {
+        let mut failures = Failures::default();
+        for pause in [60, 120, 240] {
+            failures.note("a.com", Err("refused".into()));
+            assert!(failures.is_pausing("a.com") && !failures.is_pausing("b.com"));
+            assert_eq!(failures.next(), Some(Duration::from_secs(pause)));
+            tokio::time::advance(Duration::from_secs(pause)).await;
+            assert!(!failures.is_pausing("a.com"));
+        }
+        failures.note("a.com", Ok(()));
+        assert_eq!(failures.next(), None);
+    }
+}

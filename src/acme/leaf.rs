@@ -1,0 +1,36 @@
+//! What a certificate says about itself.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use x509_parser::extensions::GeneralName;
+
+/// The first certificate of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    pub not_after: SystemTime,
+    /// Lower case.
+    pub names: Vec<String>,
+}
+
+impl Leaf {
+    /// `None` if the text holds no certificate that can be read.
+    pub fn of(chain_pem: &str) -> Option<Leaf> {
+        let der = CertificateDer::from_pem_slice(chain_pem.as_bytes()).ok()?;
+        let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
+        let names = certificate.subject_alternative_name().ok().flatten();
+        let names = names.iter().flat_map(|extension| &extension.value.general_names);
+        let names = names.filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        });
+        let not_after = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+        Some(Leaf { not_after: UNIX_EPOCH + Duration::from_secs(not_after), names: names.collect() })
+    }
+
+    /// Zero when it has expired.
+    pub fn time_left(&self, now: SystemTime) -> Duration {
+        self.not_after.duration_since(now).unwrap_or_default()
+    }
+}

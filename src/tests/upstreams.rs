@@ -1,0 +1,491 @@
+//! What lies behind the gateway: conversations (WebSocket, gRPC) that pass through it whole, and services some of whose
+//! endpoints fail, are unwell, or have enough to do.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use h2::RecvStream;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, accept_hdr_async, connect_async};
+
+use crate::harness::*;
+use crate::ingress::{Authority, secret, site};
+
+/// A WebSocket server that sends back what it gets, with the path it was asked for before it; `/no` is refused.
+async fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(echo(stream));
+        }
+    });
+    address
+}
+
+async fn echo(stream: TcpStream) {
+    let mut path = String::new();
+    #[expect(clippy::result_large_err, reason = "the library's type")]
+    let look = |request: &Request<()>, mut response: Response<()>| {
+        path = request.uri().path().to_owned();
+        if path == "/no" {
+            return Err(Response::builder().status(403).body(Some("not here".to_owned())).unwrap());
+        }
+        if let Some(protocol) = request.headers().get("sec-websocket-protocol") {
+            response.headers_mut().insert("sec-websocket-protocol", protocol.clone());
+        }
+        Ok(response)
+    };
+    let Ok(mut socket) = accept_hdr_async(stream, look).await else { return };
+    while let Some(Ok(message)) = socket.next().await {
+        let answer = match message {
+            Message::Text(text) => Message::text(format!("{path} {text}")),
+            Message::Binary(bytes) => Message::Binary(bytes),
+            _ => continue,
+        };
+        if socket.send(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+async fn open(gateway: &Gateway, path: &str) -> Result<(Socket, Response<Option<Vec<u8>>>), WsError> {
+    let mut request = format!("ws://{}{path}", gateway.http).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("chat"));
+    request.headers_mut().insert("x-key", HeaderValue::from_static("kept"));
+    connect_async(request).await
+}
+
+async fn said(socket: &mut Socket, text: &str) -> String {
+    socket.send(Message::text(text)).await.unwrap();
+    socket.next().await.unwrap().unwrap().into_text().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn a_websocket_passes_the_chain_and_outlives_its_route() {
+    let folder = Folder::new();
+    let control = json!({"higress.io/response-header-control-add": "x-by gateway", "higress.io/timeout": "1"});
+    folder.services(&[("talk", echo_server().await)]).route_with("talk", "/", "talk.static", &control);
+    // They want bodies, one of them that of the answer.
+    folder.plugin("request-block", &json!({"block_bodies": ["secret"]}), &json!([]));
+    folder.plugin("response-cache", &json!({"cacheKeyFromHeader": "x-key"}), &json!([]));
+    let gateway = Gateway::start(folder);
+    let (mut socket, response) = open(&gateway, "/room").await.unwrap();
+    assert_eq!((response.status().as_u16(), &response.headers()["x-by"]), (101, &HeaderValue::from_static("gateway")));
+    assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
+    assert_eq!(said(&mut socket, "hello").await, "/room hello");
+    let large = Bytes::from(vec![7; 1 << 20]);
+    socket.send(Message::Binary(large.clone())).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap().into_data(), large);
+
+    std::fs::remove_file(gateway.folder.config().join("ingresses/talk.yaml")).unwrap();
+    gateway.folder.route("other", "/other", "talk.static");
+    eventually_async("the route is gone", || async { open(&gateway, "/room").await.is_err().then_some(()) }).await;
+    assert_eq!(said(&mut socket, "still here").await, "/room still here");
+    let (mut second, _) = open(&gateway, "/other").await.unwrap();
+    assert_eq!(said(&mut second, "hello").await, "/other hello");
+    socket.close(None).await.unwrap();
+    assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
+    drop(socket);
+    let log = eventually_async("the log line of the conversation", || async {
+        let is_it =
+            |line: &serde_json::Value| line["path"] == "/room" && line["bytes_received"].as_u64() > Some(1 << 20);
+        gateway.access_log(1).into_iter().find(is_it)
+    })
+    .await;
+    assert_eq!(log["response_code"], 101, "{log}");
+}
+
+#[tokio::test]
+async fn a_refused_websocket_is_an_answer_and_no_way_around_plugins() {
+    let plain = Upstream::start(|_, _| async { ok(&json!("an answer")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("talk", echo_server().await), ("plain", plain.address)]);
+    folder.route("talk", "/no", "talk.static").route("plain", "/plain", "plain.static");
+    folder.plugin("response-cache", &json!({"cacheKeyFromHeader": "x-key"}), &json!([]));
+    let gateway = Gateway::start(folder);
+    let refused = async |path: &str| match open(&gateway, path).await {
+        Err(WsError::Http(response)) => response.status().as_u16(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused("/no").await, 403);
+    assert_eq!(refused("/plain").await, 502, "a plugin may hold answers back, and this one would have slipped through");
+    assert_eq!(send(gateway.http, "GET", "/plain", &[("x-key", "kept")], Bytes::new()).await.status, 200);
+}
+
+/// A gRPC server without TLS: `/t.T/Echo` sends back each message as it comes, and its status behind them; `/t.T/Refuse`
+/// answers with a head alone; `/t.T/Late` has its status behind no message at all.
+async fn grpc_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(serve_grpc(stream));
+        }
+    });
+    address
+}
+
+async fn serve_grpc(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        tokio::spawn(async move {
+            let te = request.headers().get("te").cloned().unwrap_or_else(|| HeaderValue::from_static("none"));
+            let path = request.uri().path().to_owned();
+            let head = Response::builder().header("content-type", "application/grpc").header("x-te", te);
+            if path == "/t.T/Refuse" {
+                let head = head.header("grpc-status", "7").header("grpc-message", "no").body(()).unwrap();
+                return drop(respond.send_response(head, true).unwrap());
+            }
+            let mut answer = respond.send_response(head.body(()).unwrap(), false).unwrap();
+            if path == "/t.T/Echo" {
+                let mut body = request.into_body();
+                while let Some(Ok(message)) = body.data().await {
+                    body.flow_control().release_capacity(message.len()).unwrap();
+                    answer.send_data(message, false).unwrap();
+                }
+            }
+            let status = HeaderMap::from_iter([
+                ("grpc-status".parse().unwrap(), HeaderValue::from_static("0")),
+                ("x-more".parse().unwrap(), HeaderValue::from_static("told at the end")),
+            ]);
+            answer.send_trailers(status).unwrap();
+        });
+    }
+}
+
+/// A call through the gateway whose messages are sent one after another, each after the echo of the one before.
+struct Call {
+    send: h2::SendStream<Bytes>,
+    response: h2::client::ResponseFuture,
+}
+
+async fn call(to: SocketAddr, authority: &str, path: &str) -> Call {
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post(format!("http://{authority}{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("x-key", path)
+        .body(())
+        .unwrap();
+    let (response, send) = client.ready().await.unwrap().send_request(request, false).unwrap();
+    Call { send, response }
+}
+
+/// Bytes of messages and what came behind them.
+async fn rest(mut body: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
+    let mut all = Vec::new();
+    while let Some(message) = body.data().await {
+        let message = message.unwrap();
+        body.flow_control().release_capacity(message.len()).unwrap();
+        all.extend_from_slice(&message);
+    }
+    (all, body.trailers().await.unwrap())
+}
+
+fn status_of(headers: &HeaderMap) -> &str {
+    headers.get("grpc-status").map(|value| value.to_str().unwrap()).unwrap_or_default()
+}
+
+/// What has to hold on every way to a gRPC server.
+async fn check_calls(gateway: &Gateway, authority: &str) {
+    let mut talk = call(gateway.http, authority, "/t.T/Echo").await;
+    talk.send.send_data(Bytes::from_static(b"one"), false).unwrap();
+    let response = talk.response.await.unwrap();
+    assert_eq!((response.status().as_u16(), &response.headers()["x-te"]), (200, &HeaderValue::from_static("trailers")));
+    let mut body = response.into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), "one", "before the request has ended");
+    talk.send.send_data(Bytes::from_static(b"two"), true).unwrap();
+    let (messages, trailers) = rest(body).await;
+    let trailers = trailers.unwrap();
+    assert_eq!((messages.as_slice(), status_of(&trailers)), (b"two".as_slice(), "0"));
+    assert_eq!(trailers["x-more"], "told at the end");
+    check_ends(gateway, authority).await;
+}
+
+/// Calls without a message in the answer.
+async fn check_ends(gateway: &Gateway, authority: &str) {
+    for (path, in_head, behind) in [("/t.T/Refuse", "7", None), ("/t.T/Late", "", Some("0"))] {
+        let mut ended = call(gateway.http, authority, path).await;
+        ended.send.send_data(Bytes::new(), true).unwrap();
+        let response = ended.response.await.unwrap();
+        assert_eq!((response.status().as_u16(), status_of(response.headers())), (200, in_head), "{path}");
+        let (messages, trailers) = rest(response.into_body()).await;
+        assert_eq!((messages.len(), trailers.as_ref().map(status_of)), (0, behind), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn grpc_passes_from_end_to_end() {
+    let server = grpc_server().await;
+    let folder = Folder::new();
+    folder.services(&[("calls", server)]);
+    folder.route_with(
+        "calls",
+        "/t.T",
+        "calls.static",
+        &json!({"nginx.ingress.kubernetes.io/backend-protocol": "GRPC"}),
+    );
+    let object = |kind: &str, name: &str, spec: serde_json::Value| json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    let class = json!({"controllerName": "higress.io/gateway-controller"});
+    folder.write("gatewayclasses/own.yaml", &object("GatewayClass", "own", class));
+    let listeners = json!([{"name": "http", "port": 80, "protocol": "HTTP"}]);
+    folder.write(
+        "gateways/web.yaml",
+        &object("Gateway", "web", json!({"gatewayClassName": "own", "listeners": listeners})),
+    );
+    let backend = json!({"group": "networking.higress.io", "kind": "Service", "name": "calls.static", "port": 80});
+    let rules = json!([{"matches": [{"method": {"service": "t.T"}}], "backendRefs": [backend]}]);
+    let spec = json!({"parentRefs": [{"name": "web"}], "hostnames": ["grpc.example.com"], "rules": rules});
+    folder.write("grpcroutes/calls.yaml", &object("GRPCRoute", "calls", spec));
+    let gateway = Gateway::start(folder);
+    check_calls(&gateway, "a.com").await;
+    check_calls(&gateway, "grpc.example.com").await;
+
+    // What the gateway says itself is said in the protocol's terms.
+    let mut lost = call(gateway.http, "a.com", "/nowhere/Call").await;
+    lost.send.send_data(Bytes::new(), true).unwrap();
+    let response = lost.response.await.unwrap();
+    assert_eq!((response.status().as_u16(), status_of(response.headers())), (200, "12"));
+    assert_eq!(response.headers()["content-type"], "application/grpc");
+    assert!(response.headers()["grpc-message"].to_str().unwrap().contains("No route takes host"));
+}
+
+#[tokio::test]
+async fn grpc_passes_plugins_that_read_bodies() {
+    let folder = Folder::new();
+    folder.services(&[("calls", grpc_server().await)]);
+    folder.route_with(
+        "calls",
+        "/t.T",
+        "calls.static",
+        &json!({"nginx.ingress.kubernetes.io/backend-protocol": "GRPC"}),
+    );
+    folder.plugin("request-block", &json!({"block_bodies": ["secret"]}), &json!([]));
+    folder.plugin("response-cache", &json!({"cacheKeyFromHeader": "x-key"}), &json!([]));
+    let gateway = Gateway::start(folder);
+    let mut unary = call(gateway.http, "a.com", "/t.T/Echo").await;
+    unary.send.send_data(Bytes::from_static(b"a message"), true).unwrap();
+    let response = unary.response.await.unwrap();
+    assert_eq!(response.headers()["x-te"], "trailers");
+    let (message, trailers) = rest(response.into_body()).await;
+    assert_eq!((message.as_slice(), status_of(&trailers.unwrap())), (b"a message".as_slice(), "0"));
+    check_ends(&gateway, "a.com").await;
+
+    let mut blocked = call(gateway.http, "a.com", "/t.T/Echo").await;
+    blocked.send.send_data(Bytes::from_static(b"a secret"), true).unwrap();
+    assert_eq!(status_of(blocked.response.await.unwrap().headers()), "7");
+}
+
+#[tokio::test]
+async fn conversations_pass_over_tls_to_those_whose_authority_is_known() {
+    let authority = Authority::new();
+    let folder = Folder::new();
+    folder.services(&[("calls", grpc_server().await), ("talk", echo_server().await)]);
+    authority.sign(&folder, "pair", &["inner.test"]);
+    site(&folder, "talk", "inner.test", "talk.static", Some("pair"), &json!({}));
+    // An Ingress for the calls, with a path of its own.
+    let calls = json!({"nginx.ingress.kubernetes.io/backend-protocol": "GRPC"});
+    folder.route_with("calls", "/t.T", "calls.static", &calls);
+    let file = folder.config().join("ingresses/calls.yaml");
+    let mut object: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    object["spec"]["rules"][0]["host"] = json!("inner.test");
+    folder.write("ingresses/calls.yaml", &object);
+    let inner = Gateway::start(folder);
+
+    let folder = Folder::new();
+    folder.services(&[("inner", inner.https)]);
+    folder.write("secrets/known.yaml", &secret("known", json!({"ca.crt": authority.pem})));
+    folder.write("secrets/other.yaml", &secret("other", json!({"ca.crt": Authority::new().pem})));
+    for (name, prefix, protocol, secret) in [
+        ("calls", "/t.T", "GRPCS", "known"),
+        ("talk", "/", "HTTPS", "known"),
+        ("distrusted", "/distrusted", "HTTPS", "other"),
+    ] {
+        let annotations = json!({"nginx.ingress.kubernetes.io/backend-protocol": protocol,
+            "nginx.ingress.kubernetes.io/proxy-ssl-secret": secret,
+            "nginx.ingress.kubernetes.io/proxy-ssl-verify": "on",
+            "nginx.ingress.kubernetes.io/proxy-ssl-server-name": "on",
+            "nginx.ingress.kubernetes.io/proxy-ssl-name": "inner.test",
+            "nginx.ingress.kubernetes.io/upstream-vhost": "inner.test"});
+        folder.route_with(name, prefix, "inner.static", &annotations);
+    }
+    let outer = Gateway::start(folder);
+    check_calls(&outer, "a.com").await;
+    // The inner gateway prefers HTTP/2, which has no such upgrade.
+    let (mut socket, _) = open(&outer, "/room").await.unwrap();
+    assert_eq!(said(&mut socket, "hello").await, "/room hello");
+    assert_eq!(outer.get("/distrusted").await.status, 502);
+}
+
+/// Services `<name>.static` with several addresses each.
+fn services_at(folder: &Folder, services: &[(&str, &[SocketAddr])]) {
+    let registries: Vec<serde_json::Value> = services
+        .iter()
+        .map(|(name, addresses)| {
+            let domain = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            json!({"name": name, "type": "static", "domain": domain, "port": 80})
+        })
+        .collect();
+    let object = json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge", "metadata": {"name": "default"},
+        "spec": {"registries": registries}});
+    folder.write("mcpbridges/default.yaml", &object);
+}
+
+fn rule(folder: &Folder, service: &str, policy: serde_json::Value) {
+    let object = json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "rule"},
+        "spec": {"host": service, "trafficPolicy": policy}});
+    folder.write("destinationrules/rule.yaml", &object);
+}
+
+async fn metric(gateway: &Gateway, line: &str) -> Option<String> {
+    let text = gateway.metrics().await;
+    text.lines().find_map(|found| Some(found.strip_prefix(line)?.trim().to_owned()))
+}
+
+async fn reloaded(gateway: &Gateway, number: u64) {
+    eventually_async("the reload", || async {
+        (gateway.admin("GET", "/api/v1/config").await.json()["snapshot"] == number).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_is_left_out_over_a_reload() {
+    let good = Upstream::start_at("[::1]:0", |_, _| async { ok(&json!("good")) }).await;
+    let bad = Upstream::start(|_, _| async { answer(503, "text/plain", "bad") }).await;
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let folder = Folder::new();
+    services_at(&folder, &[("web", &[good.address, bad.address, nobody])]);
+    let once = json!({"nginx.ingress.kubernetes.io/proxy-next-upstream": "off"});
+    folder.route_with("web", "/", "web.static", &once);
+    let policy = json!({"outlierDetection": {"consecutiveGatewayErrors": 1, "maxEjectionPercent": 100}});
+    rule(&folder, "web.static", policy);
+    // Bodies are read for this, which makes the requests go another way to the upstream.
+    folder.plugin("request-block", &json!({"block_bodies": ["secret"]}), &json!([]));
+    let gateway = Gateway::start(folder);
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(gateway.get("/").await.status);
+        statuses.push(gateway.post("/", &[], "a body").await.status);
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 200, 200, 502, 503]);
+    gateway.folder.route_with("more", "/more", "web.static", &once);
+    reloaded(&gateway, 2).await;
+    for _ in 0..6 {
+        assert_eq!(gateway.get("/more").await.status, 200);
+    }
+    assert_eq!(bad.n_calls(), 1);
+    let ejections = metric(&gateway, "weirgate_upstream_ejections_total{service=\"web.static\"}").await;
+    assert_eq!(ejections.as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn an_unwell_endpoint_is_checked_by_one_task_and_comes_back() {
+    let is_well = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let state = is_well.clone();
+    let sick = Upstream::start(move |_, seen| {
+        let is_well = state.load(std::sync::atomic::Ordering::SeqCst);
+        async move {
+            let status = if seen.path == "/healthz" && !is_well { 500 } else { 200 };
+            answer(status, "application/json", "\"sick\"")
+        }
+    })
+    .await;
+    let good = Upstream::start(|_, _| async { ok(&json!("good")) }).await;
+    let folder = Folder::new();
+    services_at(&folder, &[("web", &[good.address, sick.address]), ("rare", &[good.address])]);
+    folder.route("web", "/", "web.static");
+    let check = json!({"healthCheck": {"type": "HTTP", "interval": "20ms", "http": {"path": "/healthz"}}});
+    rule(&folder, "web.static", check);
+    let rarely = json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "rare"},
+        "spec": {"host": "rare.static", "trafficPolicy": {"healthCheck": {"type": "TCP", "interval": "1h"}}}});
+    folder.write("destinationrules/rare.yaml", &rarely);
+    let gateway = Gateway::start(folder);
+    let unwell = async |expected: &str| {
+        let line = "weirgate_upstream_unhealthy_endpoints{service=\"web.static\"}";
+        eventually_async("the state of the endpoints", || async {
+            (metric(&gateway, line).await.as_deref() == Some(expected)).then_some(())
+        })
+        .await;
+    };
+    unwell("1").await;
+    for _ in 0..6 {
+        assert_eq!(gateway.get("/").await.json(), "good");
+    }
+    for number in 2..4 {
+        gateway.folder.route(&format!("more-{number}"), &format!("/more-{number}"), "web.static");
+        reloaded(&gateway, number).await;
+    }
+    is_well.store(true, std::sync::atomic::Ordering::SeqCst);
+    unwell("0").await;
+    let mut answers = [gateway.get("/").await.text(), gateway.get("/").await.text()];
+    answers.sort_unstable();
+    assert_eq!(answers, ["\"good\"", "\"sick\""]);
+    let line = "weirgate_upstream_health_checks_total{service=\"rare.static\",result=\"passed\"}";
+    let n_checks = eventually_async("the rare check", || metric(&gateway, line)).await;
+    assert_eq!(n_checks, "1", "a reload starts no second task");
+
+    // Nobody checks any more, so everybody is well.
+    is_well.store(false, std::sync::atomic::Ordering::SeqCst);
+    unwell("1").await;
+    rule(&gateway.folder, "web.static", json!({}));
+    unwell("0").await;
+}
+
+#[tokio::test]
+async fn more_than_a_service_may_have_is_refused() {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let slow = Upstream::start(move |n, _| {
+        let mut released = released.clone();
+        async move {
+            released.wait_for(|is_released| *is_released).await.unwrap();
+            answer(if n == 1 { 503 } else { 200 }, "text/plain", "at last")
+        }
+    })
+    .await;
+    let folder = Folder::new();
+    folder.services(&[("web", slow.address)]).route("web", "/", "web.static");
+    rule(&folder, "web.static", json!({"connectionPool": {"http": {"http2MaxRequests": 1, "maxRetries": 0}}}));
+    folder.plugin("request-block", &json!({"block_bodies": ["secret"]}), &json!([]));
+    let gateway = Gateway::start(folder);
+    let asked = tokio::spawn(send(gateway.http, "GET", "/", &[], Bytes::new()));
+    eventually_async("the first request", || async { (slow.n_calls() == 1).then_some(()) }).await;
+    for refused in [gateway.get("/").await, gateway.post("/", &[], "a body").await] {
+        assert_eq!((refused.status, refused.error_code()), (503, "overloaded".to_owned()), "{}", refused.text());
+        assert_eq!(refused.header("x-envoy-overloaded"), Some("true"));
+    }
+    let details: Vec<String> =
+        gateway.access_log(2).iter().map(|line| line["response_code_details"].to_string()).collect();
+    assert!(details.iter().all(|details| details.contains("{overflow}")), "{details:?}");
+    let overflow = async |limit: &str| {
+        let line = format!("weirgate_upstream_overflow_total{{service=\"web.static\",limit=\"{limit}\"}}");
+        metric(&gateway, &line).await
+    };
+    assert_eq!(overflow("requests").await.as_deref(), Some("2"));
+    release.send(true).unwrap();
+    assert_eq!(asked.await.unwrap().status, 200);
+    // A place is free a moment after its answer has been read.
+    let next = async || {
+        eventually_async("a free place", || async {
+            let answer = gateway.get("/").await;
+            answer.header("x-envoy-overloaded").is_none().then_some(answer.status)
+        })
+        .await
+    };
+    assert_eq!((next().await, slow.n_calls()), (503, 2), "no repetition is allowed, not even this one");
+    assert_eq!(overflow("retries").await.as_deref(), Some("1"));
+    assert_eq!(next().await, 200);
+}
