@@ -46,6 +46,8 @@ error_kinds! {
     InvalidType = 400, "invalid_request_error", "invalid_type";
     /// A field has the right type and an impossible value.
     InvalidValue = 400, "invalid_request_error", "invalid_value";
+    /// The head of the request breaks the rules of HTTP or can be read in two ways.
+    MalformedRequest = 400, "invalid_request_error", "malformed_request";
     /// `model` is absent or empty.
     MissingModel = 400, "invalid_request_error", "missing_model";
     /// `messages` is absent.
@@ -64,6 +66,8 @@ error_kinds! {
     UnsupportedApi = 404, "invalid_request_error", "unsupported_api";
     /// The client took too long to send its request.
     RequestTimeout = 408, "invalid_request_error", "request_timeout";
+    /// The request line alone is over the configured limit.
+    UriTooLong = 414, "invalid_request_error", "uri_too_long";
     /// Request line and headers are over the configured limit.
     HeadersTooLarge = 431, "invalid_request_error", "headers_too_large";
     /// The body is over the configured limit.
@@ -74,6 +78,10 @@ error_kinds! {
     BudgetExceeded = 429, "rate_limit_error", "budget_exceeded";
     /// A defect or a state we did not expect.
     Internal = 500, "server_error", "internal_error";
+    /// The body is encoded in a way other than `chunked`.
+    UnknownTransferCoding = 501, "invalid_request_error", "unknown_transfer_coding";
+    /// A version of HTTP other than 1.0, 1.1 and 2.
+    UnsupportedVersion = 505, "invalid_request_error", "unsupported_version";
     /// The provider could not be connected to.
     UpstreamUnreachable = 502, "upstream_error", "upstream_unreachable";
     /// The provider answered with something that is not an answer.

@@ -78,6 +78,8 @@ impl SseParser {
         }
         while let Some(len) = memchr2(b'\n', b'\r', &chunk[pos..]) {
             let end = pos + len;
+            // Whether a line is too long must not depend on where chunks were cut.
+            self.check_size(len)?;
             if self.line.is_empty() {
                 self.take_line(&chunk[pos..end], on_event);
             } else {
@@ -87,7 +89,7 @@ impl SseParser {
                 line.clear();
                 self.line = line;
             }
-            self.check_size()?;
+            self.check_size(0)?;
             pos = end + 1;
             if chunk[end] == b'\r' {
                 match chunk.get(pos) {
@@ -101,7 +103,7 @@ impl SseParser {
             }
         }
         self.line.extend_from_slice(&chunk[pos..]);
-        self.check_size()?;
+        self.check_size(0)?;
         Ok(settled)
     }
 
@@ -121,8 +123,8 @@ impl SseParser {
         self.line.is_empty() && self.data.is_empty() && self.event.is_empty()
     }
 
-    fn check_size(&self) -> Result<(), EventTooLarge> {
-        let held = self.line.len() + self.data.len() + self.event.len() + self.id.len();
+    fn check_size(&self, more: usize) -> Result<(), EventTooLarge> {
+        let held = more + self.line.len() + self.data.len() + self.event.len() + self.id.len();
         if held > self.max_event_bytes {
             return Err(EventTooLarge { max_event_bytes: self.max_event_bytes });
         }

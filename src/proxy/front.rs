@@ -1,33 +1,45 @@
 //! What happens to a connection before it speaks HTTP.
 //!
 //! pingora accepts and buffers; here the name in the first TLS message decides: the connection goes to a service unopened
-//! (`ssl-passthrough`), or is opened as its host wants it (client certificates, versions), or as all others are.
+//! (`ssl-passthrough`), or is opened as its host wants it (client certificates, versions), or as all others are. Then its first
+//! bytes decide between HTTP/2, which pingora serves from the preface on, and HTTP/1, of which it is given one checked head
+//! after the other (`head`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use pingora_core::apps::ServerApp;
+use bytes::BytesMut;
+use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora_core::listeners::tls::Acceptor;
-use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as Plain;
+use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 use tokio::net::TcpStream;
 
+use super::head::{self, Arrived, Patience};
 use super::resolve::Resolver;
+use super::rewound::Rewound;
 use super::service::Gateway;
 use super::snapshot::Snapshot;
 use super::tls;
 use super::upstream::Upstream;
+use crate::telemetry::metrics::{Metrics, Refused};
 
 /// From the first byte to the end of the handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Any positive number tells pingora that a connection may be kept.
+const KEEP_ALIVE_SECS: u64 = 60;
+
 /// The application behind a listening socket.
 pub struct Front {
     pub proxy: Arc<HttpProxy<Gateway>>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub metrics: Arc<Metrics>,
     pub tls: Option<TlsFront>,
 }
 
@@ -46,11 +58,65 @@ impl ServerApp for Front {
             Some(tls) => tls.open(stream).await?,
             None => stream,
         };
-        ServerApp::process_new(&self.proxy, stream, shutdown).await
+        self.serve(stream, shutdown).await;
+        None
     }
 
     async fn cleanup(&self) {
         self.proxy.cleanup().await;
+    }
+}
+
+impl Front {
+    /// Speaks HTTP until the connection ends.
+    async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let mut watch = shutdown.clone();
+        let is_tls = self.tls.is_some();
+        let mut is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
+        let mut next: Option<(Stream, Option<HttpPersistentSettings>)> = Some((stream, None));
+        while let Some((mut stream, settings)) = next.take() {
+            let arrived = head::read(&mut stream, self.patience(), &mut watch).await;
+            // Without TLS, what comes first decides.
+            is_http2 |= !is_tls && settings.is_none() && matches!(arrived, Ok(Arrived::Http2(_)));
+            match arrived {
+                Ok(Arrived::Http2(first)) if is_http2 => {
+                    let rewound: Stream = Box::new(Rewound { first, stream });
+                    ServerApp::process_new(&self.proxy, rewound, shutdown).await;
+                }
+                Ok(Arrived::Request(head)) if !is_http2 => {
+                    let session = self.session(stream, settings, head);
+                    next = self.proxy.process_new_http(session, shutdown).await.map(ReusedHttpStream::consume);
+                }
+                // The preface where it cannot be meant, or something else where it must be.
+                Ok(_) => {}
+                Err(refusal) => {
+                    tracing::debug!(reason = refusal.reason, "A request was refused before it was parsed");
+                    self.metrics.refused.get_or_create(&Refused { reason: refusal.reason }).inc();
+                    head::refuse(stream, refusal).await;
+                }
+            }
+        }
+    }
+
+    /// A session that finds `head` as if it had read it.
+    fn session(&self, stream: Stream, settings: Option<HttpPersistentSettings>, head: BytesMut) -> ServerSession {
+        let mut session = ServerSession::new_http1(stream);
+        match settings {
+            Some(settings) => settings.apply_to_session(&mut session),
+            // How long it really is kept, `patience` says.
+            None => session.set_keepalive(Some(KEEP_ALIVE_SECS)),
+        }
+        session.set_pipelined_prefix(head);
+        session
+    }
+
+    fn patience(&self) -> Patience {
+        let limits = &self.snapshot.load().limits;
+        Patience {
+            idle: Some(limits.client_idle).filter(|idle| !idle.is_zero()),
+            head: limits.client_read_timeout,
+            max_bytes: limits.max_header_bytes,
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pingora_http::RequestHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::context::Context;
@@ -16,24 +16,23 @@ use super::{respond, span};
 use crate::llm::error::ErrorKind;
 use crate::plugins::Reply;
 
-/// Only the gateway itself may set these.
+/// Only the gateway itself may set these, and everything of Envoy's.
 const INTERNAL_HEADERS: &[&str] = &[
     "x-mse-consumer",
     "x-higress-fallback-from",
     "x-hi-original-auth",
     "x-higress-llm-model-final",
-    "x-envoy-original-path",
-    "x-envoy-original-host",
-    "x-envoy-internal-route",
-    "x-envoy-upstream-rq-first-byte-timeout-ms",
     "x-higress-target-cluster",
     "x-higress-mcpserver-config",
 ];
 
+/// The one of Envoy's names that is the client's to send: the tools of an MCP server it wants to see.
+const OF_CLIENTS: &str = "x-envoy-allow-mcp-tools";
+
 /// Prepares head and context.
 ///
 /// # Errors
-/// The 431 for a head over the limit; the 421 for a host whose TLS demands more than this connection's.
+/// The 414 or 431 for an HTTP/2 head over the limit (`head` has measured those of HTTP/1); the 421 for a host whose TLS demands more than this connection's.
 pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     ctx.state.client_ip = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let tls = session.digest().and_then(|digest| digest.ssl_digest.clone());
@@ -47,8 +46,16 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     }
     ctx.method = head.method.clone();
     ctx.path = head.uri.path_and_query().map_or_else(|| "/".to_owned(), |path| path.as_str().to_owned());
+    if head.version != http::Version::HTTP_2 && head.uri.authority().is_some() {
+        // An origin is asked in origin form, whatever the client asked a proxy with. This is the path of a URI that was read.
+        let _ = head.set_raw_path(ctx.path.as_bytes());
+    }
     ctx.state.host = authority(head).map(|authority| host_only(authority).to_ascii_lowercase()).unwrap_or_default();
     let limit = ctx.snapshot.limits.max_header_bytes;
+    if ctx.path.len() > limit {
+        let message = format!("The path is longer than {limit} bytes, the limit of this gateway. Send a shorter URI.");
+        return Err(respond::error(ErrorKind::UriTooLong, message, "request_uri_too_long"));
+    }
     if size(head) > limit {
         let message = format!(
             "Request line and headers are longer than {limit} bytes, the limit of this gateway. Send fewer or shorter headers."
@@ -59,8 +66,12 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
         // Another name was asked for in the handshake, so this host's clients were not checked.
         return Err(Reply::new(421, "misdirected_request"));
     }
+    drop_nominated(head);
     for name in INTERNAL_HEADERS {
         head.remove_header(*name);
+    }
+    for name in x_envoy(&head.headers).iter().filter(|name| *name != OF_CLIENTS) {
+        head.remove_header(name);
     }
     ctx.trace = Some(span::begin(head, ctx.snapshot.tracer.as_ref(), &ctx.state.id));
     set(head, "x-request-id", &ctx.state.id.to_string());
@@ -76,10 +87,40 @@ pub fn authority(head: &RequestHeader) -> Option<&str> {
 }
 
 /// Headers that `Connection` fields nominate as belonging to the connection.
-pub fn nominated(headers: &HeaderMap) -> Vec<String> {
+fn nominated(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(http::header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let names = values.flat_map(|value| value.split(',')).map(str::trim);
     names.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case("close")).map(str::to_owned).collect()
+}
+
+/// Removes what `Connection` nominates and leaves of itself what it says about an upgrade. Before anything is added: a client
+/// could nominate what the gateway sets, and have it removed on the way.
+fn drop_nominated(head: &mut RequestHeader) {
+    let names = nominated(&head.headers);
+    if names.is_empty() {
+        return;
+    }
+    let is_upgrade = |name: &String| name.eq_ignore_ascii_case("upgrade");
+    for name in names.iter().filter(|name| !is_upgrade(name)) {
+        head.remove_header(name.as_str());
+    }
+    head.remove_header(&http::header::CONNECTION);
+    if names.iter().any(is_upgrade) {
+        set(head, "connection", "upgrade");
+    }
+}
+
+/// Removes from an upstream's answer what it says about its own connection only. After 101 there is no other connection.
+pub fn clean_answer(head: &mut ResponseHeader) {
+    if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    for name in nominated(&head.headers) {
+        head.remove_header(name.as_str());
+    }
+    for name in ["connection", "keep-alive", "proxy-connection", "upgrade"] {
+        head.remove_header(name);
+    }
 }
 
 /// Removes what only Envoy would say, for `disableXEnvoyHeaders`.

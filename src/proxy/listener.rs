@@ -76,15 +76,18 @@ pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWat
     options.h2c = true;
     options.h2_idle_timeout = Some(snapshot.load().limits.client_idle).filter(|idle| !idle.is_zero());
     let (resolver, challenges) = (gateway.resolver.clone(), gateway.challenges.clone());
+    let metrics = gateway.metrics.clone();
     let mut proxy: HttpProxy<Gateway> = http_proxy(&conf, gateway);
     proxy.server_options = Some(options);
     proxy.h2_options = Some(h2);
     let proxy = Arc::new(proxy);
-    let tls = tls::usual_acceptor(snapshot.clone(), challenges).map(|usual| TlsFront { snapshot, resolver, usual });
-    let mut plain = service("http", listeners.http, Front { proxy: proxy.clone(), tls: None });
+    let tls = tls::usual_acceptor(snapshot.clone(), challenges);
+    let tls = tls.map(|usual| TlsFront { snapshot: snapshot.clone(), resolver, usual });
+    let front = |tls| Front { proxy: proxy.clone(), snapshot: snapshot.clone(), metrics: metrics.clone(), tls };
+    let mut plain = service("http", listeners.http, front(None));
     let serve_plain = plain.0.start_service(Some(plain.1), shutdown.clone(), 1);
     let Some(tls) = tls else { return serve_plain.await };
-    let mut encrypted = service("https", listeners.https, Front { proxy, tls: Some(tls) });
+    let mut encrypted = service("https", listeners.https, front(Some(tls)));
     let serve_encrypted = encrypted.0.start_service(Some(encrypted.1), shutdown, 1);
     futures_util::future::join(serve_plain, serve_encrypted).await;
 }
@@ -111,6 +114,9 @@ fn h2_options(snapshot: &Snapshot) -> H2Options {
     options
         .max_concurrent_streams(http2.max_concurrent_streams)
         .initial_window_size(http2.initial_stream_window)
-        .initial_connection_window_size(http2.initial_connection_window);
+        .initial_connection_window_size(http2.initial_connection_window)
+        // Counted with 32 bytes more for each field. Between the limit and twice the limit `hygiene` answers, as for HTTP/1; what
+        // is longer is not even decoded.
+        .max_header_list_size(u32::try_from(snapshot.limits.max_header_bytes * 2).unwrap_or(u32::MAX));
     options
 }

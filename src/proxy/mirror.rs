@@ -9,7 +9,7 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::context::Context;
-use super::hygiene::{authority, nominated};
+use super::hygiene::authority;
 use super::outgoing;
 use super::service::Gateway;
 use crate::config::model::Mirror;
@@ -51,9 +51,6 @@ fn due<'a>(session: &Session, ctx: &'a Context) -> Option<&'a Mirror> {
 fn copy(head: &RequestHeader, ctx: &Context) -> Result<RequestHeader> {
     let mut head = head.clone();
     outgoing::prepare(&mut head, ctx)?;
-    for name in nominated(&head.headers) {
-        head.remove_header(name.as_str());
-    }
     for name in [CONNECTION, EXPECT, TE, TRAILER, TRANSFER_ENCODING] {
         head.remove_header(&name);
     }

@@ -1,6 +1,7 @@
 //! The request path, from accepted connection to access log line.
 //!
-//! 1. `listener` binds and `front` accepts: TLS as the host of the handshake has it (`tls`), or passed through unopened
+//! 1. `listener` binds and `front` accepts: TLS as the host of the handshake has it (`tls`), or passed through unopened; then
+//!    `head` reads each HTTP/1 head within its limits and `framing` refuses what could be read in two ways
 //! 2. `hygiene` removes what clients must not say, names the request and continues its trace (`span`); `challenge` answers
 //!    certificate authorities
 //! 3. `gate` matches the route (`route`, `context`), chooses arm and destination (`arm`), and asks what the route demands:
@@ -28,10 +29,12 @@ pub mod cors;
 pub mod dubbo;
 pub mod exchange;
 pub mod finish;
+pub mod framing;
 pub mod front;
 pub mod gate;
 pub mod grpc;
 pub mod gzip;
+pub mod head;
 pub mod hygiene;
 pub mod limit;
 pub mod listener;
@@ -41,6 +44,7 @@ pub mod outgoing;
 pub mod resolve;
 pub mod respond;
 pub mod retry;
+pub mod rewound;
 pub mod route;
 pub mod service;
 pub mod snapshot;

@@ -135,6 +135,7 @@ impl ProxyHttp for Gateway {
         gzip::configure(session, ctx.snapshot.gzip.as_ref());
         let limits = &ctx.snapshot.limits;
         session.set_write_timeout(Some(limits.timeouts.between_reads));
+        session.set_read_timeout(Some(limits.client_read_timeout));
         if session.get_keepalive().is_some() {
             session.set_keepalive(Some(limits.client_idle.as_secs().max(1)));
         }
@@ -217,6 +218,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        hygiene::clean_answer(response);
         let is_final = !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS;
         if let Some(lease) = ctx.lease.as_mut().filter(|_| is_final) {
             lease.answered(grpc::http_status(response));
@@ -332,6 +334,9 @@ impl ProxyHttp for Gateway {
     }
 }
 
+/// What pingora calls the faults of a chunked body.
+const BROKEN_BODY: &[&str] = &["InvalidChunk", "InvalidTrailerEnd"];
+
 /// Marks the error of a request that its service has no room for.
 const OVERFLOW: ErrorType = ErrorType::Custom("the service is at its limit");
 
@@ -342,6 +347,9 @@ fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
         (&OVERFLOW, _) => (Some(ErrorKind::Overloaded), respond::OVERFLOW_DETAILS),
         (ErrorType::HTTPStatus(413), _) => (Some(ErrorKind::BodyTooLarge), "request_payload_too_large"),
         (ErrorType::ReadTimedout, ErrorSource::Downstream) => (Some(ErrorKind::RequestTimeout), "request_timeout"),
+        (kind, ErrorSource::Downstream) if BROKEN_BODY.contains(&kind.as_str()) => {
+            (Some(ErrorKind::MalformedRequest), "malformed_request_body")
+        }
         (_, ErrorSource::Downstream) => (None, "downstream_remote_disconnect"),
         (ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout, _) => {
             (Some(ErrorKind::UpstreamTimeout), "upstream_response_timeout")
@@ -361,6 +369,7 @@ fn explain(kind: ErrorKind) -> &'static str {
         }
         ErrorKind::RequestTimeout => "the request was not sent completely in time.",
         ErrorKind::BodyTooLarge => "the request body is over the limit.",
+        ErrorKind::MalformedRequest => "the chunks of the request body are not well formed.",
         _ => "the gateway failed to proxy the request; its log has the cause.",
     }
 }

@@ -28,7 +28,7 @@ pub struct Limits {
     pub max_body_bytes: usize,
     pub max_header_bytes: usize,
     pub timeouts: UpstreamTimeouts,
-    /// Between two reads of a request's body.
+    /// For a whole head, and between two reads of a request's body.
     pub client_read_timeout: Duration,
     /// Client connection without a request.
     pub client_idle: Duration,

@@ -174,6 +174,7 @@ impl Wishes {
         let resolver = Arc::new(SingleCertAndKey::from(key.clone()));
         let mut config = builder.with_cert_resolver(resolver.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.ignore_client_order = true;
         let client_ca = options.client_ca.as_ref().map(|ca| Arc::from(ca.pem.as_str()));
         let mut acceptor = acceptor(resolver, client_ca.clone()).ok_or_else(|| fault("cannot be served".into()))?;
         acceptor.acceptor = Acceptor::from_server_config(Arc::new(config)).acceptor;
@@ -368,6 +369,7 @@ pub fn usual_acceptor(snapshot: Arc<ArcSwap<Snapshot>>, challenges: Arc<Challeng
     let builder = builder.with_protocol_versions(&[&version::TLS13, &version::TLS12]).ok()?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(resolver.clone());
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_TLS.to_vec()];
+    config.ignore_client_order = true;
     let mut acceptor = acceptor(resolver, None)?;
     acceptor.acceptor = Acceptor::from_server_config(Arc::new(config)).acceptor;
     Some(acceptor)

@@ -19,6 +19,12 @@ pub struct RouteStatus {
     pub status: u16,
 }
 
+/// Why something was not even taken for a request.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Refused {
+    pub reason: &'static str,
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ByModel {
     pub model: String,
@@ -100,6 +106,7 @@ pub struct Metrics {
     pub requests: Family<RouteStatus, Counter>,
     pub request_seconds: Histogram,
     pub requests_in_flight: Gauge,
+    pub refused: Family<Refused, Counter>,
     pub attempts: Family<ServiceOutcome, Counter>,
     pub upstream_ejections: Family<ByService, Counter>,
     pub upstream_panics: Family<ByService, Counter>,
@@ -184,6 +191,12 @@ impl Metrics {
                 seconds_histogram(),
             ),
             requests_in_flight: register(r, "weirgate_requests_in_flight", "Requests being served", Gauge::default()),
+            refused: register(
+                r,
+                "weirgate_refused_heads",
+                "HTTP/1 heads refused before they were requests, by reason",
+                Family::default(),
+            ),
             attempts: register(
                 r,
                 "weirgate_upstream_attempts",

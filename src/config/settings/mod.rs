@@ -79,7 +79,8 @@ pub struct Listen {
 pub struct Limits {
     /// Body that has to be read before it is forwarded, as prompts are; 413 beyond. Bodies that stream through have no limit.
     pub max_body_bytes: usize,
-    /// Request line and headers together; 431 beyond. The ConfigMap higress-config wins over it.
+    /// Request line and headers together; 431 beyond, 414 if the request line alone is longer. The ConfigMap higress-config
+    /// wins over it.
     pub max_header_bytes: usize,
     /// Refuse upstreams whose TLS certificate is not valid for their name. Higress does not check it; without the check,
     /// API keys go to whoever answers.
@@ -90,7 +91,7 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Timeouts {
-    /// Between two pieces of a request's body.
+    /// For the whole head of a request, and between two pieces of its body; 408 beyond.
     pub request_read_secs: u64,
     /// TCP and TLS towards the upstream.
     pub connect_ms: u64,

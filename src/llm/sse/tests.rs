@@ -93,6 +93,8 @@ fn memory_is_bounded_by_the_largest_event() {
         let mut parser = SseParser::new(10);
         let error = stream.chunks(3).find_map(|chunk| parser.push(chunk, &mut |_| {}).err());
         assert_eq!(error, Some(EventTooLarge { max_event_bytes: 10 }), "{}", String::from_utf8_lossy(stream));
+        // Nor is it a matter of how the bytes were cut.
+        assert!(SseParser::new(10).push(&[stream, b"\n"].concat(), &mut |_| {}).is_err());
     }
     let mut parser = SseParser::new(10);
     let mut n_events = 0;

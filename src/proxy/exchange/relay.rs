@@ -18,12 +18,11 @@ use crate::llm::provider::Api;
 use crate::llm::sse::error_event;
 use crate::plugins::{Answered, CompletedCall, End, Reply};
 use crate::proxy::context::Context;
-use crate::proxy::hygiene::nominated;
+use crate::proxy::hygiene::clean_answer;
 use crate::proxy::respond;
 
 /// Headers of an answer that belong to the upstream connection.
-const NOT_RELAYED: &[&str] =
-    &["connection", "proxy-connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"];
+const NOT_RELAYED: &[&str] = &["transfer-encoding", "te", "trailer"];
 
 /// Commits the answer's head and streams the rest.
 ///
@@ -248,9 +247,7 @@ fn gather(upstream: &mut HttpSession, chunk: Bytes) -> Gathered {
 }
 
 fn prepare_head(session: &Session, head: &mut ResponseHeader) {
-    for name in nominated(&head.headers) {
-        head.remove_header(name.as_str());
-    }
+    clean_answer(head);
     for name in NOT_RELAYED {
         head.remove_header(*name);
     }

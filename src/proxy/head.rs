@@ -1,0 +1,147 @@
+//! The head of each HTTP/1 request, read before pingora sees it.
+//!
+//! `front` calls it on every connection that may speak HTTP/1. A head is bounded in bytes and in time as a whole, from its
+//! first byte to its last, so that a client that sends a byte now and then holds nothing for long; and it is checked by
+//! `framing` as it came. pingora is then given the bytes as if it had read them itself.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use pingora_core::protocols::Stream;
+use pingora_core::server::ShutdownWatch;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::framing::{Lines, Refusal, check};
+use crate::llm::error::{ApiError, ErrorKind};
+
+/// What HTTP/2 connections begin with. The head of a SETTINGS frame follows, of which the type tells.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const FRAME_HEAD: usize = 9;
+const FRAME_TYPE: usize = 3;
+const SETTINGS: u8 = 4;
+
+/// First allocation for a head.
+const USUAL_HEAD: usize = 4096;
+
+/// How long, and for how many bytes, the rest of a refused request is read away: closing on unread input makes the kernel reset the
+/// connection, and the client may lose the answer.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+const DRAIN_BYTES: usize = 1 << 20;
+
+const TOO_SLOW: Refusal = Refusal {
+    kind: ErrorKind::RequestTimeout,
+    reason: "head_timeout",
+    message: "The head of the request was not sent completely within timeouts.request_read_secs.",
+};
+
+/// What a connection may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Without a request; `None` is for ever.
+    pub idle: Option<Duration>,
+    /// From the first byte of a head to its end.
+    pub head: Duration,
+    pub max_bytes: usize,
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Arrived {
+    /// A head that passed [`check`], and what was read beyond it.
+    Request(BytesMut),
+    /// The preface of HTTP/2, and what was read beyond it.
+    Http2(BytesMut),
+    /// The client has left or had nothing to say, or the process is to stop.
+    Nothing,
+}
+
+/// Waits for the next request.
+///
+/// # Errors
+/// What came must be refused; the connection cannot be used any more.
+pub async fn read(stream: &mut Stream, patience: Patience, shutdown: &mut ShutdownWatch) -> Result<Arrived, Refusal> {
+    let mut bytes = BytesMut::with_capacity(USUAL_HEAD);
+    let first = tokio::select! {
+        biased;
+        read = stream.read_buf(&mut bytes) => read,
+        () = over(patience.idle) => return Ok(Arrived::Nothing),
+        _ = shutdown.wait_for(|is_over| *is_over) => return Ok(Arrived::Nothing),
+    };
+    if !matches!(first, Ok(1..)) {
+        return Ok(Arrived::Nothing);
+    }
+    tokio::time::timeout(patience.head, rest(stream, bytes, patience.max_bytes)).await.unwrap_or(Err(TOO_SLOW))
+}
+
+async fn over(idle: Option<Duration>) {
+    match idle {
+        Some(idle) => tokio::time::sleep(idle).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads on until the head, or the preface, is there.
+async fn rest(stream: &mut Stream, mut bytes: BytesMut, max_bytes: usize) -> Result<Arrived, Refusal> {
+    let mut lines = Lines::default();
+    let mut is_fresh = true;
+    loop {
+        // One empty line before a request is an old habit of clients after a body.
+        if is_fresh && bytes.starts_with(b"\r\n") {
+            let _ = bytes.split_to(2);
+            is_fresh = false;
+        }
+        let is_http2 = bytes.starts_with(PREFACE);
+        if is_http2 && bytes.len() >= PREFACE.len() + FRAME_HEAD {
+            // The library that goes on from here does not insist.
+            let is_settings = bytes[PREFACE.len() + FRAME_TYPE] == SETTINGS;
+            return Ok(if is_settings { Arrived::Http2(bytes) } else { Arrived::Nothing });
+        }
+        let is_undecided = is_http2 || PREFACE.starts_with(&bytes) || (is_fresh && &bytes[..] == b"\r");
+        if !is_undecided {
+            is_fresh = false;
+            match lines.end(&bytes)? {
+                Some(end) if end > max_bytes => return Err(lines.too_long()),
+                Some(end) => {
+                    check(&bytes[..end])?;
+                    return Ok(Arrived::Request(bytes));
+                }
+                None if bytes.len() >= max_bytes => return Err(lines.too_long()),
+                None => {}
+            }
+        }
+        match stream.read_buf(&mut bytes).await {
+            Ok(1..) => {}
+            _ => return Ok(Arrived::Nothing),
+        }
+    }
+}
+
+/// Answers `refusal` and ends the connection.
+pub async fn refuse(mut stream: Stream, refusal: Refusal) {
+    let error = ApiError::new(refusal.kind, refusal.message);
+    let body = error.to_json();
+    let reason = http::StatusCode::from_u16(error.status).ok().and_then(|status| status.canonical_reason());
+    let head = format!(
+        "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        error.status,
+        reason.unwrap_or_default(),
+        body.len(),
+    );
+    let _ = tokio::time::timeout(DRAIN_LIMIT, answer(&mut stream, head, body)).await;
+}
+
+async fn answer(stream: &mut Stream, head: String, body: Bytes) -> std::io::Result<()> {
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&body).await?;
+    AsyncWriteExt::shutdown(stream).await?;
+    let mut rest = BytesMut::with_capacity(USUAL_HEAD);
+    let mut n_drained = 0;
+    while n_drained < DRAIN_BYTES {
+        rest.clear();
+        match stream.read_buf(&mut rest).await? {
+            0 => break,
+            n => n_drained += n,
+        }
+    }
+    Ok(())
+}
