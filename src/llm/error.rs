@@ -79,9 +79,9 @@ error_kinds! {
     /// A defect or a state we did not expect.
     Internal = 500, "server_error", "internal_error";
     /// The body is encoded in a way other than `chunked`.
-    UnknownTransferCoding = 501, "invalid_request_error", "unknown_transfer_coding";
+    UnknownTransferCoding = 501, "server_error", "unknown_transfer_coding";
     /// A version of HTTP other than 1.0, 1.1 and 2.
-    UnsupportedVersion = 505, "invalid_request_error", "unsupported_version";
+    UnsupportedVersion = 505, "server_error", "unsupported_version";
     /// The provider could not be connected to.
     UpstreamUnreachable = 502, "upstream_error", "upstream_unreachable";
     /// The provider answered with something that is not an answer.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
+use pingora_timeout::{sleep, timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::framing::{Lines, Refusal, check};
@@ -70,12 +71,12 @@ pub async fn read(stream: &mut Stream, patience: Patience, shutdown: &mut Shutdo
     if !matches!(first, Ok(1..)) {
         return Ok(Arrived::Nothing);
     }
-    tokio::time::timeout(patience.head, rest(stream, bytes, patience.max_bytes)).await.unwrap_or(Err(TOO_SLOW))
+    timeout(patience.head, rest(stream, bytes, patience.max_bytes)).await.unwrap_or(Err(TOO_SLOW))
 }
 
 async fn over(idle: Option<Duration>) {
     match idle {
-        Some(idle) => tokio::time::sleep(idle).await,
+        Some(idle) => sleep(idle).await,
         None => std::future::pending().await,
     }
 }
@@ -127,7 +128,7 @@ pub async fn refuse(mut stream: Stream, refusal: Refusal) {
         reason.unwrap_or_default(),
         body.len(),
     );
-    let _ = tokio::time::timeout(DRAIN_LIMIT, answer(&mut stream, head, body)).await;
+    let _ = timeout(DRAIN_LIMIT, answer(&mut stream, head, body)).await;
 }
 
 async fn answer(stream: &mut Stream, head: String, body: Bytes) -> std::io::Result<()> {
