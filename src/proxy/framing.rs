@@ -124,7 +124,7 @@ fn request_line(line: &[u8]) -> Result<Version, Refusal> {
             Err(Refusal {
                 kind: ErrorKind::UnsupportedVersion,
                 reason: "version",
-                message: "This version of HTTP is not spoken here. Use HTTP/1.1 or HTTP/2.",
+                message: "This version of HTTP is not spoken here. Use HTTP/2 or HTTP/1.1.",
             })
         }
         _ => Err(broken),

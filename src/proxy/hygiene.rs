@@ -32,7 +32,8 @@ const OF_CLIENTS: &str = "x-envoy-allow-mcp-tools";
 /// Prepares head and context.
 ///
 /// # Errors
-/// The 414 or 431 for an HTTP/2 head over the limit (`head` has measured those of HTTP/1); the 421 for a host whose TLS demands more than this connection's.
+/// The 414 or 431 for an HTTP/2 head over the limit (`head` has measured those of HTTP/1); the 421 for a host whose TLS demands
+/// more than this connection's.
 pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     ctx.state.client_ip = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let tls = session.digest().and_then(|digest| digest.ssl_digest.clone());
@@ -46,8 +47,8 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     }
     ctx.method = head.method.clone();
     ctx.path = head.uri.path_and_query().map_or_else(|| "/".to_owned(), |path| path.as_str().to_owned());
-    if head.version != http::Version::HTTP_2 && head.uri.authority().is_some() {
-        // An origin is asked in origin form, whatever the client asked a proxy with. This is the path of a URI that was read.
+    if head.version != http::Version::HTTP_2 && !matches!(head.raw_path().first(), Some(b'/' | b'*')) {
+        // An origin is asked in origin form, whatever the client asked a proxy with: this is the path of what was read.
         let _ = head.set_raw_path(ctx.path.as_bytes());
     }
     ctx.state.host = authority(head).map(|authority| host_only(authority).to_ascii_lowercase()).unwrap_or_default();
