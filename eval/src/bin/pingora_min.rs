@@ -46,7 +46,14 @@ impl ProxyHttp for To {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let conf = ServerConf { threads: args.threads, upstream_keepalive_pool_size: 512, ..Default::default() };
+    let conf = ServerConf {
+        threads: args.threads,
+        upstream_keepalive_pool_size: 512,
+        // Nobody waits for what a measurement leaves behind.
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(0),
+        ..Default::default()
+    };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let mut service = http_proxy_service(&server.configuration, To(args.upstream));
