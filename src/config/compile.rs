@@ -68,7 +68,7 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
     let (mut services, registries) = services(&resolved, discovered, &secrets, &report);
     let rpcs = of_kind("Http2Rpc").filter_map(|object| http2rpc::read(object, &report)).collect();
     let may_come = registries.iter().any(|registry| !discovered.heard.contains(&registry.key()));
-    destination_rule::apply(of_kind("DestinationRule"), &mut services, may_come, &report);
+    destination_rule::apply(of_kind("DestinationRule"), &secrets, &mut services, may_come, &report);
     let services = Services { by_host: services, rpcs, may_come };
     let https = of_kind("ConfigMap").find_map(|object| Https::read(object, &report)).unwrap_or_default();
     let mut assembly = Assembly::new(&services, &report);

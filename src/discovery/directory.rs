@@ -179,7 +179,7 @@ fn known(registry: &Registry, host: &str, listed: &Listed, before: Option<&Known
     let number = registry.virtual_ports.of(&listed.name).or(own_port)?;
     // What Higress does not know either is taken for HTTP.
     let (protocol, is_tls) = Protocol::parse(&first.protocol).unwrap_or((Protocol::Http1, false));
-    let port = ServicePort { number, name: None, protocol, endpoints: Endpoints::Discovered };
+    let port = ServicePort { number, name: None, protocol, endpoints: Endpoints::Discovered, traffic: None };
     let service = Service {
         host: host.to_owned(),
         origin: registry.origin.clone(),

@@ -14,9 +14,10 @@ use super::resolve::Resolver;
 use super::route::RouteTable;
 use super::span::Tracer;
 use super::tls::{ByHost, Certificates, ClientIdentity};
-use super::upstream::{Upstream, UpstreamTimeouts, Variant};
+use super::upstream::{Upstream, UpstreamTimeouts, Variant, tls_policies};
 use crate::config::model::{
-    self, FailStrategy, Gateway, GatewaySettings, Gzip, OutlierDetection, PluginUse, UpstreamPolicy,
+    self, FailStrategy, Gateway, GatewaySettings, Gzip, OutlierDetection, PluginUse, Service, ServicePort,
+    UpstreamPolicy,
 };
 use crate::config::{Problem, Settings};
 use crate::plugins::Host;
@@ -144,16 +145,25 @@ impl Snapshot {
         if !problems.is_empty() {
             return Err(problems);
         }
+        let faults: RefCell<Vec<Problem>> = RefCell::default();
+        let live = |service: &Service, port: &ServicePort, tls: Option<bool>, policy: Option<&UpstreamPolicy>| {
+            let identity = tls_policies(policy, service, port).find_map(|tls| tls.identity.as_ref());
+            let identity = identity.map(ClientIdentity::load).transpose().unwrap_or_else(|problem| {
+                faults.borrow_mut().push(*problem);
+                None
+            });
+            let variant = Variant { tls, policy, identity };
+            Arc::new(Upstream::new(service, port, variant, &limits, resolver, clusters))
+        };
         let mut upstreams: HashMap<String, Vec<Arc<Upstream>>> = HashMap::new();
         for service in gateway.services.values() {
             for port in &service.ports {
-                let upstream = Arc::new(Upstream::new(service, port, Variant::default(), &limits, resolver, clusters));
+                let upstream = live(service, port, None, None);
                 upstreams.entry(service.host.clone()).or_default().push(upstream);
             }
         }
         // Routes that speak to a service in the same way share its connections, counts and turns.
         let variants: RefCell<HashMap<String, Arc<Upstream>>> = RefCell::default();
-        let faults: RefCell<Vec<Problem>> = RefCell::default();
         let find = |destination: &model::Destination| {
             let service = gateway.services.get(&destination.service)?;
             let port = service.port(destination.port)?;
@@ -165,13 +175,7 @@ impl Snapshot {
             if let Some(known) = variants.borrow().get(&key) {
                 return Some(known.clone());
             }
-            let identity = policy.tls.as_ref().and_then(|tls| tls.identity.as_ref()).map(ClientIdentity::load);
-            let identity = identity.transpose().unwrap_or_else(|problem| {
-                faults.borrow_mut().push(*problem);
-                None
-            });
-            let variant = Variant { tls: *tls, policy: Some(policy), identity };
-            let upstream = Arc::new(Upstream::new(service, port, variant, &limits, resolver, clusters));
+            let upstream = live(service, port, *tls, Some(policy));
             variants.borrow_mut().insert(key, upstream.clone());
             Some(upstream)
         };

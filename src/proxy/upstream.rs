@@ -19,7 +19,8 @@ use super::snapshot::Limits;
 use super::tls::ClientIdentity;
 use super::tunnel::Tunnel;
 use crate::config::model::{
-    ConnectProxy, Endpoints, LoadBalance, Protocol, Service, ServicePort, TrafficPolicy, UpstreamPolicy,
+    ConnectProxy, Endpoints, LoadBalance, Protocol, Service, ServicePort, TlsMode, TlsPolicy, TrafficPolicy,
+    UpstreamPolicy,
 };
 
 /// Time limits towards upstreams.
@@ -69,8 +70,26 @@ pub struct Variant<'a> {
     /// Overrides whether the service speaks TLS.
     pub tls: Option<bool>,
     pub policy: Option<&'a UpstreamPolicy>,
-    /// That of the policy, parsed.
+    /// That of [`tls_policies`], parsed.
     pub identity: Option<ClientIdentity>,
+}
+
+/// What is said of TLS to a service besides whether its registry has it: by the route, and by the service's rule. The first that
+/// says something counts.
+pub fn tls_policies<'a>(
+    policy: Option<&'a UpstreamPolicy>,
+    service: &'a Service,
+    port: &'a ServicePort,
+) -> impl Iterator<Item = &'a TlsPolicy> + Clone {
+    let of_rule = match &traffic(service, port).tls {
+        Some(TlsMode::On(tls)) => Some(tls),
+        Some(TlsMode::Off) | None => None,
+    };
+    policy.and_then(|policy| policy.tls.as_ref()).into_iter().chain(of_rule)
+}
+
+fn traffic<'a>(service: &'a Service, port: &'a ServicePort) -> &'a TrafficPolicy {
+    port.traffic.as_ref().unwrap_or(&service.traffic)
 }
 
 enum EndpointSet {
@@ -100,16 +119,18 @@ impl Upstream {
             (proxy, name)
         });
         let Variant { tls, policy, identity } = variant;
-        let own = policy.and_then(|policy| policy.tls.as_ref());
-        let is_tls = own.is_some() || tls.unwrap_or(service.tls.is_some());
+        let traffic = traffic(service, port);
+        let is_usual = traffic.tls.as_ref().map_or(service.tls.is_some(), |mode| *mode != TlsMode::Off);
+        let is_tls = policy.is_some_and(|policy| policy.tls.is_some()) || tls.unwrap_or(is_usual);
+        let mut said = tls_policies(policy, service, port);
         let tls = is_tls.then(|| Tls {
-            sni: own.and_then(|own| own.sni.clone()).or_else(|| service.tls.as_ref()?.sni.clone()),
-            verify: own.and_then(|own| own.verify).unwrap_or(limits.verify_tls),
+            sni: said.clone().find_map(|tls| tls.sni.clone()).or_else(|| service.tls.as_ref()?.sni.clone()),
+            verify: said.find_map(|tls| tls.verify).unwrap_or(limits.verify_tls),
             identity,
         });
         let own = policy.and_then(|policy| policy.load_balance.as_ref());
-        let load_balance = own.or(service.traffic.load_balance.as_ref()).cloned().unwrap_or_default();
-        let outlier = service.traffic.outlier.clone().unwrap_or_else(|| limits.outlier.clone());
+        let load_balance = own.or(traffic.load_balance.as_ref()).cloned().unwrap_or_default();
+        let outlier = traffic.outlier.clone().unwrap_or_else(|| limits.outlier.clone());
         Upstream {
             service: Arc::from(service.host.as_str()),
             port: port.number,
@@ -118,7 +139,7 @@ impl Upstream {
             tls,
             proxy,
             balancer: Balancer::new(load_balance),
-            policy: Arc::new(TrafficPolicy { outlier: Some(outlier), ..service.traffic.clone() }),
+            policy: Arc::new(TrafficPolicy { outlier: Some(outlier), ..traffic.clone() }),
             cluster: clusters.get(&service.host, port.number),
         }
     }

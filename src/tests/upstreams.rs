@@ -349,6 +349,35 @@ fn rule(folder: &Folder, service: &str, policy: serde_json::Value) {
     folder.write("destinationrules/rule.yaml", &object);
 }
 
+#[tokio::test]
+async fn a_rule_opens_tls_to_a_service_and_says_how() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let authority = Authority::new();
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    authority.sign(&folder, "pair", &["closed.test"]);
+    let demands = json!({"higress.io/auth-tls-secret": "pair"});
+    site(&folder, "closed", "closed.test", "up.static", Some("pair"), &demands);
+    let inner = Gateway::start(folder);
+
+    let folder = Folder::new();
+    folder.services(&[("inner", inner.https)]).route("inner", "/", "inner.static");
+    authority.sign(&folder, "client", &[]);
+    folder.write("secrets/other.yaml", &secret("other", json!({"ca.crt": Authority::new().pem})));
+    let tls = |mode: &str, credential: &str| json!({"mode": mode, "sni": "closed.test", "credentialName": credential, "insecureSkipVerify": false});
+    rule(&folder, "inner.static", json!({"tls": tls("MUTUAL", "client")}));
+    let outer = Gateway::start(folder);
+    let status = async || send(outer.http, "GET", "/", &[("host", "closed.test")], Bytes::new()).await.status;
+    assert_eq!(status().await, 200);
+    let of_port = json!([{"port": {"number": 80}, "tls": tls("SIMPLE", "other")}]);
+    rule(&outer.folder, "inner.static", json!({"tls": tls("MUTUAL", "client"), "portLevelSettings": of_port}));
+    reloaded(&outer, 2).await;
+    assert_eq!(status().await, 502, "what is said of the port counts, and it names another authority");
+    rule(&outer.folder, "inner.static", json!({"tls": tls("SIMPLE", "client"), "portLevelSettings": []}));
+    reloaded(&outer, 3).await;
+    assert_eq!(status().await, 200);
+}
+
 async fn metric(gateway: &Gateway, line: &str) -> Option<String> {
     let text = gateway.metrics().await;
     text.lines().find_map(|found| Some(found.strip_prefix(line)?.trim().to_owned()))

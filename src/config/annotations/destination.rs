@@ -19,7 +19,10 @@ pub(super) fn read(annotations: &Annotations<'_>) -> Option<Vec<Target>> {
         match parse_line(line) {
             Ok((target, subset)) => {
                 if let Some(subset) = subset {
-                    annotations.warn(&key, format!("the subset `{subset}` is not supported yet and has no effect"));
+                    annotations.warn(
+                        &key,
+                        format!("the subset `{subset}` has no effect: endpoints have no labels here, so all of them are used"),
+                    );
                 }
                 targets.push(target);
             }

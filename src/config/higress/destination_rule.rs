@@ -2,10 +2,13 @@
 //! reads none; here they are read, because their terms are the ones people know. `trafficPolicy.healthCheck` is ours, in the
 //! shape that Envoy Gateway gives it: Istio leaves active checks to Kubernetes.
 
+mod tls;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
+use super::secret::Secrets;
 use super::service::host as kubernetes_host;
 use super::skip_common;
 use crate::config::fields::Fields;
@@ -16,17 +19,32 @@ use crate::config::model::{
 use crate::config::problem::Report;
 use crate::config::source::RawObject;
 
+/// What an object says of the services it names.
+#[derive(Default)]
+struct Rule {
+    policy: TrafficPolicy,
+    /// By number, instead of that.
+    ports: BTreeMap<u16, TrafficPolicy>,
+}
+
 /// Gives every service the policy of the rule that names it best: exactly, or with the longest `*.suffix`.
 pub(in crate::config) fn apply<'a>(
     objects: impl Iterator<Item = &'a RawObject>,
+    secrets: &Secrets,
     services: &mut BTreeMap<String, Service>,
     may_come: bool,
     report: &Report,
 ) {
-    let mut rules: BTreeMap<String, TrafficPolicy> = BTreeMap::new();
+    let mut rules: BTreeMap<String, Rule> = BTreeMap::new();
     for object in objects {
-        let Some((host, policy)) = read(object, report) else { continue };
+        let Some((host, rule)) = read(object, secrets, report) else { continue };
         let report = report.on(&object.origin);
+        for number in rule.ports.keys() {
+            if services.get(&host).is_some_and(|service| service.port(Some(*number)).is_none()) {
+                let field = "spec.trafficPolicy.portLevelSettings";
+                report.warn(field, format!("`{host}` has no port {number}, so what is said of it has no effect"));
+            }
+        }
         let is_known = match host.strip_prefix('*') {
             Some(suffix) => services.keys().any(|service| service.ends_with(suffix)),
             None => services.contains_key(&host),
@@ -36,7 +54,7 @@ pub(in crate::config) fn apply<'a>(
         }
         match rules.entry(host) {
             Entry::Vacant(entry) => {
-                entry.insert(policy);
+                entry.insert(rule);
             }
             Entry::Occupied(entry) => {
                 report.warn("spec.host", format!("`{}` has a rule already, which is used", entry.key()));
@@ -47,15 +65,18 @@ pub(in crate::config) fn apply<'a>(
         let by_suffix = || {
             let fits = |host: &str| host.strip_prefix('*').is_some_and(|suffix| service.host.ends_with(suffix));
             let found = rules.iter().filter(|(host, _)| fits(host));
-            found.max_by_key(|(host, _)| host.len()).map(|(_, policy)| policy)
+            found.max_by_key(|(host, _)| host.len()).map(|(_, rule)| rule)
         };
-        if let Some(policy) = rules.get(&service.host).or_else(by_suffix) {
-            service.traffic = policy.clone();
+        if let Some(rule) = rules.get(&service.host).or_else(by_suffix) {
+            service.traffic = rule.policy.clone();
+            for port in &mut service.ports {
+                port.traffic = rule.ports.get(&port.number).cloned();
+            }
         }
     }
 }
 
-fn read(object: &RawObject, report: &Report) -> Option<(String, TrafficPolicy)> {
+fn read(object: &RawObject, secrets: &Secrets, report: &Report) -> Option<(String, Rule)> {
     let report = report.on(&object.origin);
     let mut fields = Fields::new(&object.value, "", report);
     skip_common(&mut fields);
@@ -68,15 +89,38 @@ fn read(object: &RawObject, report: &Report) -> Option<(String, TrafficPolicy)> 
         let is_short = !host.contains('.') && !host.starts_with('*');
         if is_short { kubernetes_host(host, &object.origin.namespace) } else { host.to_owned() }
     });
-    let policy = spec.object("trafficPolicy").map(traffic_policy).unwrap_or_default();
+    let mut rule = Rule::default();
+    if let Some(mut whole) = spec.object("trafficPolicy") {
+        for mut entry in whole.objects("portLevelSettings") {
+            let number = entry.object("port").and_then(|mut port| {
+                let number = port.port("number");
+                port.finish();
+                number
+            });
+            if number.is_none() {
+                report.error(&entry.path_of("port"), "must have the number of a port");
+            }
+            let policy = traffic_policy(&mut entry, secrets, &object.origin.namespace);
+            entry.finish();
+            rule.ports.extend(number.map(|number| (number, policy)));
+        }
+        rule.policy = traffic_policy(&mut whole, secrets, &object.origin.namespace);
+        whole.finish();
+    }
     spec.inert(&["exportTo"]);
-    spec.unsupported(&["subsets", "workloadSelector"]);
+    if spec.value("subsets").is_some() {
+        let hint = "give each version a registry or Service of its own, and weigh those in the destination";
+        let message = "have no effect: endpoints have no labels here, so all of them are used";
+        report.warn_hint("spec.subsets", message, hint);
+    }
+    spec.unsupported(&["workloadSelector"]);
     spec.finish();
     fields.finish();
-    Some((host?, policy))
+    Some((host?, rule))
 }
 
-fn traffic_policy(mut fields: Fields<'_>) -> TrafficPolicy {
+/// Of a service, or of one of its ports.
+fn traffic_policy(fields: &mut Fields<'_>, secrets: &Secrets, namespace: &str) -> TrafficPolicy {
     let mut policy = TrafficPolicy::default();
     if let Some(pool) = fields.object("connectionPool") {
         policy.limits = connection_pool(pool);
@@ -91,8 +135,8 @@ fn traffic_policy(mut fields: Fields<'_>) -> TrafficPolicy {
         (policy.load_balance, policy.slow_start) = load_balancer(balancer);
     }
     policy.health_check = fields.object("healthCheck").and_then(health_check);
-    fields.unsupported(&["tls", "portLevelSettings", "tunnel", "proxyProtocol"]);
-    fields.finish();
+    policy.tls = fields.object("tls").and_then(|fields| tls::read(fields, secrets, namespace));
+    fields.unsupported(&["tunnel", "proxyProtocol"]);
     policy
 }
 

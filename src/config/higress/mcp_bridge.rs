@@ -142,7 +142,7 @@ fn read_direct(
     };
     let tls = is_tls.then(|| UpstreamTls { sni: sni.or(default_sni) });
     entry.finish();
-    let port = ServicePort { number, name: None, protocol, endpoints };
+    let port = ServicePort { number, name: None, protocol, endpoints, traffic: None };
     Some(Service {
         host: format!("{name}.{kind}"),
         origin: object.origin.clone(),

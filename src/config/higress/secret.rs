@@ -6,10 +6,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::skip_common;
+use crate::base::secret::Secret as Hidden;
 use crate::config::fields::Fields;
-use crate::config::model::ObjectRef;
+use crate::config::model::{Identity, ObjectRef, Shown};
 use crate::config::problem::Report;
 use crate::config::source::RawObject;
+
+/// Keys under which a Secret may hold authorities.
+pub(in crate::config) const CA_KEYS: &[&str] = &["ca.crt", "cacert"];
 
 /// All secrets by namespace and name, then by key.
 #[derive(Default)]
@@ -30,6 +34,15 @@ impl Secret {
     /// `None` if the key is missing or its value is not text.
     pub fn text(&self, key: &str) -> Option<&str> {
         std::str::from_utf8(self.values.get(key)?).ok()
+    }
+
+    /// What an upstream is shown and known by; authorities alone are enough. `None` if there is neither.
+    pub fn identity(&self) -> Option<Identity> {
+        let ca = CA_KEYS.iter().find_map(|key| self.text(key)).map(str::to_owned);
+        let pair = self.text("tls.crt").zip(self.text("tls.key"));
+        let shown = pair.map(|(chain, key)| Shown { chain: chain.to_owned(), key: Hidden::new(key) });
+        let is_usable = shown.is_some() || ca.is_some();
+        is_usable.then(|| Identity { secret: self.origin.clone(), shown, ca })
     }
 }
 

@@ -76,7 +76,7 @@ fn read_service(
                 None => Endpoints::Static(addresses.map(|found| of_port(found, name)).unwrap_or_default()),
             };
             let protocol = protocol(app_protocol, name);
-            ports.push(ServicePort { number, name: name.map(str::to_owned), protocol, endpoints });
+            ports.push(ServicePort { number, name: name.map(str::to_owned), protocol, endpoints, traffic: None });
         }
         port.inert(&["protocol", "targetPort", "nodePort"]);
         port.finish();

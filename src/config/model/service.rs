@@ -50,6 +50,9 @@ pub struct ServicePort {
     pub name: Option<String>,
     pub protocol: Protocol,
     pub endpoints: Endpoints,
+    /// Instead of the service's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficPolicy>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -108,6 +111,7 @@ mod tests {
             name: None,
             protocol: Protocol::Http1,
             endpoints: Endpoints::Static(Vec::new()),
+            traffic: None,
         };
         let origin = ObjectRef {
             kind: "Service".into(),

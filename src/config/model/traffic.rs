@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{LoadBalance, is_default};
+use super::{LoadBalance, TlsPolicy, is_default};
 
 /// What is said for a service as a whole, whatever route leads to it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -20,6 +20,17 @@ pub struct TrafficPolicy {
     pub slow_start: Option<SlowStart>,
     #[serde(skip_serializing_if = "is_default")]
     pub limits: CircuitBreakers,
+    /// Instead of what the service's registry says; a route may still say otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsMode>,
+}
+
+/// Whether a service is spoken to over TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsMode {
+    Off,
+    On(TlsPolicy),
 }
 
 /// Endpoints that keep failing are left out for a while.

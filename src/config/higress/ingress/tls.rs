@@ -5,10 +5,9 @@ use super::Reader;
 use crate::base::secret::Secret as Hidden;
 use crate::config::annotations::SecretRule;
 use crate::config::fields::Fields;
-use crate::config::model::{Certificate, ClientCa, HostMatch, Identity, Shown, TlsOptions, TlsPolicy, UpstreamPolicy};
+use crate::config::higress::secret::CA_KEYS;
+use crate::config::model::{Certificate, ClientCa, HostMatch, Identity, TlsOptions, TlsPolicy, UpstreamPolicy};
 
-/// Keys under which a Secret may hold authorities.
-const CA_KEYS: &[&str] = &["ca.crt", "cacert"];
 /// What the name of a Secret with authorities alone ends in.
 const CA_SUFFIX: &str = "-cacert";
 
@@ -155,14 +154,7 @@ impl Reader<'_> {
     fn identity(&self, rule: &SecretRule) -> Option<Identity> {
         let namespace = rule.namespace.as_ref().unwrap_or(&self.origin.namespace);
         let secret = self.secrets.get(namespace, &rule.name);
-        let found = secret.map(|secret| {
-            let ca = CA_KEYS.iter().find_map(|key| secret.text(key)).map(str::to_owned);
-            let pair = secret.text("tls.crt").zip(secret.text("tls.key"));
-            let shown = pair.map(|(chain, key)| Shown { chain: chain.to_owned(), key: Hidden::new(key) });
-            Identity { secret: secret.origin().clone(), shown, ca }
-        });
-        // Authorities alone are enough to know the upstream by.
-        let usable = found.filter(|identity| identity.shown.is_some() || identity.ca.is_some());
+        let usable = secret.and_then(|secret| secret.identity());
         if usable.is_none() {
             let fault = if secret.is_some() { "lacks tls.crt or tls.key" } else { "does not exist" };
             let message =
