@@ -43,11 +43,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 impl Ask {
     /// `path` begins with a slash.
     pub(super) fn get(registry: &Registry, path: &str) -> Ask {
-        let host = match registry.domain.contains(':') {
-            true => format!("[{}]", registry.domain),
-            false => registry.domain.clone(),
-        };
-        let url = format!("http://{host}:{}{path}", registry.port);
+        let url = format!("http://{}{path}", authority(registry));
         let accept = ("accept", "application/json".to_owned());
         Ask { method: "GET", url, headers: vec![accept], body: String::new(), timeout: TIMEOUT }
     }
@@ -73,6 +69,14 @@ impl Ask {
     /// Without query, which may hold a token.
     fn place(&self) -> &str {
         self.url.split('?').next().unwrap_or_default()
+    }
+}
+
+/// Host and port of the registry.
+pub(super) fn authority(registry: &Registry) -> String {
+    match registry.domain.contains(':') {
+        true => format!("[{}]:{}", registry.domain, registry.port),
+        false => format!("{}:{}", registry.domain, registry.port),
     }
 }
 

@@ -5,7 +5,8 @@
 //! configuration; a service that comes, goes, or changes its port or protocol does.
 //!
 //! A registry that fails keeps what it said last: stale addresses are better than none. This module opens no connection of
-//! its own (it asks over [`Fetch`]) and knows nothing of routes or requests.
+//! its own (it asks over [`Fetch`]; only ZooKeeper, which has a protocol of its own, is asked by its client library) and knows
+//! nothing of routes or requests.
 
 mod consul;
 mod directory;
@@ -15,6 +16,7 @@ mod nacos;
 #[cfg(test)]
 mod testing;
 mod watch;
+mod zookeeper;
 
 use std::net::SocketAddr;
 

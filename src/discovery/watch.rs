@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Fetch, Listing, consul, eureka, nacos};
+use super::{Fetch, Listing, consul, eureka, nacos, zookeeper};
 use crate::config::model::{Registry, RegistryKind};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -57,5 +57,6 @@ async fn follow(
             client.follow(*refresh, publish).await
         }
         RegistryKind::Eureka => eureka::follow(registry, fetch, publish).await,
+        RegistryKind::ZooKeeper { paths } => zookeeper::follow(registry, paths, publish).await,
     }
 }

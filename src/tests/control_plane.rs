@@ -12,6 +12,9 @@ use tokio::sync::watch;
 
 use crate::harness::*;
 
+#[path = "../discovery/zookeeper/mock.rs"]
+mod zookeeper;
+
 /// A Consul that knows services by name and holds blocking queries back until something changes.
 #[derive(Clone)]
 struct Consul {
@@ -102,6 +105,27 @@ async fn services_of_consul_are_there_from_the_first_request_and_follow_every_ch
     })
     .await;
     assert_ne!(snapshot().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_of_zookeeper_follow_their_nodes() {
+    let (a, b) = (saying("a").await, saying("b").await);
+    let at =
+        |upstream: &Upstream| json!({"address": upstream.address.ip(), "port": upstream.address.port()}).to_string();
+    let tree = zookeeper::Tree::new(&[("/services/shop/1", &at(&a))]);
+    let (address, _serving) = tree.serve("127.0.0.1:0").await;
+    let folder = Folder::new();
+    bridge(
+        &folder,
+        &json!([{"type": "zookeeper", "name": "z", "domain": "127.0.0.1", "port": address.port(), "vport": {"default": 80}}]),
+    );
+    folder.route("shop", "/", "shop.services:80").route("long", "/long", "shop.services.zookeeper");
+    let gateway = Gateway::start(folder);
+    assert_eq!(gateway.get("/").await.json(), "a");
+    assert_eq!(gateway.get("/long").await.json(), "a");
+    tree.set("/services/shop/2", &at(&b));
+    tree.remove("/services/shop/1");
+    eventually_async("the new address", || async { (gateway.get("/").await.json() == "b").then_some(()) }).await;
 }
 
 /// A Dubbo server that answers each call with this Hessian value, after a heartbeat; keeps what it was sent.

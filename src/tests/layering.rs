@@ -68,6 +68,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tokenizers", &["infer/"]),
     ("rayon", &["infer/"]),
     ("zip", &["infer/"]),
+    ("zookeeper_client", &["discovery/zookeeper.rs"]),
 ];
 
 fn src() -> PathBuf {

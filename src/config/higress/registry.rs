@@ -1,4 +1,4 @@
-//! Registries that are asked while the gateway runs: consul, nacos, nacos2, nacos3, eureka (Higress `registry/*/watcher.go`).
+//! Registries that are asked while the gateway runs: consul, nacos, nacos2, nacos3, eureka, zookeeper (Higress `registry/*/watcher.go`).
 //! What is read here is where and how to ask; `discovery` does it.
 
 use std::net::IpAddr;
@@ -52,8 +52,9 @@ pub(super) fn read<'a>(
         "nacos2" => Some(nacos(NacosApi::V2, &credentials, &mut entry)),
         "nacos3" => Some(nacos(NacosApi::V3, &credentials, &mut entry)),
         "eureka" => Some(RegistryKind::Eureka),
-        // Higress knows etcd by name only.
-        "zookeeper" | "etcd" => {
+        "zookeeper" => Some(zookeeper(&mut entry)),
+        // Higress knows it by name only.
+        "etcd" => {
             report.warn(
                 &entry.path_of("type"),
                 format!("the registry `{name}` of type {kind} is not supported yet; its services are missing"),
@@ -143,6 +144,26 @@ fn nacos(api: NacosApi, credentials: &Credentials<'_>, entry: &mut Fields<'_>) -
         refresh: refresh.unwrap_or(NACOS_REFRESH).max(NACOS_REFRESH_LIMIT),
         user: credentials.text("nacosUsername").map(|user| (user.to_owned(), Secret::new(password))),
     }
+}
+
+fn zookeeper(entry: &mut Fields<'_>) -> RegistryKind {
+    let mut paths = Vec::new();
+    for path in entry.texts("zkServicesPath") {
+        if !path.starts_with('/') {
+            entry.report().error_hint(
+                &entry.path_of("zkServicesPath"),
+                format!("`{path}` is not a path"),
+                "paths begin with a slash, as in /services",
+            );
+            continue;
+        }
+        let path = path.strip_suffix('/').unwrap_or(&path).to_owned();
+        // These are looked into anyway.
+        if path != "/dubbo" && path != "/services" && !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    RegistryKind::ZooKeeper { paths }
 }
 
 fn virtual_ports(entry: &mut Fields<'_>) -> VirtualPorts {

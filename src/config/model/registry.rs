@@ -50,6 +50,11 @@ pub enum RegistryKind {
         user: Option<(String, Secret)>,
     },
     Eureka,
+    #[serde(rename = "zookeeper")]
+    ZooKeeper {
+        /// Where Spring Cloud services are, besides `/services`. Without a slash at the end.
+        paths: Vec<String>,
+    },
 }
 
 impl RegistryKind {
@@ -60,6 +65,7 @@ impl RegistryKind {
             Self::Nacos { api: NacosApi::V2, .. } => "nacos2",
             Self::Nacos { api: NacosApi::V3, .. } => "nacos3",
             Self::Eureka => "eureka",
+            Self::ZooKeeper { .. } => "zookeeper",
         }
     }
 }
