@@ -69,26 +69,18 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
         further: Some(&ctx.state.log).filter(|further| !further.is_empty()),
         ai_log: llm.map(|llm| &llm.log).filter(|log| !log.is_empty()),
     };
-    let is_kept = match &ctx.snapshot.settings.access_log {
-        None => log.write(&entry),
-        Some(format) => {
-            let facts = log_line::Facts {
-                entry: &entry,
-                started,
-                request: &head.headers,
-                scheme: if ctx.state.is_tls { "https" } else { "http" },
-                response: session.response_written().map(|head| &head.headers),
-                service_port: ctx.state.service_port,
-                client: session.client_addr().and_then(|address| address.as_inet()).copied(),
-                local: session.server_addr().and_then(|address| address.as_inet()).copied(),
-                server_name: ctx.state.server_name.as_deref(),
-            };
-            log.write_line(log_line::line(format, &facts))
-        }
+    let facts = log_line::Facts {
+        entry: &entry,
+        started,
+        request: &head.headers,
+        scheme: if ctx.state.is_tls { "https" } else { "http" },
+        response: session.response_written().map(|head| &head.headers),
+        service_port: ctx.state.service_port,
+        client: session.client_addr().and_then(|address| address.as_inet()).copied(),
+        local: session.server_addr().and_then(|address| address.as_inet()).copied(),
+        server_name: ctx.state.server_name.as_deref(),
     };
-    if !is_kept {
-        metrics.access_log_shed.inc();
-    }
+    log_line::write(log, ctx.snapshot.settings.access_log.as_ref(), &facts, metrics);
 }
 
 /// The path without a credential that may stand in its query.
@@ -108,7 +100,7 @@ fn protocol(version: Version) -> &'static str {
 }
 
 /// Wall-clock time the request began.
-fn started(duration_ms: u64) -> jiff::Timestamp {
+pub(super) fn started(duration_ms: u64) -> jiff::Timestamp {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let millis = i64::try_from(now.as_millis()).unwrap_or(0) - i64::try_from(duration_ms).unwrap_or(0);
     jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::UNIX_EPOCH)

@@ -21,12 +21,14 @@ use pingora_proxy::HttpProxy;
 use tokio::net::TcpStream;
 
 use super::head::{self, Arrived, Patience};
+use super::refused;
 use super::resolve::Resolver;
 use super::rewound::Rewound;
 use super::service::Gateway;
 use super::snapshot::Snapshot;
 use super::tls;
 use super::upstream::Upstream;
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Metrics, Refused};
 
 /// From the first byte to the end of the handshake.
@@ -40,6 +42,7 @@ pub struct Front {
     pub proxy: Arc<HttpProxy<Gateway>>,
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub metrics: Arc<Metrics>,
+    pub access_log: AccessLog,
     pub tls: Option<TlsFront>,
 }
 
@@ -89,10 +92,13 @@ impl Front {
                 }
                 // The preface where it cannot be meant, or something else where it must be.
                 Ok(_) => {}
-                Err(refusal) => {
-                    tracing::debug!(reason = refusal.reason, "A request was refused before it was parsed");
-                    self.metrics.refused.get_or_create(&Refused { reason: refusal.reason }).inc();
-                    head::refuse(stream, refusal).await;
+                Err(refused) => {
+                    let reason = refused.why.reason;
+                    tracing::debug!(reason, "A request was refused before it was parsed");
+                    self.metrics.refused.get_or_create(&Refused { reason }).inc();
+                    let way = refused::Way::of(&stream, is_tls);
+                    let n_sent = head::refuse(stream, refused.why).await;
+                    refused::log(&refused, &way, n_sent, &self.snapshot.load(), &self.metrics, &self.access_log);
                 }
             }
         }

@@ -11,6 +11,7 @@ use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
 use pingora_timeout::{sleep, timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use super::framing::{Lines, Refusal, check};
 use crate::llm::error::{ApiError, ErrorKind};
@@ -56,11 +57,21 @@ pub enum Arrived {
     Nothing,
 }
 
+/// What must be refused; the connection cannot be used any more.
+#[derive(Debug)]
+pub struct Refused {
+    pub why: Refusal,
+    /// As much as had come.
+    pub bytes: BytesMut,
+    /// Since its first byte.
+    pub after: Duration,
+}
+
 /// Waits for the next request.
 ///
 /// # Errors
-/// What came must be refused; the connection cannot be used any more.
-pub async fn read(stream: &mut Stream, patience: Patience, shutdown: &mut ShutdownWatch) -> Result<Arrived, Refusal> {
+/// What came must be refused.
+pub async fn read(stream: &mut Stream, patience: Patience, shutdown: &mut ShutdownWatch) -> Result<Arrived, Refused> {
     let mut bytes = BytesMut::with_capacity(USUAL_HEAD);
     let first = tokio::select! {
         biased;
@@ -71,7 +82,21 @@ pub async fn read(stream: &mut Stream, patience: Patience, shutdown: &mut Shutdo
     if !matches!(first, Ok(1..)) {
         return Ok(Arrived::Nothing);
     }
-    timeout(patience.head, rest(stream, bytes, patience.max_bytes)).await.unwrap_or(Err(TOO_SLOW))
+    let began = Instant::now();
+    let kind = timeout(patience.head, rest(stream, &mut bytes, patience.max_bytes)).await.unwrap_or(Err(TOO_SLOW));
+    match kind {
+        Ok(Kind::Request) => Ok(Arrived::Request(bytes)),
+        Ok(Kind::Http2) => Ok(Arrived::Http2(bytes)),
+        Ok(Kind::Nothing) => Ok(Arrived::Nothing),
+        Err(why) => Err(Refused { why, bytes, after: began.elapsed() }),
+    }
+}
+
+/// [`Arrived`] without the bytes.
+enum Kind {
+    Request,
+    Http2,
+    Nothing,
 }
 
 async fn over(idle: Option<Duration>) {
@@ -82,7 +107,7 @@ async fn over(idle: Option<Duration>) {
 }
 
 /// Reads on until the head, or the preface, is there.
-async fn rest(stream: &mut Stream, mut bytes: BytesMut, max_bytes: usize) -> Result<Arrived, Refusal> {
+async fn rest(stream: &mut Stream, bytes: &mut BytesMut, max_bytes: usize) -> Result<Kind, Refusal> {
     let mut lines = Lines::default();
     let mut is_fresh = true;
     loop {
@@ -95,30 +120,30 @@ async fn rest(stream: &mut Stream, mut bytes: BytesMut, max_bytes: usize) -> Res
         if is_http2 && bytes.len() >= PREFACE.len() + FRAME_HEAD {
             // The library that goes on from here does not insist.
             let is_settings = bytes[PREFACE.len() + FRAME_TYPE] == SETTINGS;
-            return Ok(if is_settings { Arrived::Http2(bytes) } else { Arrived::Nothing });
+            return Ok(if is_settings { Kind::Http2 } else { Kind::Nothing });
         }
-        let is_undecided = is_http2 || PREFACE.starts_with(&bytes) || (is_fresh && &bytes[..] == b"\r");
+        let is_undecided = is_http2 || PREFACE.starts_with(bytes) || (is_fresh && &bytes[..] == b"\r");
         if !is_undecided {
             is_fresh = false;
-            match lines.end(&bytes)? {
+            match lines.end(bytes)? {
                 Some(end) if end > max_bytes => return Err(lines.too_long()),
                 Some(end) => {
                     check(&bytes[..end])?;
-                    return Ok(Arrived::Request(bytes));
+                    return Ok(Kind::Request);
                 }
                 None if bytes.len() >= max_bytes => return Err(lines.too_long()),
                 None => {}
             }
         }
-        match stream.read_buf(&mut bytes).await {
+        match stream.read_buf(bytes).await {
             Ok(1..) => {}
-            _ => return Ok(Arrived::Nothing),
+            _ => return Ok(Kind::Nothing),
         }
     }
 }
 
-/// Answers `refusal` and ends the connection.
-pub async fn refuse(mut stream: Stream, refusal: Refusal) {
+/// Answers `refusal` and ends the connection. Returns the length of the answer's body.
+pub async fn refuse(mut stream: Stream, refusal: Refusal) -> usize {
     let error = ApiError::new(refusal.kind, refusal.message);
     let body = error.to_json();
     let reason = http::StatusCode::from_u16(error.status).ok().and_then(|status| status.canonical_reason());
@@ -128,7 +153,9 @@ pub async fn refuse(mut stream: Stream, refusal: Refusal) {
         reason.unwrap_or_default(),
         body.len(),
     );
+    let n_sent = body.len();
     let _ = timeout(DRAIN_LIMIT, answer(&mut stream, head, body)).await;
+    n_sent
 }
 
 async fn answer(stream: &mut Stream, head: String, body: Bytes) -> std::io::Result<()> {

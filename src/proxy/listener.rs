@@ -76,14 +76,20 @@ pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWat
     options.h2c = true;
     options.h2_idle_timeout = Some(snapshot.load().limits.client_idle).filter(|idle| !idle.is_zero());
     let (resolver, challenges) = (gateway.resolver.clone(), gateway.challenges.clone());
-    let metrics = gateway.metrics.clone();
+    let (metrics, access_log) = (gateway.metrics.clone(), gateway.access_log.clone());
     let mut proxy: HttpProxy<Gateway> = http_proxy(&conf, gateway);
     proxy.server_options = Some(options);
     proxy.h2_options = Some(h2);
     let proxy = Arc::new(proxy);
     let tls = tls::usual_acceptor(snapshot.clone(), challenges);
     let tls = tls.map(|usual| TlsFront { snapshot: snapshot.clone(), resolver, usual });
-    let front = |tls| Front { proxy: proxy.clone(), snapshot: snapshot.clone(), metrics: metrics.clone(), tls };
+    let front = |tls| Front {
+        proxy: proxy.clone(),
+        snapshot: snapshot.clone(),
+        metrics: metrics.clone(),
+        access_log: access_log.clone(),
+        tls,
+    };
     let mut plain = service("http", listeners.http, front(None));
     let serve_plain = plain.0.start_service(Some(plain.1), shutdown.clone(), 1);
     let Some(tls) = tls else { return serve_plain.await };

@@ -7,7 +7,8 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use crate::config::model::{LogFormat, LogPiece, LogValue};
-use crate::telemetry::access_log::Entry;
+use crate::telemetry::access_log::{AccessLog, Entry};
+use crate::telemetry::metrics::Metrics;
 
 /// What stands where there is nothing, as in Envoy.
 const NOTHING: &str = "-";
@@ -25,8 +26,19 @@ pub struct Facts<'a> {
     pub server_name: Option<&'a str>,
 }
 
+/// Queues the line of a request, in the usual form or the configured one.
+pub fn write(log: &AccessLog, format: Option<&LogFormat>, facts: &Facts<'_>, metrics: &Metrics) {
+    let is_kept = match format {
+        None => log.write(facts.entry),
+        Some(format) => log.write_line(line(format, facts)),
+    };
+    if !is_kept {
+        metrics.access_log_shed.inc();
+    }
+}
+
 /// One line with its end.
-pub fn line(format: &LogFormat, facts: &Facts<'_>) -> Vec<u8> {
+fn line(format: &LogFormat, facts: &Facts<'_>) -> Vec<u8> {
     let mut line = String::with_capacity(512);
     for piece in &format.pieces {
         match piece {
@@ -35,7 +47,7 @@ pub fn line(format: &LogFormat, facts: &Facts<'_>) -> Vec<u8> {
                 let value = value(of, facts);
                 let value = value.as_deref().filter(|value| !value.is_empty()).unwrap_or(NOTHING);
                 let end = longest.and_then(|n| value.char_indices().nth(n)).map_or(value.len(), |(at, _)| at);
-                write(&mut line, &value[..end], format.is_json);
+                put(&mut line, &value[..end], format.is_json);
             }
         }
     }
@@ -44,7 +56,7 @@ pub fn line(format: &LogFormat, facts: &Facts<'_>) -> Vec<u8> {
 }
 
 /// A value must end neither the line nor, in JSON, the text it stands in.
-fn write(line: &mut String, value: &str, is_json: bool) {
+fn put(line: &mut String, value: &str, is_json: bool) {
     for c in value.chars() {
         match c {
             '"' | '\\' if is_json => line.extend(['\\', c]),
@@ -124,6 +136,7 @@ fn flags(details: &str) -> &'static str {
         "upstream_reset_before_response_started" => "UF",
         "local_rate_limited" => "RL",
         "downstream_remote_disconnect" => "DC",
+        details if details.starts_with("http1.") => "DPE",
         _ => NOTHING,
     }
 }

@@ -41,6 +41,7 @@ pub mod listener;
 pub mod log_line;
 pub mod mirror;
 pub mod outgoing;
+pub mod refused;
 pub mod resolve;
 pub mod respond;
 pub mod retry;

@@ -94,7 +94,7 @@ async fn what_can_be_read_in_two_ways_is_refused_and_reaches_nobody() {
     let origin = RawOrigin::start(OK).await;
     let gateway = gateway(&origin, false, "");
     let with = |headers: &str| format!("POST / HTTP/1.1\r\nHost: h\r\n{headers}\r\n0\r\n\r\n{SMUGGLED}");
-    for (request, expected) in [
+    let requests = [
         (with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), 400),
         (with("Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n"), 400),
         (with("Transfer-Encoding : chunked\r\n"), 400),
@@ -116,12 +116,21 @@ async fn what_can_be_read_in_two_ways_is_refused_and_reaches_nobody() {
         ("GET / HTTP/1.1\nHost: h\n\n".to_owned(), 400),
         ("GET / HTTP/3.0\r\nHost: h\r\n\r\n".to_owned(), 505),
         ("CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n".to_owned(), 405),
-    ] {
+    ];
+    for (request, expected) in &requests {
         let answer = raw(gateway.http, request.as_bytes()).await;
-        assert_eq!((status(&answer), answer.matches("HTTP/1.1 ").count()), (expected, 1), "{request:?}: {answer}");
+        assert_eq!((status(&answer), answer.matches("HTTP/1.1 ").count()), (*expected, 1), "{request:?}: {answer}");
         assert_eq!(origin.seen(), Vec::<String>::new(), "{request:?}");
     }
     assert!(gateway.metrics().await.contains("weirgate_refused_heads_total{reason=\"length_and_coding\"} 1"));
+    // Each has its line in the log, as far as it could be read, but for the two that pingora answers by itself: CONNECT, and the
+    // absolute target for another host.
+    let log = gateway.access_log(requests.len() - 2);
+    assert_eq!(log.len(), requests.len() - 2);
+    let line = log.iter().find(|line| line["response_code_details"] == "http1.length_and_coding").unwrap();
+    let told = ["method", "path", "authority", "protocol", "downstream_remote_address"]
+        .map(|field| line[field].as_str().unwrap());
+    assert_eq!((told, line["response_code"].as_u64()), (["POST", "/", "h", "HTTP/1.1", "127.0.0.1"], Some(400)));
 }
 
 #[tokio::test]
@@ -223,6 +232,11 @@ async fn heads_and_paths_over_the_limit_are_refused_while_they_come() {
         assert_eq!((answer.status, answer.error_code().as_str()), expected);
     }
     assert_eq!(origin.seen(), Vec::<String>::new());
+    let mut details: Vec<String> =
+        gateway.access_log(4).iter().map(|line| line["response_code_details"].as_str().unwrap().to_owned()).collect();
+    details.sort_unstable();
+    let expected = ["request_headers_too_large", "request_uri_too_long"];
+    assert_eq!(details, [expected[0], expected[0], expected[1], expected[1]]);
 }
 
 #[tokio::test]
@@ -236,6 +250,7 @@ async fn slow_clients_are_given_up() {
             assert_eq!(status(&raw(gateway.http, started.as_bytes()).await), 408, "{started:?}");
         }
         assert_eq!(raw(gateway.http, b"").await, "", "a connection without a request is closed without a word");
+        assert!(gateway.access_log(3).iter().all(|line| line["response_code_details"] == "request_timeout"));
     }
     let gateway = gateway(&origin, false, "[timeouts]\nrequest_read_secs = 1\n");
     // A byte now and then keeps nothing open: the whole head has a limit.
