@@ -2,7 +2,8 @@
 //!
 //! The rule engine is the crate `zentinel-modsec`, which runs the OWASP Core Rule Set (its authors measure 4,806 of the rule
 //! set's 5,184 regression cases). `rules` says which directives a configuration may use. Phase 1 runs when the head is there,
-//! phase 2 when the body is, or at once if none comes. A rule that interrupts answers with its status and no body.
+//! phase 2 when the body is, or at once if none comes. A rule that interrupts answers with its status and no body. Which rules
+//! matched is in the access log, also of requests that pass (`SecRuleEngine DetectionOnly`).
 //!
 //! Differences from Higress: rules of the phases 3 to 5 are not run (inline ones are a configuration error), so answers are not
 //! inspected; bodies are inspected without `SecRequestBodyAccess`; the Core Rule Set does not ship with the gateway but is read
@@ -11,7 +12,7 @@
 
 mod rules;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use async_trait::async_trait;
 use http::header::LOCATION;
 use http::{HeaderValue, Version};
 use parking_lot::Mutex;
+use serde_json::Value;
 use zentinel_modsec::engine::phase::Phase as RulePhase;
 use zentinel_modsec::engine::ruleset::RuleEngineMode;
 use zentinel_modsec::{CompiledRuleset, Intervention, Transaction};
@@ -41,6 +43,9 @@ pub const SPEC: PluginSpec = PluginSpec {
 
 /// Status of a rule that blocks and names none.
 const DEFAULT_STATUS: u16 = 403;
+
+/// Field of the access log with the ids of the rules that matched.
+const LOG_FIELD: &str = "waf_rules";
 
 struct Config {
     use_crs: bool,
@@ -74,11 +79,13 @@ struct Waf {
     rules: Arc<CompiledRuleset>,
     /// By rule; the engine itself answers with one status for all.
     statuses: HashMap<String, u16>,
+    /// Rules that say something. The others only prepare and count.
+    telling: HashSet<String>,
 }
 
 impl Waf {
     fn new(rules: CompiledRuleset) -> Waf {
-        Waf { statuses: rules::statuses(&rules), rules: Arc::new(rules) }
+        Waf { statuses: rules::statuses(&rules), telling: rules::telling(&rules), rules: Arc::new(rules) }
     }
 }
 
@@ -109,6 +116,8 @@ impl Plugin for Waf {
         let flow = self.decide(&transaction, ran);
         if waits && matches!(flow, Flow::Continue) {
             request.state.notes.insert(Open(Arc::new(Mutex::new(Some(transaction)))));
+        } else {
+            self.log(request, &transaction);
         }
         flow
     }
@@ -124,6 +133,7 @@ impl Plugin for Waf {
         };
         let body = request.state.body.as_deref().unwrap_or_default();
         let ran = transaction.append_request_body(body).and_then(|()| transaction.process_request_body());
+        self.log(request, &transaction);
         self.decide(&transaction, ran)
     }
 }
@@ -160,6 +170,18 @@ impl Waf {
             reply.headers.push((LOCATION, url));
         }
         reply
+    }
+
+    fn log(&self, request: &mut Request<'_>, transaction: &Transaction) {
+        let mut seen = HashSet::new();
+        let matched = transaction.matched_rules().iter();
+        let told: Vec<Value> = matched
+            .filter(|rule| self.telling.contains(*rule) && seen.insert(*rule))
+            .map(|rule| Value::from(rule.as_str()))
+            .collect();
+        if !told.is_empty() {
+            request.state.log.insert(LOG_FIELD.to_owned(), Value::Array(told));
+        }
     }
 
     /// A request that the engine cannot process passes, as in Higress.

@@ -4,7 +4,7 @@
 //! `SecRuleUpdateTargetById`, `Include`. Accepted without effect, because bodies are always inspected up to the gateway's own
 //! limit and logs are the gateway's: [`WITHOUT_EFFECT`] and the directives of the engine's own body limits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use zentinel_modsec::CompiledRuleset;
@@ -81,9 +81,18 @@ fn unsupported(directive: &Directive) -> Option<String> {
     (!is_harmless).then(|| format!("has the directive {name}, which is not supported"))
 }
 
+const PHASES: [Phase; 2] = [Phase::RequestHeaders, Phase::RequestBody];
+
+/// Rules with a message.
+pub fn telling(rules: &CompiledRuleset) -> HashSet<String> {
+    let all = PHASES.into_iter().flat_map(|phase| rules.rules_for_phase(phase));
+    let tells = |action: &Action| matches!(action, Action::Metadata(MetadataAction::Msg(_)));
+    all.filter(|rule| rule.actions.iter().any(tells)).filter_map(|rule| rule.id.clone()).collect()
+}
+
 /// The answer's status of each rule that names one.
 pub fn statuses(rules: &CompiledRuleset) -> HashMap<String, u16> {
-    let all = [Phase::RequestHeaders, Phase::RequestBody].into_iter().flat_map(|phase| rules.rules_for_phase(phase));
+    let all = PHASES.into_iter().flat_map(|phase| rules.rules_for_phase(phase));
     let status = |action: &Action| match action {
         Action::Metadata(MetadataAction::Status(status)) => Some(*status).filter(|status| (200..600).contains(status)),
         _ => None,

@@ -103,6 +103,30 @@ fn rules_of_phase_two_run_without_a_body_too() {
 }
 
 #[test]
+fn rules_that_say_something_are_in_the_log_whether_they_block_or_not() {
+    let config = json!({"secRules": [
+        "SecAction \"id:1,phase:1,pass,nolog\"",
+        "SecRule ARGS \"@contains x\" \"id:2,phase:1,pass,msg:'an x'\"",
+        "SecRule REQUEST_BODY \"@contains y\" \"id:3,phase:2,deny,msg:'a y'\"",
+        "SecRule REQUEST_BODY \"@contains y\" \"id:4,phase:2,deny,msg:'again'\"",
+    ]});
+    let mut detecting = config.clone();
+    detecting["secRules"].as_array_mut().unwrap().push(json!("SecRuleEngine DetectionOnly"));
+    for (config, path, body, expected) in [
+        (&config, "/?a=x", "", json!(["2"])),
+        (&config, "/?a=x", "y", json!(["2", "3"])),
+        (&detecting, "/?a=z", "y", json!(["3", "4"])),
+        (&config, "/", "z", Value::Null),
+    ] {
+        let mut exchange = Exchange::new("POST", path, &[]).with_body(body);
+        exchange.head.insert_header("content-length", body.len().to_string()).unwrap();
+        exchange.run(&built(&SPEC, config));
+        let logged = exchange.state.log.get(LOG_FIELD).cloned().unwrap_or_default();
+        assert_eq!(logged, expected, "{path} {body}");
+    }
+}
+
+#[test]
 fn a_rule_set_is_read_from_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let crs = folder.path().join("crs");
