@@ -55,7 +55,7 @@ const DIFFERENCES: &[(&str, &[&str])] = &[
     (
         "response-cache",
         &[
-            "answers are kept in the gateway's memory (64 MiB, least recently used go first); the Redis fields are accepted and have no effect, so gateways do not share answers and a restart forgets them",
+            "without Redis answers are kept in the gateway's memory (64 MiB, least recently used go first)",
             "event streams and the gateway's own errors are not kept",
         ],
     ),

@@ -35,7 +35,6 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::base::cache::Cache;
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
 use crate::llm::provider::Provider;
@@ -215,7 +214,7 @@ pub trait Host: Send + Sync {
     /// The store of outcomes; `None` when it could not be opened (the start log says why).
     fn flywheel(&self) -> Option<&Flywheel>;
 
-    /// Where counters and marks are kept: the Redis of that configuration, or this process. Does not connect.
+    /// Where counters, marks and answers are kept: the Redis of that configuration, or this process. Does not connect.
     fn store(&self, redis: Option<&RedisConfig>) -> Arc<dyn Store>;
 
     /// The folder that users put files into for plugins to read.
@@ -234,8 +233,6 @@ pub trait Host: Send + Sync {
     async fn embed(&self, _text: &str) -> Option<Vec<f32>> {
         None
     }
-    /// Answers kept for later requests; outlives configurations. Keys begin with the user's name and a NUL.
-    fn cache(&self) -> &Cache;
 }
 
 /// A plain HTTP call beside a request. The process adds `Host` (unless the head has one) and `Content-Length`.

@@ -1,4 +1,4 @@
-//! The `redis` section that plugins with shared state have in common.
+//! Where a Redis is, as plugins with shared state write it: most in a section `redis`, the caches in a section `cache`.
 
 use std::time::Duration;
 
@@ -6,21 +6,40 @@ use super::config::Fields;
 use crate::base::secret::Secret;
 use crate::stores::redis::RedisConfig;
 
+/// What the two sections call the same.
+struct Names {
+    service: &'static str,
+    port: &'static str,
+    timeout_ms: u64,
+}
+
+const REDIS: Names = Names { service: "service_name", port: "service_port", timeout_ms: 1000 };
+const CACHE: Names = Names { service: "serviceName", port: "servicePort", timeout_ms: 10_000 };
+
 /// Reads the members of a `redis` object; `None` if they cannot be used, which has been reported then.
 pub fn redis(section: &mut Fields<'_>) -> Option<RedisConfig> {
+    read(section, &REDIS)
+}
+
+/// Reads those members of a `cache` object that say where its Redis is; as [`redis`].
+pub fn cache(section: &mut Fields<'_>) -> Option<RedisConfig> {
+    read(section, &CACHE)
+}
+
+fn read(section: &mut Fields<'_>, names: &Names) -> Option<RedisConfig> {
     let text = |value: Option<&str>| value.filter(|text| !text.is_empty()).map(str::to_owned);
-    let service = text(section.string("service_name"));
-    let port = section.count("service_port").filter(|port| *port != 0);
+    let service = text(section.string(names.service));
+    let port = section.count(names.port).filter(|port| *port != 0);
     let (username, password) = (text(section.string("username")), text(section.string("password")));
-    let timeout = section.count("timeout").filter(|millis| *millis != 0).unwrap_or(1000);
+    let timeout = section.count("timeout").filter(|millis| *millis != 0).unwrap_or(names.timeout_ms);
     let database = section.count("database").unwrap_or(0);
     let Some(service) = service else {
-        section.problem("service_name", "must name the service of the Redis, for example redis.dns");
+        section.problem(names.service, "must name the service of the Redis, for example redis.dns");
         return None;
     };
     let port = port.unwrap_or(if service.ends_with(".static") { 80 } else { 6379 });
     let Ok(port) = u16::try_from(port) else {
-        section.problem("service_port", format!("must be a port, found {port}"));
+        section.problem(names.port, format!("must be a port, found {port}"));
         return None;
     };
     let Ok(database) = i64::try_from(database) else {

@@ -14,7 +14,6 @@ use serde_json::Value;
 
 use super::registry::{PluginSpec, Scope};
 use super::{CompletedCall, Flow, Host, HttpAnswer, HttpCall, LlmCall, Plugin, Reply, Request, RequestState};
-use crate::base::cache::Cache;
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
 use crate::stores::redis::{Locate, RedisConfig};
@@ -29,7 +28,6 @@ pub struct FakeHost {
     answer: Box<Answer>,
     stores: Stores,
     metrics: Metrics,
-    cache: Cache,
 }
 
 impl FakeHost {
@@ -46,7 +44,6 @@ impl FakeHost {
             answer: Box::new(answer),
             stores: Stores::new(Arc::new(Nowhere)),
             metrics: Metrics::new(),
-            cache: Cache::default(),
         })
     }
 }
@@ -102,10 +99,6 @@ impl Host for FakeHost {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
-    }
-
-    fn cache(&self) -> &Cache {
-        &self.cache
     }
 }
 

@@ -12,7 +12,6 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::base::cache::Cache;
 use crate::base::tasks::Tasks;
 use crate::config::settings::Settings;
 use crate::flywheel::Flywheel;
@@ -33,7 +32,6 @@ pub struct ProcessHost {
     pub routers: Arc<Routers>,
     pub stores: Stores,
     pub metrics: Arc<Metrics>,
-    pub cache: Cache,
     pub tasks: Tasks,
     pub engine: Arc<Engine>,
 }
@@ -103,10 +101,6 @@ impl Host for ProcessHost {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
-    }
-
-    fn cache(&self) -> &Cache {
-        &self.cache
     }
 }
 

@@ -24,7 +24,6 @@ use self::host::{LiveServices, ProcessHost};
 use self::registries::Registries;
 use self::reload::Reloader;
 use crate::admin;
-use crate::base::cache::Cache;
 use crate::base::tasks::Tasks;
 use crate::config::settings::{AccessLog as AccessLogTarget, LogFormat, Settings};
 use crate::config::{Problem, Watcher};
@@ -184,7 +183,6 @@ impl Process {
             routers: routers.clone(),
             stores: Stores::new(Arc::new(LiveServices { exchange: exchange.clone(), snapshot: snapshot.clone() })),
             metrics: metrics.clone(),
-            cache: Cache::default(),
             tasks: tasks.clone(),
             engine: engine.clone(),
         });

@@ -1,13 +1,16 @@
-//! The store in this process: exact here, unknown to other gateways and lost at its end.
+//! The store in this process: exact here, unknown to other gateways and lost at its end. Values kept for later have a bounded cache
+//! of their own (`base::cache`).
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Counted, Store, StoreError, Window};
+use crate::base::cache::Cache;
 
 /// Entries that may be alive. Keys come from clients, so there has to be an end; one takes about 200 bytes.
 const MOST: usize = 1 << 20;
@@ -18,6 +21,7 @@ const FEW: usize = 1024;
 pub struct MemoryStore {
     entries: Mutex<Entries>,
     most: usize,
+    values: Cache,
 }
 
 #[derive(Default)]
@@ -35,7 +39,7 @@ struct Entry {
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        MemoryStore { entries: Mutex::default(), most: MOST }
+        MemoryStore { entries: Mutex::default(), most: MOST, values: Cache::default() }
     }
 }
 
@@ -63,6 +67,15 @@ impl Store for MemoryStore {
         let is_first = entry.count == 0;
         entry.count = 1;
         Ok(is_first)
+    }
+
+    async fn value(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.values.get(key))
+    }
+
+    async fn keep(&self, key: &str, value: &[u8], life: Option<Duration>) -> Result<(), StoreError> {
+        self.values.put(key.to_owned(), value, life);
+        Ok(())
     }
 }
 
@@ -107,7 +120,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_has_expired_makes_room_and_what_lives_does_not() {
-        let store = MemoryStore { entries: Mutex::default(), most: 4 };
+        let store = MemoryStore { most: 4, ..MemoryStore::default() };
         let life = Duration::from_secs(5);
         for key in ["a", "b", "c", "d"] {
             assert!(store.claim(key, life).await.unwrap());

@@ -1,4 +1,4 @@
-//! Small shared values with a life time: counters of windows, and marks that may be set once.
+//! Small shared values with a life time: counters of windows, marks that may be set once, and values kept for later.
 //!
 //! One trait, two places: this process ([`memory`]), or a Redis that several gateways share ([`redis`]). Plugins get theirs
 //! from the `Host`; this module knows neither plugins nor the configuration's services, and is told where Redis is
@@ -13,6 +13,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use self::memory::MemoryStore;
@@ -32,6 +33,18 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The store cannot be used now.
     async fn claim(&self, key: &str, life: Duration) -> Result<bool, StoreError>;
+
+    /// What was kept under a key, if its time is not over.
+    ///
+    /// # Errors
+    /// The store cannot be used now.
+    async fn value(&self, key: &str) -> Result<Option<Bytes>, StoreError>;
+
+    /// Keeps a value for some time, or until the room is needed.
+    ///
+    /// # Errors
+    /// The store cannot be used now.
+    async fn keep(&self, key: &str, value: &[u8], life: Option<Duration>) -> Result<(), StoreError>;
 }
 
 /// A counter that begins anew some time after its first use.

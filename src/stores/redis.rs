@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo,
@@ -165,5 +166,19 @@ impl Store for RedisStore {
         command.arg(key).arg("1").arg("NX").arg("EX").arg(life.as_secs().max(1));
         let set: Option<String> = self.ask(&command).await?;
         Ok(set.is_some())
+    }
+
+    async fn value(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        let value: Option<Vec<u8>> = self.ask(redis::cmd("GET").arg(key)).await?;
+        Ok(value.map(Bytes::from))
+    }
+
+    async fn keep(&self, key: &str, value: &[u8], life: Option<Duration>) -> Result<(), StoreError> {
+        let mut command = redis::cmd("SET");
+        command.arg(key).arg(value);
+        if let Some(life) = life {
+            command.arg("EX").arg(life.as_secs().max(1));
+        }
+        self.ask(&command).await
     }
 }

@@ -108,6 +108,11 @@ async fn keeps_the_contract(store: &dyn Store) {
     assert!(!store.claim("nonce:a", minute).await.unwrap());
     assert!(store.claim("nonce:b", minute).await.unwrap());
 
+    assert_eq!(store.value("kept").await.unwrap(), None);
+    store.keep("kept", b"first", None).await.unwrap();
+    store.keep("kept", b"\xff\0 bytes", Some(minute)).await.unwrap();
+    assert_eq!(store.value("kept").await.unwrap().as_deref(), Some(&b"\xff\0 bytes"[..]));
+
     let (second, started) = ([window("second", 1, 1)], Instant::now());
     assert_eq!(counts(store, &second).await, [1]);
     while counts(store, &second).await != [1] {
@@ -126,6 +131,7 @@ async fn redis_keeps_the_contract() {
     let server = Server::start();
     keeps_the_contract(&server.store()).await;
     assert_eq!(counts(&server.store(), &[window("minute", 2, 60)]).await, [3], "another gateway sees the same counter");
+    assert!(server.store().value("kept").await.unwrap().is_some(), "and the same values");
 }
 
 #[tokio::test]

@@ -147,3 +147,26 @@ async fn two_gateways_share_a_limit_and_a_lost_redis_lets_pass() {
     drop(redis);
     assert_eq!([one.get("/").await.status, two.post("/", &nonce, "").await.status], [200, 200]);
 }
+
+#[tokio::test]
+async fn two_gateways_share_answers_and_a_lost_redis_asks_again() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("passed")) }).await;
+    let redis = Redis::start();
+    let gateway = || {
+        let folder = Folder::new();
+        folder.services(&[("web", upstream.address), ("redis", redis.address)]).route("web", "/", "web.static");
+        let cache = json!({"type": "redis", "serviceName": "redis.static", "timeout": 5000, "cacheTTL": 600});
+        folder.plugin("response-cache", &json!({"cache": cache, "cacheKeyFromHeader": "x-key"}), &json!([]));
+        Gateway::start(folder)
+    };
+    let (one, two) = (gateway(), gateway());
+    let ask = async |gateway: &Gateway| {
+        let answer = send(gateway.http, "GET", "/", &[("x-key", "k")], Bytes::new()).await;
+        (answer.json(), answer.header("x-cache-status").map(str::to_owned))
+    };
+    assert_eq!(ask(&one).await, (json!("passed"), Some("miss".to_owned())));
+    assert_eq!(ask(&two).await, (json!("passed"), Some("hit".to_owned())));
+    assert_eq!(upstream.n_calls(), 1);
+    drop(redis);
+    assert_eq!(ask(&two).await, (json!("passed"), Some("miss".to_owned())));
+}

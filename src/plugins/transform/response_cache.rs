@@ -1,9 +1,10 @@
 //! `response-cache`: answers kept under a key taken from the request, and given again without asking the upstream. Default phase,
 //! priority 0.
 //!
-//! Differences from Higress: answers are kept in this process (bounded, see `base::cache`), not in Redis, so gateways do not share them
-//! and a restart forgets them; the fields that name a Redis are accepted and said to have no effect. Event streams are neither held
-//! back nor kept, and neither are the gateway's own errors.
+//! Answers are kept in a Redis that gateways share, or in this process where none is configured. If Redis cannot be used requests pass.
+//!
+//! Differences from Higress: the cache in this process (bounded, see `base::cache`). Event streams are neither held back nor kept, and
+//! neither are the gateway's own errors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,9 @@ use crate::config::model::Phase;
 use crate::plugins::config::{FieldProblem, Fields};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::{Flow, Host, Plugin, Reply, Request};
+use crate::plugins::{Flow, Host, Plugin, Reply, Request, store};
+use crate::stores::redis::RedisConfig;
+use crate::stores::{Store, StoreError};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "response-cache",
@@ -45,7 +48,7 @@ struct Config {
     value_type: String,
     /// gjson path of what is kept; empty keeps the whole body.
     value_path: String,
-    names_redis: bool,
+    redis: Option<RedisConfig>,
 }
 
 enum KeySource {
@@ -60,16 +63,17 @@ impl Config {
         let mut fields = Fields::of(&value, "");
         let mut prefix = fields.string("cacheKeyPrefix").map(str::to_owned);
         let mut time = None;
-        let mut names_redis = false;
+        let mut redis = None;
         if let Some(cache) = fields.object("cache") {
             let mut cache = Fields::of(cache, "cache");
             match cache.string("type") {
-                Some("redis") => names_redis = true,
+                Some("redis") => redis = store::cache(&mut cache),
                 Some("memory") | None => {}
-                Some(_) => cache.problem("type", "must be redis (kept in memory here) or memory"),
+                Some(_) => cache.problem("type", "must be redis or memory"),
             }
-            for unused in ["serviceName", "serviceHost", "servicePort", "username", "password", "timeout"] {
-                cache.get(unused);
+            // The name of a host says nothing to a Redis; the others have an effect with one.
+            for other in ["serviceName", "serviceHost", "servicePort", "username", "password", "timeout", "database"] {
+                cache.get(other);
             }
             time = cache.count("cacheTTL").filter(|seconds| *seconds > 0).map(Duration::from_secs);
             prefix = cache.string("cacheKeyPrefix").map(str::to_owned).or(prefix);
@@ -98,18 +102,22 @@ impl Config {
         }
         let value_path = or(fields.string("cacheValueFromBody"), "");
         let prefix = prefix.unwrap_or_else(|| "higress-response-cache:".to_owned());
-        (Config { prefix, time, statuses, key, value_type, value_path, names_redis }, fields.finish())
+        (Config { prefix, time, statuses, key, value_type, value_path, redis }, fields.finish())
     }
 }
 
 struct ResponseCache {
     config: Config,
-    host: Arc<dyn Host>,
+    store: Arc<dyn Store>,
 }
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(ResponseCache { config, host: host.clone() }))) } else { Err(problems) }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let store = host.store(config.redis.as_ref());
+    Ok(Some(Arc::new(ResponseCache { config, store })))
 }
 
 /// What this request's answer has to do with the cache.
@@ -134,7 +142,7 @@ impl Plugin for ResponseCache {
         match &self.config.key {
             KeySource::Header(name) => {
                 let key = bag::header_values(request, name).into_iter().next().unwrap_or_default();
-                return if key.is_empty() { Flow::Continue } else { self.look_up(request, &key) };
+                return if key.is_empty() { Flow::Continue } else { self.look_up(request, &key).await };
             }
             KeySource::Body(_) if request.content_type().is_some_and(|kind| kind.contains("application/json")) => {
                 request.state.notes.insert(Use::Pending);
@@ -156,7 +164,7 @@ impl Plugin for ResponseCache {
             KeySource::Body(path) if !path.is_empty() => gjson::get(text, path).str().to_owned(),
             _ => text.to_owned(),
         };
-        if key.is_empty() { Flow::Continue } else { self.look_up(request, &key) }
+        if key.is_empty() { Flow::Continue } else { self.look_up(request, &key).await }
     }
 
     fn may_hold_answer(&self, request: &Request<'_>) -> bool {
@@ -200,23 +208,25 @@ impl Plugin for ResponseCache {
             })
         };
         if !value.trim_ascii().is_empty() && value.len() <= MAX_BODY {
-            self.host.cache().put(key, &value, self.config.time);
-        }
-    }
-
-    fn activate(&self) {
-        if self.config.names_redis {
-            tracing::warn!("response-cache keeps answers in this process; the Redis it names is not used");
+            let kept = self.store.keep(&key, &value, self.config.time).await;
+            kept.unwrap_or_else(|error| without(&error));
         }
     }
 }
 
+fn without(error: &StoreError) {
+    tracing::debug!(%error, "response-cache does without its store");
+}
+
 impl ResponseCache {
     /// Answers from the cache, or notes under which key the answer is to be kept.
-    fn look_up(&self, request: &mut Request<'_>, key: &str) -> Flow {
-        // The cache is shared with other users, which have names of their own.
-        let key = format!("response-cache\0{}{key}", self.config.prefix);
-        match self.host.cache().get(&key) {
+    async fn look_up(&self, request: &mut Request<'_>, key: &str) -> Flow {
+        let key = format!("{}{key}", self.config.prefix);
+        let kept = self.store.value(&key).await.unwrap_or_else(|error| {
+            without(&error);
+            None
+        });
+        match kept {
             Some(body) => {
                 let mut reply = Reply::new(200, "response-cache.hit")
                     .header(CONTENT_TYPE, &self.config.value_type)
@@ -261,7 +271,7 @@ mod tests {
 
     #[test]
     fn answers_are_kept_by_header_and_survive_a_reload() {
-        let config = json!({"cache": {"type": "redis", "serviceName": "r.dns", "cacheTTL": 60}, "cacheKeyFromHeader": "X-Key",
+        let config = json!({"cache": {"type": "memory", "cacheTTL": 60}, "cacheKeyFromHeader": "X-Key",
             "cacheValueFromBody": "messages.@reverse.0.content"});
         let host = FakeHost::silent();
         let plugin = built_with(&SPEC, &config, None, host.clone());
@@ -297,6 +307,16 @@ mod tests {
     }
 
     #[test]
+    fn without_its_redis_requests_pass() {
+        let config = json!({"cache": {"type": "redis", "serviceName": "gone.dns"}, "cacheKeyFromHeader": "x-key"});
+        let plugin = built(&SPEC, &config);
+        for _ in 0..2 {
+            let exchange = Exchange::new("GET", "/", &[("x-key", "a")]);
+            assert_eq!(ask(&plugin, exchange, (200, "answer")), seen("answer", "miss", true));
+        }
+    }
+
+    #[test]
     fn streams_pass() {
         let plugin = built(&SPEC, &json!({"cacheKeyFromHeader": "k"}));
         let mut exchange = Exchange::new("GET", "/", &[("k", "1")]);
@@ -311,5 +331,9 @@ mod tests {
         let config = json!({"cache": {"type": "etcd", "typo": 1}, "cacheKeyFromHeader": "a", "cacheKeyFromBody": "b", "cacheResponseCode": [200, "x"]});
         let expected = ["cache.type", "cache.typo", "cacheResponseCode[1]", "cacheKeyFromBody"];
         assert_eq!(problem_fields(&SPEC, &config), expected);
+        let redis = json!({"cache": {"type": "redis", "servicePort": 70000}});
+        assert_eq!(problem_fields(&SPEC, &redis), ["cache.serviceName"]);
+        let redis = json!({"cache": {"type": "redis", "serviceName": "r.dns", "servicePort": 70000}});
+        assert_eq!(problem_fields(&SPEC, &redis), ["cache.servicePort"]);
     }
 }

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::base::cache::Cache;
 use crate::learning::live::{Routers, Serving};
 use crate::plugins::{CompletedCall, HttpAnswer, HttpCall};
 use crate::routing::{Example, Family as Heads, Outcome, TrainOptions, train};
@@ -50,10 +49,6 @@ impl Host for Embeds {
 
     fn router(&self, _name: &str) -> Arc<LiveRouter> {
         panic!("the test has it")
-    }
-
-    fn cache(&self) -> &Cache {
-        panic!("a decision caches nothing")
     }
 
     fn metrics(&self) -> &Metrics {
