@@ -151,9 +151,10 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    fn top_entry(&mut self, path: &Path) {
+    fn top_entry(&mut self, entry: &Entry) {
+        let path = entry.path.as_path();
         let name = file_name(path);
-        if !path.is_dir() {
+        if !entry.is_folder {
             if is_yaml(path) {
                 self.warn(
                     path,
@@ -167,7 +168,7 @@ impl Scan<'_> {
             Some((_, kind, namespaced)) => self.folder(path, kind, *namespaced, 0),
             None => {
                 let hint = did_you_mean(name, KINDS.iter().map(|(plural, ..)| *plural));
-                if sorted_entries(path).is_ok_and(|entries| entries.iter().any(|entry| is_yaml(entry))) {
+                if sorted_entries(path).is_ok_and(|entries| entries.iter().any(|entry| is_yaml(&entry.path))) {
                     self.warn(path, "is not the folder of a known kind and is ignored", hint);
                 }
             }
@@ -180,14 +181,14 @@ impl Scan<'_> {
             Err(error) => return self.error(path, format!("cannot be listed: {error}")),
         };
         for entry in entries {
-            if entry.is_dir() {
+            if entry.is_folder {
                 if depth < MAX_DEPTH {
-                    self.folder(&entry, kind, namespaced, depth + 1);
+                    self.folder(&entry.path, kind, namespaced, depth + 1);
                 } else {
-                    self.warn(&entry, "is nested too deeply and is ignored", None);
+                    self.warn(&entry.path, "is nested too deeply and is ignored", None);
                 }
-            } else if is_yaml(&entry) {
-                self.file(&entry, kind, namespaced);
+            } else if is_yaml(&entry.path) {
+                self.file(&entry.path, kind, namespaced);
             }
         }
     }
@@ -383,11 +384,25 @@ fn field_problem(severity: Severity, origin: &ObjectRef, field: &str, message: S
     Problem { severity, hint: hint.map(str::to_owned), ..Problem::error(origin, field, message) }
 }
 
+struct Entry {
+    path: PathBuf,
+    is_folder: bool,
+}
+
 /// Everything in a folder but hidden entries (editors' swap files, the `..data` links of mounted volumes).
-fn sorted_entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut entries = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    entries.retain(|entry| !file_name(entry).starts_with('.'));
-    entries.sort_unstable();
+fn sorted_entries(folder: &Path) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if !file_name(&path).starts_with('.') {
+            // The listing knows this already, except of links.
+            let kind = entry.file_type()?;
+            let is_folder = kind.is_dir() || (kind.is_symlink() && path.is_dir());
+            entries.push(Entry { path, is_folder });
+        }
+    }
+    entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     Ok(entries)
 }
 

@@ -6,13 +6,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::SourceError;
 
-/// Quiet time after the last event before the change is reported (as in Higress' API server).
+/// Quiet time after the last event of a burst before the change is reported (as in Higress' API server).
 const QUIET: Duration = Duration::from_millis(100);
+/// The same while one file alone has changed, and is whole: its events come together.
+const SINGLE_QUIET: Duration = Duration::from_millis(20);
 /// A folder that never rests is reported this often.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -25,11 +27,40 @@ pub struct Watcher {
 
 #[derive(Debug)]
 enum Message {
-    /// Something below the folder changed, or (`true`) the folder itself came, went or was replaced.
-    Changed {
-        root: bool,
-    },
+    Changed(Change),
     Stop,
+}
+
+/// Something below the folder changed.
+#[derive(Debug)]
+struct Change {
+    /// Or the folder itself came, went or was replaced.
+    root: bool,
+    file: PathBuf,
+    /// Nothing more is to be expected of the file: it was renamed, removed, or closed by its writer.
+    is_whole: bool,
+}
+
+/// Changes that are reported as one.
+struct Burst {
+    last: Change,
+    is_single: bool,
+}
+
+impl Burst {
+    fn new(first: Change) -> Burst {
+        Burst { is_single: !first.root, last: first }
+    }
+
+    fn add(&mut self, change: Change) {
+        self.is_single &= !change.root && change.file == self.last.file;
+        self.last = Change { root: change.root || self.last.root, ..change };
+    }
+
+    /// How long it is waited for another.
+    fn quiet(&self) -> Duration {
+        if self.is_single && self.last.is_whole { SINGLE_QUIET } else { QUIET }
+    }
 }
 
 impl Watcher {
@@ -89,16 +120,17 @@ impl Watch {
 
     fn run(mut self, inbox: &Receiver<Message>, on_change: impl Fn()) {
         loop {
-            let Ok(Message::Changed { root: mut replaced }) = inbox.recv() else { return };
+            let Ok(Message::Changed(first)) = inbox.recv() else { return };
+            let mut burst = Burst::new(first);
             let deadline = Instant::now() + PATIENCE;
             while Instant::now() < deadline {
-                match inbox.recv_timeout(QUIET) {
-                    Ok(Message::Changed { root }) => replaced |= root,
+                match inbox.recv_timeout(burst.quiet()) {
+                    Ok(Message::Changed(change)) => burst.add(change),
                     Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => break,
                 }
             }
-            if replaced {
+            if burst.last.root {
                 self.watch_again();
             }
             on_change();
@@ -120,16 +152,22 @@ fn message_for(root: &Path, event: notify::Result<Event>) -> Option<Message> {
         Ok(event) => event,
         Err(error) => {
             tracing::warn!(folder = %root.display(), %error, "watching the configuration folder failed once");
-            return Some(Message::Changed { root: true });
+            return Some(Message::Changed(Change { root: true, file: root.to_owned(), is_whole: false }));
         }
     };
     // Reading the files ourselves must not look like a change.
     let is_access = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
     let is_unfinished = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "tmp");
     let is_elsewhere = |path: &PathBuf| !path.starts_with(root);
-    let concerns_us = event.need_rescan() || event.paths.iter().any(|path| !is_unfinished(path) && !is_elsewhere(path));
-    (!is_access && concerns_us)
-        .then(|| Message::Changed { root: event.need_rescan() || event.paths.iter().any(|path| path == root) })
+    let file = event.paths.iter().find(|path| !is_unfinished(path) && !is_elsewhere(path));
+    if is_access || (file.is_none() && !event.need_rescan()) {
+        return None;
+    }
+    let is_root = event.need_rescan() || event.paths.iter().any(|path| path == root);
+    let is_whole =
+        matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)) | EventKind::Access(_) | EventKind::Remove(_));
+    let file = file.map_or(root, |file| file).to_owned();
+    Some(Message::Changed(Change { root: is_root, file, is_whole }))
 }
 
 #[cfg(test)]
@@ -208,8 +246,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let watch = Watch::start(root.path().to_owned(), channel().0).unwrap();
         let (messages, inbox) = channel();
-        for _ in 0..200 {
-            messages.send(Message::Changed { root: false }).unwrap();
+        for n in 0..200 {
+            let change = Change { root: false, file: PathBuf::from(format!("{n}.yaml")), is_whole: true };
+            messages.send(Message::Changed(change)).unwrap();
         }
         let changes = std::cell::Cell::new(0);
         watch.run(&inbox, || {
@@ -217,6 +256,25 @@ mod tests {
             messages.send(Message::Stop).unwrap();
         });
         assert_eq!(changes.get(), 1);
+    }
+
+    #[test]
+    fn one_whole_file_is_waited_for_less_than_several_or_half_a_one() {
+        let change = |file: &str, is_whole| Change { root: false, file: PathBuf::from(file), is_whole };
+        let mut burst = Burst::new(change("a", false));
+        assert_eq!(burst.quiet(), QUIET, "being written");
+        burst.add(change("a", true));
+        assert_eq!(burst.quiet(), SINGLE_QUIET);
+        burst.add(change("a", false));
+        assert_eq!(burst.quiet(), QUIET, "being written again");
+        burst.add(change("a", true));
+        burst.add(change("b", true));
+        burst.add(change("b", true));
+        assert_eq!(burst.quiet(), QUIET, "two files may belong together");
+        let mut burst = Burst::new(change("a", true));
+        burst.add(Change { root: true, ..change("/", true) });
+        burst.add(change("a", true));
+        assert!(burst.last.root && burst.quiet() == QUIET);
     }
 
     #[test]
