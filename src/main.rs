@@ -7,6 +7,11 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Bodies pass through buffers of 64 KiB, and a thread keeps freed blocks only up to 32 KiB unless told otherwise.
+#[expect(unsafe_code, reason = "the name under which jemalloc looks for its options; nothing else is called so")]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static ALLOCATOR_OPTIONS: &[u8] = b"tcache_max:131072\0";
+
 fn main() -> ExitCode {
     weirgate::cli::main()
 }
