@@ -40,8 +40,8 @@ pub use handle::{Counters, Flywheel, Options, WriterState};
 pub use prune::PruneReport;
 pub use query::{Filter, GroupStats, Stats, TrainingAnswer, TrainingRow};
 pub use record::{
-    AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, FeedbackRecord, Mode, Role, ScoreRecord, ScoreSource,
-    ScoreTarget, StoredExchange,
+    AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, FeedbackRecord, JsonText, Mode, Role, ScoreRecord,
+    ScoreSource, ScoreTarget, StoredExchange,
 };
 pub use transfer::{BadLine, ImportReport};
 pub use versions::{NewVersion, RouterVersion, VersionState};

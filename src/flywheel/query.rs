@@ -387,7 +387,10 @@ mod tests {
 
         let rows = store.examples(&all, 10).unwrap();
         let stored = exchange("c", 2);
-        assert_eq!(rows[1].messages.as_ref().map(ToString::to_string), stored.messages);
+        assert_eq!(
+            rows[1].messages.as_ref().map(|messages| crate::flywheel::JsonText(messages.to_string())),
+            stored.messages
+        );
         assert_eq!((&rows[1].features, rows[1].features_version), (&stored.features, stored.features_version));
         let answers: Vec<_> = rows[1].answers.iter().map(|answer| (answer.model.as_str(), answer.score)).collect();
         assert_eq!(answers, [("small", 1.0), ("code", 0.0)]);

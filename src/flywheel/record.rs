@@ -2,7 +2,7 @@
 //!
 //! Times are Unix milliseconds, durations milliseconds, money US dollars, scores 0 (useless) to 1 (perfect).
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::text_enum::text_enum;
@@ -20,10 +20,9 @@ pub struct ExchangeRecord {
     pub consumer: Option<String>,
     pub mode: Mode,
     pub prompt_hash: String,
-    /// The request's `messages` as sent: JSON text, because parsing it is nothing the request path should pay for. `None`
-    /// when redacted.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "json_text")]
-    pub messages: Option<String>,
+    /// The request's `messages` as sent. `None` when redacted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<JsonText>,
     /// The router's features of the prompt, opaque here; base64 in JSON. Kept when the text is redacted, so that
     /// training stays possible without it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "base64_bytes")]
@@ -48,9 +47,14 @@ pub struct DecisionRecord {
     pub router_version: Option<i64>,
     /// The model chosen first; a fallback may have answered instead, see the answers.
     pub chosen: String,
-    /// Whatever the router has to say, as JSON. Stored also when redacting, so it must not quote the prompt.
-    pub reasons: Value,
+    /// Whatever the router has to say. Stored also when redacting, so it must not quote the prompt.
+    pub reasons: JsonText,
 }
+
+/// A JSON value as its text, because parsing and building one is nothing the request path should pay for; the value itself in JSON
+/// lines.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JsonText(pub String);
 
 /// One attempt at an answer by one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -196,14 +200,14 @@ impl ExchangeRecord {
     /// Roughly the memory this record holds, bytes.
     pub(super) fn weight(&self) -> usize {
         let text = self.id.len() + self.tenant.len() + self.route.len() + self.prompt_hash.len();
-        let reasons = self.decision.as_ref().map_or(0, |decision| json_weight(&decision.reasons));
+        let reasons = self.decision.as_ref().map_or(0, |decision| decision.reasons.0.len());
         let answers: usize = self.answers.iter().map(AnswerRecord::weight).sum();
         size_of::<Self>()
             + text
             + reasons
             + answers
             + self.features.as_ref().map_or(0, Vec::len)
-            + self.messages.as_ref().map_or(0, String::len)
+            + self.messages.as_ref().map_or(0, |messages| messages.0.len())
     }
 }
 
@@ -258,31 +262,16 @@ pub(super) fn check_score(score: f64) -> Result<(), String> {
     if (0.0..=1.0).contains(&score) { Ok(()) } else { Err(format!("`score` is {score}; it must be from 0 to 1")) }
 }
 
-fn json_weight(value: &Value) -> usize {
-    size_of::<Value>()
-        + match value {
-            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-            Value::String(text) => text.len(),
-            Value::Array(items) => items.iter().map(json_weight).sum(),
-            Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + json_weight(value)).sum(),
-        }
-}
-
-/// JSON text in memory, the value itself in JSON lines.
-mod json_text {
-    use serde::de::Error as _;
-    use serde::ser::Error as _;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use serde_json::Value;
-
-    pub fn serialize<S: Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
-        let value: Option<Value> = text.as_deref().map(serde_json::from_str).transpose().map_err(S::Error::custom)?;
+impl Serialize for JsonText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value: Value = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
         value.serialize(serializer)
     }
+}
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-        let value = Option::<Value>::deserialize(deserializer)?;
-        value.map(|value| serde_json::to_string(&value)).transpose().map_err(D::Error::custom)
+impl<'de> Deserialize<'de> for JsonText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(|value| JsonText(value.to_string()))
     }
 }
 

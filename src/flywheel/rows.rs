@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, RowIndex, named_params, param
 use serde_json::Value;
 
 use super::record::{
-    AnswerRecord, DecisionRecord, ExchangeRecord, FeedbackRecord, ScoreRecord, ScoreTarget, StoredExchange,
+    AnswerRecord, DecisionRecord, ExchangeRecord, FeedbackRecord, JsonText, ScoreRecord, ScoreTarget, StoredExchange,
 };
 
 /// Stores an exchange with its answers. False: an exchange with this id exists already, nothing was stored.
@@ -34,11 +34,11 @@ pub(super) fn insert_exchange(connection: &Connection, record: &ExchangeRecord, 
             ":router": decision.map(|decision| &decision.router),
             ":router_version": decision.and_then(|decision| decision.router_version),
             ":chosen": decision.map(|decision| &decision.chosen),
-            ":reasons": decision.map(|decision| decision.reasons.to_string()),
+            ":reasons": decision.map(|decision| &decision.reasons.0),
             ":features_version": record.features_version,
             ":features": record.features,
             // JSON null means "no messages" when an export is read back, so it means that here too.
-            ":messages": record.messages.as_deref().filter(|messages| *messages != "null"),
+            ":messages": record.messages.as_ref().map(|messages| messages.0.as_str()).filter(|text| *text != "null"),
         })?;
     if n_inserted == 0 {
         return Ok(false);
@@ -139,8 +139,9 @@ pub(super) fn complete(connection: &Connection, mut exchange: ExchangeRecord) ->
 
 /// An exchange without its answers.
 pub(super) fn exchange_from_row(row: &Row<'_>) -> rusqlite::Result<ExchangeRecord> {
-    let decision = match (row.get("router")?, row.get("chosen")?, json(row, "reasons")?) {
+    let decision = match (row.get("router")?, row.get("chosen")?, row.get("reasons")?) {
         (Some(router), Some(chosen), Some(reasons)) => {
+            let reasons = JsonText(reasons);
             Some(DecisionRecord { router, router_version: row.get("router_version")?, chosen, reasons })
         }
         _ => None,
@@ -153,7 +154,7 @@ pub(super) fn exchange_from_row(row: &Row<'_>) -> rusqlite::Result<ExchangeRecor
         consumer: row.get("consumer")?,
         mode: row.get("mode")?,
         prompt_hash: row.get("prompt_hash")?,
-        messages: row.get("messages")?,
+        messages: row.get::<_, Option<String>>("messages")?.map(JsonText),
         features: row.get("features")?,
         features_version: row.get("features_version")?,
         stream: row.get("stream")?,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::record::{AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, Mode, Role, ScoreSource};
+use super::record::{AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, JsonText, Mode, Role, ScoreSource};
 use super::{FILE_NAME, Store};
 
 /// An empty database in a folder that lives as long as the guard.
@@ -22,7 +22,7 @@ pub fn exchange(id: &str, at_ms: i64) -> ExchangeRecord {
         consumer: Some("alice".into()),
         mode: Mode::Serve,
         prompt_hash: format!("hash-{id}"),
-        messages: Some(json!([{"role": "user", "content": format!("问题 {id}: 1.10 + 1e300?")}]).to_string()),
+        messages: Some(JsonText(json!([{"role": "user", "content": format!("问题 {id}: 1.10 + 1e300?")}]).to_string())),
         features: Some(vec![1, 2, 3]),
         features_version: Some(1),
         stream: false,
@@ -30,7 +30,7 @@ pub fn exchange(id: &str, at_ms: i64) -> ExchangeRecord {
             router: "default".into(),
             router_version: Some(7),
             chosen: "small".into(),
-            reasons: json!({"small": 0.9, "large": 0.25}),
+            reasons: JsonText(json!({"small": 0.9, "large": 0.25}).to_string()),
         }),
         answers: vec![answer("small", None)],
     }

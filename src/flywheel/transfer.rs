@@ -194,7 +194,7 @@ impl Iterator for Lines<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{AnswerOutcome, AnswerRecord, Role};
+    use super::super::record::{AnswerOutcome, AnswerRecord, JsonText, Role};
     use super::super::testing::{answer, exchange, store};
     use super::*;
 
@@ -211,7 +211,8 @@ mod tests {
         let feedback = [(5, Some(1.0), Some("好")), (4, None, None), (5, Some(0.0), None)]
             .map(|(at_ms, score, text)| FeedbackRecord { at_ms, score, text: text.map(Into::into), consumer: None });
         let mut bare = exchange("bare", 1);
-        (bare.consumer, bare.messages, bare.features, bare.features_version) = (None, Some("null".into()), None, None);
+        (bare.consumer, bare.messages, bare.features, bare.features_version) =
+            (None, Some(JsonText("null".into())), None, None);
         (bare.decision, bare.answers) = (None, Vec::new());
         for stored in [
             StoredExchange { exchange: full, feedback: feedback.into() },

@@ -12,7 +12,7 @@ use pingora_http::ResponseHeader;
 use pingora_timeout::timeout;
 
 use super::call::Call;
-use super::{DISCARD_LIMIT, Exchange};
+use super::{DISCARD_LIMIT, Exchange, cork};
 use crate::llm::error::ErrorKind;
 use crate::llm::observe::{FirstEvent, Observation, classify_first};
 use crate::plugins::{Answered, End, Reply};
@@ -286,8 +286,11 @@ async fn send_and_await(
     is_reused: bool,
 ) -> Result<Begun, Failure> {
     let broken = |error: Box<Error>| Failure::from_error(&error, is_reused);
+    cork::hold(upstream);
     upstream.write_request_header(Box::new(head)).await.map_err(broken)?;
-    if let Err(error) = send_body(upstream, body).await {
+    let sent = send_body(upstream, body).await;
+    cork::release(upstream);
+    if let Err(error) = sent {
         // A provider may refuse (401, 413) before it has read everything; its answer tells more than our broken pipe.
         let early = tokio::time::timeout(EARLY_ANSWER, upstream.read_response_header()).await;
         if !matches!(early, Ok(Ok(()))) {

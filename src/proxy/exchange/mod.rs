@@ -10,6 +10,7 @@
 
 mod attempt;
 mod call;
+mod cork;
 mod outbound;
 mod relay;
 mod tokens;

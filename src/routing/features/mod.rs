@@ -42,7 +42,7 @@ pub fn extract(prompt: &Prompt<'_>) -> FeatureVector {
     let ends = normalize::ends(prompt.text);
     let grams = ngram::grams(&normalize::fold(ends));
     let structure = structure::structure(prompt, ends, &grams);
-    let values = grams.counts.iter().map(|&count| vector::damped(count)).collect();
+    let values = vector::damped(&grams.counts);
     let mut vector = FeatureVector { indices: grams.buckets, values };
     for (feature, &value) in structure.iter().enumerate() {
         let value = vector::round_value(value);

@@ -64,10 +64,21 @@ impl Found {
     }
 }
 
-/// Character n-grams by increasing length, each from the one a character shorter, and the CJK words among them.
+/// Character n-grams, and the CJK words among them.
 fn windows(text: &[char], found: &mut Found) {
+    for n in 2..=3.min(text.len()) {
+        found.buckets.extend(text.windows(n).take(3).map(|window| bucket(hash_chars(window) ^ START)));
+    }
+    if text.iter().copied().any(is_cjk) {
+        mixed_windows(text, found);
+    } else {
+        found.buckets.extend(text.windows(4).map(|window| bucket(hash_chars(window))));
+    }
+}
+
+/// N-grams by increasing length, each from the one a character shorter.
+fn mixed_windows(text: &[char], found: &mut Found) {
     let runs = runs(text);
-    let has_cjk = runs.iter().any(|&run| run > 0);
     let mut hashes = vec![CHARS; text.len()];
     for n in 1..=4.min(text.len()) {
         let n_windows = text.len() + 1 - n;
@@ -77,13 +88,9 @@ fn windows(text: &[char], found: &mut Found) {
         let keys = hashes.iter().map(|&hash| mix(hash)).zip(&runs);
         match n {
             4 => push_where(keys.map(|(key, &run)| (key, run == all_latin)), &mut found.buckets),
-            _ if has_cjk => push_where(keys.map(|(key, &run)| (key, run > all_latin)), &mut found.buckets),
-            _ => {}
+            _ => push_where(keys.map(|(key, &run)| (key, run > all_latin)), &mut found.buckets),
         }
-        if n == 2 || n == 3 {
-            found.buckets.extend(hashes.iter().take(3).map(|&hash| bucket(mix(hash) ^ START)));
-        }
-        for (at, &run) in runs[..n_windows].iter().enumerate().filter(|_| has_cjk) {
+        for (at, &run) in runs[..n_windows].iter().enumerate() {
             if usize::try_from(run).is_ok_and(|run| run >= n)
                 && let Some(group) = lexicon::group_of(mix(hashes[at]))
             {

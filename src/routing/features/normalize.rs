@@ -12,6 +12,9 @@ pub const MAX_CHARS: usize = 1280;
 /// The ends of `text` if it is longer than [`MAX_CHARS`] characters, else all of it.
 pub fn ends(text: &str) -> (&str, &str) {
     let half = MAX_CHARS / 2;
+    if text.is_ascii() {
+        return if text.len() > MAX_CHARS { (&text[..half], &text[text.len() - half..]) } else { (text, "") };
+    }
     let Some((head_end, _)) = text.char_indices().nth(half) else { return (text, "") };
     let (head, rest) = text.split_at(head_end);
     match rest.char_indices().rev().nth(half - 1) {
@@ -25,6 +28,9 @@ pub fn fold_into(text: &str, out: &mut Vec<char>) {
     if !out.is_empty() && !text.is_empty() && out.last() != Some(&' ') {
         out.push(' ');
     }
+    if text.is_ascii() {
+        return fold_ascii(text.as_bytes(), out);
+    }
     for run in text.split_inclusive(is_ideograph) {
         // The run ends with an ideograph, which is its own folded form and composes with nothing; often it is all there is.
         let (rest, last) = match run.chars().next_back().filter(|&c| is_ideograph(c)) {
@@ -32,15 +38,19 @@ pub fn fold_into(text: &str, out: &mut Vec<char>) {
             None => (run, None),
         };
         if rest.is_ascii() {
-            rest.bytes().for_each(|byte| match byte {
-                b'!'..=b'/' | b':'..=b'~' => out.push(char::from(byte.to_ascii_lowercase())),
-                _ => push_folded(char::from(byte), out),
-            });
+            fold_ascii(rest.as_bytes(), out);
         } else {
             rest.nfkc().flat_map(char::to_lowercase).for_each(|folded| push_folded(folded, out));
         }
         out.extend(last);
     }
+}
+
+fn fold_ascii(text: &[u8], out: &mut Vec<char>) {
+    text.iter().for_each(|&byte| match byte {
+        b'!'..=b'/' | b':'..=b'~' => out.push(char::from(byte.to_ascii_lowercase())),
+        _ => push_folded(char::from(byte), out),
+    });
 }
 
 /// The unified ideographs of the basic plane.
@@ -62,7 +72,9 @@ pub fn fold((head, tail): (&str, &str)) -> Vec<char> {
 
 /// Han, kana, hangul and their extensions: scripts written without spaces, where a character is about a syllable.
 pub fn is_cjk(c: char) -> bool {
-    matches!(c as u32, 0x2E80..=0x2FDF | 0x3040..=0x30FF | 0x3400..=0x4DBF | 0x4E00..=0x9FFF | 0xAC00..=0xD7AF
+    // Asked for every character several times; one comparison answers for nearly all that are not.
+    (c as u32) >= 0x2E80
+        && matches!(c as u32, 0x2E80..=0x2FDF | 0x3040..=0x30FF | 0x3400..=0x4DBF | 0x4E00..=0x9FFF | 0xAC00..=0xD7AF
         | 0xF900..=0xFAFF | 0x20000..=0x323AF)
 }
 

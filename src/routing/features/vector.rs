@@ -136,10 +136,11 @@ impl FeatureVector {
     }
 }
 
-/// The value of an n-gram that occurs `count` times.
-pub(super) fn damped(count: u32) -> f32 {
+/// The values of n-grams that occur so often.
+pub(super) fn damped(counts: &[u32]) -> Vec<f32> {
     static SMALL: LazyLock<[f32; 64]> = LazyLock::new(|| std::array::from_fn(|count| logarithmic(count as u32)));
-    SMALL.get(count as usize).copied().unwrap_or_else(|| logarithmic(count))
+    let small: &[f32; 64] = &SMALL;
+    counts.iter().map(|&count| small.get(count as usize).copied().unwrap_or_else(|| logarithmic(count))).collect()
 }
 
 fn logarithmic(count: u32) -> f32 {

@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 use super::config::Config;
 use super::evaluate;
 use crate::flywheel::{
-    AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, Mode, Role, ScoreRecord, ScoreSource, ScoreTarget,
+    AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, JsonText, Mode, Role, ScoreRecord, ScoreSource,
+    ScoreTarget,
 };
 use crate::learning::live::LiveRouter;
 use crate::llm::request::ChatRequest;
@@ -40,7 +41,8 @@ pub struct Decided {
 /// Records a served exchange and counts it.
 pub fn served(config: &Arc<Config>, live: &Arc<LiveRouter>, host: &Arc<dyn Host>, request: &mut Request<'_>) {
     let Some(routed) = request.state.notes.get::<Arc<Routed>>().cloned() else { return };
-    let Some(last) = request.state.llm.as_deref().and_then(|llm| llm.attempts.last()).cloned() else { return };
+    let attempts = request.state.llm.as_deref().map(|llm| llm.attempts.as_slice()).unwrap_or_default();
+    let Some(last) = attempts.last() else { return };
     if routed.decided.is_some() {
         host.metrics().count_routed(&last.model, config.is_large(&last.model));
         let elapsed = request.state.started.elapsed().as_secs_f64();
@@ -48,8 +50,7 @@ pub fn served(config: &Arc<Config>, live: &Arc<LiveRouter>, host: &Arc<dyn Host>
     }
     let Some(flywheel) = host.flywheel() else { return };
     let mut record = exchange_record(config, request, &routed, Mode::Serve);
-    let attempts = request.state.llm.as_deref().map(|llm| llm.attempts.as_slice()).unwrap_or_default();
-    let n_last = attempts.len().saturating_sub(1);
+    let n_last = attempts.len() - 1;
     record.answers = attempts
         .iter()
         .enumerate()
@@ -58,7 +59,7 @@ pub fn served(config: &Arc<Config>, live: &Arc<LiveRouter>, host: &Arc<dyn Host>
         })
         .collect();
     flywheel.record(record);
-    score_in_background(config, live, host, request, &routed, &last);
+    score_in_background(config, live, host, request, &routed, last);
 }
 
 fn score_in_background(
@@ -105,7 +106,7 @@ pub fn exchange_record(config: &Config, request: &Request<'_>, routed: &Routed, 
         consumer: state.consumer.clone(),
         mode,
         prompt_hash: prompt_hash(&routed.chat),
-        messages: Some(routed.chat.messages_json().to_owned()),
+        messages: Some(JsonText(routed.chat.messages_json().to_owned())),
         features: routed.features.as_ref().map(FeatureVector::to_bytes),
         features_version: routed.features.as_ref().map(|_| FEATURES_VERSION),
         stream: routed.chat.stream(),
@@ -113,7 +114,7 @@ pub fn exchange_record(config: &Config, request: &Request<'_>, routed: &Routed, 
             router: config.router.clone(),
             router_version: decided.version,
             chosen: decided.decision.model.clone(),
-            reasons: serde_json::to_value(&decided.decision.reasons).unwrap_or_default(),
+            reasons: JsonText(serde_json::to_string(&decided.decision.reasons).unwrap_or_else(|_| "null".into())),
         }),
         answers: Vec::new(),
     }
@@ -121,11 +122,10 @@ pub fn exchange_record(config: &Config, request: &Request<'_>, routed: &Routed, 
 
 /// One attempt as the flywheel stores it. Tokens the provider did not report are estimated for the cost, not stored.
 pub fn answer_record(config: &Config, chat: &ChatRequest, answered: &Answered, role: Role) -> AnswerRecord {
-    let n_prompt_tokens = chat.estimate_prompt_tokens();
     let usage = answered.observation.usage.as_ref();
-    let cost = config.price(&answered.model).filter(|_| answered.is_ok()).map(|price| {
-        let completion = usage.map_or_else(|| estimate_tokens(text_of(answered)), |usage| usage.completion_tokens);
-        price.usd(usage.map_or(n_prompt_tokens, |usage| usage.prompt_tokens), completion)
+    let cost = config.price(&answered.model).filter(|_| answered.is_ok()).map(|price| match usage {
+        Some(usage) => price.usd(usage.prompt_tokens, usage.completion_tokens),
+        None => price.usd(chat.estimate_prompt_tokens(), estimate_tokens(text_of(answered))),
     });
     let (outcome, error) = match &answered.end {
         End::Complete if answered.is_ok() => (AnswerOutcome::Ok, None),
