@@ -9,6 +9,7 @@ DIR is an unpacked release of the rule set with its tests (Debian: `apt-get sour
 """
 import argparse
 import collections
+import itertools
 import json
 import pathlib
 import re
@@ -28,10 +29,12 @@ setvar:tx.crs_validate_utf8_encoding=1,setvar:tx.arg_name_length=100,setvar:tx.a
 setvar:tx.max_num_args=255,setvar:tx.max_file_size=64100,setvar:tx.combined_file_sizes=65535"
 """
 ID = re.compile(r'id[: ]?\\?"?(\d{6})')
-SECONDS = 10
+SECONDS = 3
+# A request that pingora refuses by itself has no line in the log; nobody is waited for longer.
+LOG_SECONDS = 2
 
 ORDINARY = ["/", "/docs/report.pdf?page=2&lang=en", "/search?q=red+shoes+size+42", "/users/17/edit?tab=profile", "/a-b_c/d.html#top"]
-ATTACKS = ["/?id=1%27%20OR%20%271%27=%271", "/?q=<script>alert(1)</script>", "/?file=../../../../etc/passwd", "/?x=;cat%20/etc/passwd",
+ATTACKS = ["/?id=1%27%20OR%20%271%27=%271", "/?q=%3Cscript%3Ealert(1)%3C/script%3E", "/?file=../../../../etc/passwd", "/?x=;cat%20/etc/passwd",
            "/?page=http://192.0.2.1/shell.txt%3f"]
 
 
@@ -41,10 +44,13 @@ def plugin(rules):
 
 
 def install(crs, data, setup):
-    """The rule set as the plugin wants it; responses are not inspected, so their rules need not be there."""
+    """The rule set as the plugin wants it. Version 3.3's exclusions for cPanel are left out: the engine takes a skip in them for one to
+    the end of the phase, so that no rule after them would run."""
     shutil.copytree(crs / "rules", data / "crs" / "rules")
     for example in (data / "crs" / "rules").glob("*.conf.example"):
         example.rename(example.with_suffix(""))
+    for cpanel in (data / "crs" / "rules").glob("REQUEST-903.9005-*"):
+        cpanel.unlink()
     (data / "crs" / "crs-setup.conf").write_text((crs / "crs-setup.conf.example").read_text() + setup)
 
 
@@ -56,6 +62,9 @@ def request(given):
     data = "\r\n".join(map(str, data)) if isinstance(data, list) else str(data)
     headers = {str(name): str(value) for name, value in (given.get("headers") or {}).items()}
     names = {name.lower() for name in headers}
+    # The end of the answer is the end of the connection.
+    if "connection" not in names:
+        headers["Connection"] = "close"
     if not given.get("stop_magic"):
         kind = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
         if kind == "application/x-www-form-urlencoded" and data and urllib.parse.unquote(data) == data:
@@ -85,12 +94,11 @@ class Client:
             client.settimeout(SECONDS)
             try:
                 client.sendall(data)
-                client.shutdown(socket.SHUT_WR)
                 while client.recv(65536):
                     pass
             except OSError:
                 pass
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + LOG_SECONDS
         log = self.gateway.folder / "access.log"
         while time.monotonic() < deadline:
             with open(log, "rb") as lines:
@@ -119,7 +127,7 @@ def detect(actors, args, origin):
     client = Client(gateway)
     client.seen = (folder / "access.log").stat().st_size if (folder / "access.log").exists() else 0
     counts, failed = collections.defaultdict(collections.Counter), []
-    for group, title, given, output in corpus(args.crs):
+    for group, title, given, output in itertools.islice(corpus(args.crs), 0, None, args.every):
         wanted, unwanted = expectations(output)
         data = request(given)
         if data is None or not (wanted or unwanted):
@@ -147,7 +155,9 @@ def block(actors, args, origin):
 
     def status(path):
         agent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
-        return client.send(f"GET {path} HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: {agent}\r\nAccept: */*\r\n\r\n".encode())["response_code"]
+        line = client.send(f"GET {path} HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: {agent}\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode())
+        return line and line["response_code"]
+
     return [path for path in ORDINARY if status(path) != 200], [path for path in ATTACKS if status(path) != 403]
 
 
@@ -164,6 +174,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gateway", required=True, help="the weirgate binary")
     parser.add_argument("--crs", required=True, type=pathlib.Path, help="an unpacked release of the rule set")
+    parser.add_argument("--every", type=int, default=1, help="only every so-manieth test")
     parser.add_argument("--name", default="crs")
     parser.add_argument("--out", help="folder for the run; default: eval/runs")
     args = parser.parse_args()

@@ -7,7 +7,7 @@
 //!
 //! Differences from Higress: rules of the phases 3 to 5 are not run (inline ones are a configuration error), so answers are not
 //! inspected; bodies are inspected without `SecRequestBodyAccess`; the Core Rule Set does not ship with the gateway but is read
-//! from `crs/` in the data folder (`crs-setup.conf` and `rules/*.conf`); directives that have no effect here are configuration
+//! from `crs/` in the data folder (`crs-setup.conf` and `rules/REQUEST-*.conf`); directives that have no effect here are configuration
 //! errors, except those about logs and limits.
 
 mod rules;

@@ -5,7 +5,7 @@
 //! limit and logs are the gateway's: [`WITHOUT_EFFECT`] and the directives of the engine's own body limits.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zentinel_modsec::CompiledRuleset;
 use zentinel_modsec::engine::phase::Phase;
@@ -100,17 +100,20 @@ pub fn statuses(rules: &CompiledRuleset) -> HashMap<String, u16> {
     all.filter_map(|rule| Some((rule.id.clone()?, rule.actions.iter().find_map(status)?))).collect()
 }
 
-/// Directives that load the Core Rule Set from a folder laid out as its releases are.
+/// Directives that load the Core Rule Set from a folder laid out as its releases are. The rules about answers are left out: they are
+/// not run, and some of them the engine cannot read.
 ///
 /// # Errors
 /// It is not there; the message says what to do.
 pub fn core_rule_set(folder: &Path) -> Result<String, String> {
-    let (setup, rules) = (folder.join("crs-setup.conf"), folder.join("rules"));
-    if !setup.is_file() || !rules.is_dir() {
+    let is_whole = |folder: &PathBuf| folder.join("crs-setup.conf").is_file() && folder.join("rules").is_dir();
+    // The engine finds nothing at a relative path, and says nothing.
+    let Some(found) = folder.canonicalize().ok().filter(is_whole) else {
         return Err(format!(
             "needs the OWASP Core Rule Set: put a release's crs-setup.conf and rules/ into {}",
             folder.display()
         ));
-    }
-    Ok(format!("Include \"{}\"\nInclude \"{}/*.conf\"\nSecRuleEngine On\n", setup.display(), rules.display()))
+    };
+    let found = found.display();
+    Ok(format!("Include \"{found}/crs-setup.conf\"\nInclude \"{found}/rules/REQUEST-*.conf\"\nSecRuleEngine On\n"))
 }

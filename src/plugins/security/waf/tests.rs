@@ -144,6 +144,9 @@ fn a_rule_set_is_read_from_its_folder() {
         SecRule RESPONSE_BODY \"@contains secret\" \"id:3,phase:4,deny\"\n\
         SecRule TX:SCORE \"@ge %{tx.limit}\" \"id:4,phase:2,deny,status:406\"\n";
     std::fs::write(crs.join("rules/REQUEST-1.conf"), rules).unwrap();
+    // As in version 3.3, which the engine cannot read.
+    let late = "SecRule &TX:'/WEB_ATTACK/' \"@ge 1\" \"id:5,phase:5,pass\"\n";
+    std::fs::write(crs.join("rules/RESPONSE-980.conf"), late).unwrap();
     let plugin: Arc<dyn Plugin> = Arc::new(Waf::new(config.compile(folder.path()).unwrap()));
     for (path, agent, expected) in [("/", "nikto", Some(406)), ("/", "curl", None), ("/two", "curl", None)] {
         let reply = Exchange::new("GET", path, &[("user-agent", agent)]).run(&plugin);
