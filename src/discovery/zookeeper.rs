@@ -113,11 +113,11 @@ impl<'a> Reader<'a> {
                     services.retain(|_, followed| followed.root != root || children.contains(&followed.child));
                     for child in children {
                         let folder = self.roots[root].folder(&child);
-                        if !services.contains_key(&folder) {
+                        services.entry(folder).or_insert_with(|| {
                             turn += 1;
                             pending.push(Box::pin(self.service(root, child.clone(), turn, Watches::new())));
-                            services.insert(folder, Followed { root, child, turn, found: None });
-                        }
+                            Followed { root, child, turn, found: None }
+                        });
                     }
                     heard.insert(root);
                     pending.push(Box::pin(self.root(root, watches)));

@@ -81,6 +81,7 @@ impl Tree {
     }
 
     /// Serves it until the task is aborted, which also breaks all connections.
+    #[expect(clippy::disallowed_methods, reason = "a test waits for its own tasks")]
     pub async fn serve(&self, at: &str) -> (SocketAddr, JoinHandle<()>) {
         let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
