@@ -21,7 +21,7 @@ pub fn redis(section: &mut Fields<'_>) -> Option<RedisConfig> {
     read(section, &REDIS)
 }
 
-/// Reads those members of a `cache` object that say where its Redis is; as [`redis`].
+/// Reads those members of a `cache` object that say where its Redis is; as [`redis()`].
 pub fn cache(section: &mut Fields<'_>) -> Option<RedisConfig> {
     read(section, &CACHE)
 }
