@@ -198,12 +198,17 @@ impl Gateway {
         send(self.admin, "GET", "/metrics", &[], Bytes::new()).await.text()
     }
 
-    /// Access log entries so far, once at least `n` are there.
+    /// Access log entries so far, once at least `n` are there, in the order of the requests: a line is written after its answer, so
+    /// the next request's may stand before it.
     pub fn access_log(&self, n: usize) -> Vec<Value> {
         let path = self.folder.access_log();
         eventually("access log lines", || {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let entries: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            let mut entries: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            // Ids ascend with time. What was refused before it was parsed has none.
+            if entries.iter().all(|entry| entry["request_id"].as_str().is_some_and(|id| !id.is_empty())) {
+                entries.sort_by_key(|entry| entry["request_id"].to_string());
+            }
             (entries.len() >= n).then_some(entries)
         })
     }
