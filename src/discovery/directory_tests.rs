@@ -6,23 +6,12 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::base::secret::Secret;
 use crate::config::model::{NacosApi, RegistryKind, VirtualPorts};
-use crate::discovery::testing::{MockRegistry, Recorder, registry};
+use crate::discovery::testing::{MockRegistry, Recorder, registry, until};
 
 fn directory(mock: &Arc<MockRegistry>) -> (Arc<Directory>, Arc<Recorder>) {
     let recorder = Arc::new(Recorder::default());
     let directory = Directory::new(mock.clone(), recorder.clone(), Tasks::new(Handle::current()));
     (Arc::new(directory), recorder)
-}
-
-/// Lets the watchers run until this holds.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..10_000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("waited in vain for {what}");
 }
 
 fn hosts(directory: &Directory) -> Vec<(String, u16)> {

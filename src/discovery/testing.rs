@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -103,4 +104,15 @@ pub fn registry(name: &str, kind: RegistryKind) -> Registry {
     };
     let virtual_ports = VirtualPorts::default();
     Registry { name: name.into(), origin, domain: "registry.local".into(), port: 8500, kind, virtual_ports }
+}
+
+/// Lets the watchers run until this holds. The clock may be a paused one.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..10_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited in vain for {what}");
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::base::tasks::Tasks;
 use crate::config::model::{Protocol, RegistryKind};
 use crate::discovery::Directory;
-use crate::discovery::testing::{MockRegistry, Recorder, registry};
+use crate::discovery::testing::{MockRegistry, Recorder, registry, until};
 
 fn dubbo(address: &str, parameters: &str) -> String {
     let url = format!("dubbo://{address}/com.a.Demo?dubbo=2.0.2{parameters}");
@@ -30,16 +30,6 @@ async fn follow(domain: SocketAddr, paths: &[&str]) -> (Arc<Directory>, Arc<Reco
     directory.follow(&[registry]);
     directory.first_answers(Duration::from_secs(30)).await;
     (directory, recorder)
-}
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..3000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("waited in vain for {what}");
 }
 
 fn hosts(directory: &Directory) -> Vec<(String, u16, Protocol)> {

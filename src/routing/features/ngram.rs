@@ -29,7 +29,7 @@ const WORD: u64 = 0xC2B2_AE3D_27D4_EB4F;
 const PAIR: u64 = 0x1656_67B1_9E37_79F9;
 const START: u64 = 0x27D4_EB2F_1656_67C5;
 
-/// Hash of a character sequence; windows extend it one character at a time.
+/// Hash of a character sequence.
 pub fn hash_chars(chars: &[char]) -> u64 {
     mix(chars.iter().fold(CHARS, |hash, &c| extend(hash, c)))
 }
