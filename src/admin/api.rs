@@ -23,7 +23,7 @@ pub fn router(admin: &Admin) -> Router<Admin> {
         .layer(from_fn_with_state(admin.clone(), require_token))
 }
 
-async fn require_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+pub async fn require_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let sent = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
     let token = sent.and_then(|value| value.strip_prefix(b"Bearer "));
     if token.is_some_and(|token| admin.token.matches(token)) {

@@ -1,9 +1,10 @@
 //! The admin port: health, metrics and the REST API. Paths and handlers only; the work is behind [`Controls`].
 //!
 //! `/healthz`, `/readyz` and `/metrics` are open, because probes and scrapers carry no credentials and they reveal nothing of
-//! requests. Everything under `/api` needs the admin token, also from loopback.
+//! requests. Everything under `/api` and `/v1` needs the admin token, also from loopback.
 
 mod api;
+mod rag;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::base::secret::Secret;
+use crate::rag::knowledge_base::Rag;
 use crate::telemetry::metrics::Metrics;
 
 /// Whether the process takes traffic; shared with `server`.
@@ -58,6 +60,7 @@ pub struct Admin {
     pub health: Health,
     pub metrics: Arc<Metrics>,
     pub control: Arc<dyn Controls>,
+    pub rag: Arc<Rag>,
     pub token: Secret,
 }
 
@@ -74,6 +77,7 @@ fn router(admin: Admin) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .nest("/api/v1", api::router(&admin))
+        .nest("/v1/rag", rag::router(&admin))
         .with_state(admin)
 }
 

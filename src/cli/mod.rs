@@ -6,6 +6,8 @@ mod flywheel;
 mod import;
 mod models;
 mod output;
+mod rag;
+mod rag_calibrate;
 mod router;
 mod router_eval;
 mod router_families;
@@ -43,6 +45,8 @@ enum Command {
     Router(router::RouterArgs),
     /// Look into the record of outcomes, export, import, prune.
     Flywheel(flywheel::FlywheelArgs),
+    /// Knowledge bases: store documents, find passages, list, delete.
+    Rag(rag::RagArgs),
     /// Model files that run inside the process: list, fetch, verify.
     Models(models::ModelsArgs),
 }
@@ -137,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(&args),
         Command::Router(args) => router::run(&args),
         Command::Flywheel(args) => flywheel::run(&args),
+        Command::Rag(args) => rag::run(&args),
         Command::Models(args) => models::run(&args),
     };
     match result {

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::output::{complain, say, say_json, table};
 use super::{CliError, Places};
 use crate::infer::{
-    Embedder, InferError, Library, Manifest, Model, SENTENCE_MODEL, SentenceEmbedder, Source, State, fetch,
+    Embedder, InferError, Library, Manifest, Model, Precision, SENTENCE_MODEL, SentenceEmbedder, Source, State, bench,
+    fetch,
 };
 
 #[derive(Args)]
@@ -43,6 +44,11 @@ enum Action {
         #[arg(long)]
         embed: bool,
     },
+    /// How long the sentence model takes on this machine, by length and number of texts, in both precisions.
+    Bench {
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 pub fn run(args: &ModelsArgs) -> Result<(), CliError> {
@@ -71,7 +77,25 @@ pub fn run(args: &ModelsArgs) -> Result<(), CliError> {
             models.iter().for_each(|model| say(&format!("{}: every file is as it should be", model.name)));
             if *embed { verify_cosines(&library) } else { Ok(()) }
         }
+        Action::Bench { json } => measure(&library, *json),
     }
+}
+
+fn measure(library: &Library, json: bool) -> Result<(), CliError> {
+    let model = Manifest::shipped().model(SENTENCE_MODEL).map_err(CliError::failed)?;
+    let measured = bench(&library.folder(model)).map_err(CliError::failed)?;
+    if json {
+        say_json(&measured);
+        return Ok(());
+    }
+    let mut rows = vec![["precision", "kernels", "threads", "tokens", "texts", "ms"].map(str::to_owned).to_vec()];
+    rows.extend(measured.iter().map(|row| {
+        let precision = format!("{:?}", row.precision).to_lowercase();
+        let (threads, tokens, texts) = (row.threads.to_string(), row.tokens.to_string(), row.texts.to_string());
+        vec![precision, row.isa.to_owned(), threads, tokens, texts, format!("{:.2}", row.ms)]
+    }));
+    table(&rows);
+    Ok(())
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Model>, CliError> {
@@ -130,7 +154,8 @@ const TOLERANCE: f32 = 1e-4;
 
 fn verify_cosines(library: &Library) -> Result<(), CliError> {
     let model = Manifest::shipped().model(SENTENCE_MODEL).map_err(CliError::failed)?;
-    let embedder = SentenceEmbedder::load(&library.folder(model)).map_err(CliError::failed)?;
+    // The published model is what this computes in full precision.
+    let embedder = SentenceEmbedder::load_in(&library.folder(model), Precision::F32).map_err(CliError::failed)?;
     let long = CUT.0.repeat(CUT.1);
     let pairs = COSINES.into_iter().chain([(long.as_str(), CUT.2, CUT.3)]);
     let mut rows = vec![["cosine", "expected", "ms", "sentences"].map(str::to_owned).to_vec()];

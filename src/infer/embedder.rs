@@ -3,10 +3,14 @@
 
 use std::path::Path;
 
-use tokenizers::{Tokenizer, TruncationParams};
+use rayon::prelude::*;
+use tokenizers::Tokenizer;
 
 use super::InferError;
-use super::encoder::{self, Encoder, Shape};
+use super::encoder::{Encoder, Hidden, Sequence};
+use super::folder::ModelFolder;
+use super::kernel::Isa;
+use super::linear::Precision;
 
 /// What turns texts into vectors of length 1. The seam behind which the encoder may be replaced.
 pub trait Embedder: Send + Sync {
@@ -26,68 +30,65 @@ pub struct SentenceEmbedder {
 /// Tokens read of a text, with the two that mark its ends; what the model was trained for.
 const MAX_TOKENS: usize = 256;
 
-/// Bytes of a text that can matter: tokens of ordinary text are far shorter than 16 bytes. Spares the tokenizer megabytes.
-const MAX_BYTES: usize = MAX_TOKENS * 16;
-
-/// Texts that go through the encoder together, similar lengths beside each other.
-const BATCH: usize = 16;
-
 impl SentenceEmbedder {
+    /// In the precision that is meant for daily use.
+    ///
     /// # Errors
     /// A file cannot be read, or is not what its name says.
     pub fn load(dir: &Path) -> Result<Self, InferError> {
-        let read = |name: &str| {
-            let path = dir.join(name);
-            std::fs::read(&path).map_err(|error| InferError::Read { path, error })
-        };
-        let broken = |name: &str, what: String| InferError::Broken { path: dir.join(name), what };
-        let shape: Shape =
-            serde_json::from_slice(&read("config.json")?).map_err(|error| broken("config.json", error.to_string()))?;
-        if shape.num_attention_heads == 0 || !shape.hidden_size.is_multiple_of(shape.num_attention_heads) {
-            return Err(broken("config.json", "hidden_size is not a multiple of num_attention_heads".into()));
-        }
-        let mut tokenizer = Tokenizer::from_bytes(read("tokenizer.json")?)
-            .map_err(|error| broken("tokenizer.json", error.to_string()))?;
-        let truncation =
-            TruncationParams { max_length: MAX_TOKENS.min(shape.max_position_embeddings), ..Default::default() };
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(Some(truncation)).map_err(|error| broken("tokenizer.json", error.to_string()))?;
-        let n_tokens = tokenizer.get_vocab_size(true);
-        if n_tokens > shape.vocab_size {
-            let what = format!("it knows {n_tokens} tokens and config.json says {}", shape.vocab_size);
-            return Err(broken("tokenizer.json", what));
-        }
-        let weights = encoder::weights(read("model.safetensors")?);
-        let encoder = weights.and_then(|weights| Encoder::load(&shape, &weights));
-        let encoder = encoder.map_err(|error| broken("model.safetensors", error.to_string()))?;
+        Self::load_in(dir, Precision::DEFAULT)
+    }
+
+    /// # Errors
+    /// A file cannot be read, or is not what its name says.
+    pub fn load_in(dir: &Path, precision: Precision) -> Result<Self, InferError> {
+        Self::load_on(Isa::best(), dir, precision)
+    }
+
+    pub(super) fn load_on(isa: Isa, dir: &Path, precision: Precision) -> Result<Self, InferError> {
+        let folder = ModelFolder::new(dir);
+        let shape = folder.shape()?;
+        let tokenizer = folder.tokenizer(&shape, Some(MAX_TOKENS))?;
+        let weights = folder.weights()?;
+        let encoder = Encoder::load(isa, &shape, &weights, None, precision);
+        let encoder = encoder.map_err(|what| folder.broken("model.safetensors", what))?;
         Ok(Self { tokenizer, encoder })
     }
 
-    fn tokens(&self, text: &str) -> Result<Vec<u32>, InferError> {
-        let text = &text[..text.floor_char_boundary(MAX_BYTES)];
-        let encoding = self.tokenizer.encode_fast(text, true).map_err(|error| InferError::Run(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+    /// The vectors of the last layer, one per token, text by text in order.
+    ///
+    /// # Errors
+    /// The model cannot be run.
+    pub fn token_vectors(&self, texts: &[&str]) -> Result<Hidden, InferError> {
+        let tokens = self.tokens(texts)?;
+        let sequences: Vec<Sequence<'_>> = tokens.iter().map(|ids| Sequence { ids, types: None }).collect();
+        self.encoder.hidden(&sequences).map_err(InferError::Run)
     }
 
-    fn embed_batch(&self, ids: &[&[u32]]) -> candle_core::Result<Vec<Vec<f32>>> {
-        let (tensor, mask) = encoder::batch(ids)?;
-        let hidden = self.encoder.forward(&tensor, mask.as_ref())?;
-        encoder::pooled(&hidden, &ids.iter().map(|ids| ids.len()).collect::<Vec<_>>())
+    fn tokens(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, InferError> {
+        let tokens = |text: &&str| super::folder::tokens(&self.tokenizer, text, MAX_TOKENS, true);
+        if texts.len() < TOKENISED_TOGETHER {
+            return texts.iter().map(tokens).collect();
+        }
+        texts.par_iter().map(tokens).collect()
     }
 }
 
+/// Fewer texts are tokenised before a second thread has woken up.
+const TOKENISED_TOGETHER: usize = 4;
+
 impl Embedder for SentenceEmbedder {
     fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, InferError> {
-        let tokens: Vec<Vec<u32>> = texts.iter().map(|text| self.tokens(text)).collect::<Result<_, _>>()?;
+        let tokens = self.tokens(texts)?;
+        // Long texts first: the last piece of work that threads share out is a small one.
         let mut order: Vec<usize> = (0..texts.len()).collect();
-        order.sort_by_key(|&index| tokens[index].len());
+        order.sort_by_key(|&index| std::cmp::Reverse(tokens[index].len()));
+        let sequences: Vec<Sequence<'_>> =
+            order.iter().map(|&index| Sequence { ids: &tokens[index], types: None }).collect();
+        let means = self.encoder.means(&sequences).map_err(InferError::Run)?;
         let mut vectors = vec![Vec::new(); texts.len()];
-        for chunk in order.chunks(BATCH) {
-            let ids: Vec<&[u32]> = chunk.iter().map(|&index| tokens[index].as_slice()).collect();
-            let embedded = self.embed_batch(&ids).map_err(|error| InferError::Run(error.to_string()))?;
-            for (&index, vector) in chunk.iter().zip(embedded) {
-                vectors[index] = vector;
-            }
+        for (&index, vector) in order.iter().zip(means.chunks_exact(self.encoder.width())) {
+            vectors[index] = vector.to_vec();
         }
         Ok(vectors)
     }

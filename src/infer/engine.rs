@@ -25,6 +25,9 @@ const PIECE: usize = 16;
 /// Between two attempts to load a model that could not be loaded.
 const RETRY: Duration = Duration::from_secs(60);
 
+/// Between two looks at whether the model is loaded, for those who wait for it.
+const LOAD_POLL: Duration = Duration::from_millis(5);
+
 /// Most threads; otherwise half the processor's, because the proxy needs the rest.
 const MAX_THREADS: usize = 4;
 
@@ -108,6 +111,22 @@ impl Engine {
             reply(own.embedder.embed(&[&text]).map(|mut vectors| vectors.pop().unwrap_or_default()));
         });
         Ok(())
+    }
+
+    /// Blocks until the model is loaded; loads it if nobody has yet.
+    ///
+    /// # Errors
+    /// It cannot be loaded.
+    pub fn wait_until_loaded(self: &Arc<Self>) -> Result<(), InferError> {
+        loop {
+            self.prepare();
+            match &*self.state.lock() {
+                State::Ready(_) => return Ok(()),
+                State::Failed { why, .. } => return Err(InferError::Load(why.clone())),
+                State::Idle | State::Loading => {}
+            }
+            std::thread::sleep(LOAD_POLL);
+        }
     }
 
     fn ready(&self) -> Option<Arc<Ready>> {

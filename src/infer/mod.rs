@@ -8,22 +8,33 @@
 //! Called by `server` (the engine of the process, behind `Host`), `learning` (vectors of training prompts) and `cli`. Knows
 //! nothing of prompts, routes or requests, and never runs on a proxy thread.
 
+mod attention;
+mod bench;
+mod cross_encoder;
 mod embedder;
 mod encoder;
 mod engine;
 mod fetch;
+mod folder;
+mod kernel;
 mod library;
+mod linear;
 mod manifest;
 #[cfg(test)]
 pub mod testing;
+mod weights;
 
 use std::io;
 use std::path::PathBuf;
 
+pub use bench::{Row, bench};
+pub use cross_encoder::CrossEncoder;
 pub use embedder::{Embedder, SentenceEmbedder};
+pub use encoder::Hidden;
 pub use engine::{Engine, Reply};
 pub use fetch::{Source, fetch};
 pub use library::{Library, State};
+pub use linear::Precision;
 pub use manifest::{Manifest, Model};
 
 /// The model that turns prompts into vectors.
@@ -42,6 +53,8 @@ pub enum InferError {
     Checksum { path: PathBuf, expected: String, found: String },
     #[error("the model could not be run: {0}")]
     Run(String),
+    #[error("{0}")]
+    Load(String),
     #[error("the model is not loaded")]
     NotLoaded,
     #[error("{0} texts wait to be embedded already")]

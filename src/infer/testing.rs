@@ -1,10 +1,12 @@
 //! A BERT of a few kilobytes with random weights, and a model of one file, for tests.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use serde_json::json;
 
+use super::kernel::int8::Int8Weights;
 use super::manifest::{File, Model};
 
 /// Contents of the only file of [`small_model`].
@@ -62,7 +64,30 @@ impl TinyBert {
         dir
     }
 
-    fn weights(&self) -> HashMap<String, Tensor> {
+    /// The three files of a cross-encoder that shares the word embeddings of [`Self::write`]: with int8 matrices as a
+    /// release ships them, or in f32 with a pooler, as they are published.
+    pub fn write_cross_encoder(&self, dir: &Path, is_int8: bool) {
+        let sentence_model = self.write();
+        for name in ["config.json", "tokenizer.json"] {
+            std::fs::copy(sentence_model.path().join(name), dir.join(name)).unwrap();
+        }
+        let mut tensors: HashMap<String, Tensor> =
+            self.weights().into_iter().map(|(name, tensor)| (format!("bert.{name}"), tensor)).collect();
+        let row = |n: usize| Tensor::arange(0.0f32, n as f32, &Device::Cpu).unwrap().affine(0.1, -0.2).unwrap();
+        tensors.insert("classifier.weight".into(), row(Self::HIDDEN).reshape((1, Self::HIDDEN)).unwrap());
+        tensors.insert("classifier.bias".into(), row(1));
+        let path = dir.join("model.safetensors");
+        if is_int8 {
+            tensors.remove("bert.embeddings.word_embeddings.weight");
+            return std::fs::write(path, int8_file(&tensors)).unwrap();
+        }
+        let square = row(Self::HIDDEN * Self::HIDDEN).affine(0.05, 0.0).unwrap();
+        tensors.insert("bert.pooler.dense.weight".into(), square.reshape((Self::HIDDEN, Self::HIDDEN)).unwrap());
+        tensors.insert("bert.pooler.dense.bias".into(), row(Self::HIDDEN));
+        candle_core::safetensors::save(&tensors, path).unwrap();
+    }
+
+    pub fn weights(&self) -> HashMap<String, Tensor> {
         let mut weights = HashMap::new();
         let mut state = 1u32;
         let mut add = |name: String, shape: &[usize]| {
@@ -97,6 +122,44 @@ impl TinyBert {
         }
         weights
     }
+}
+
+/// A safetensors file with every layer's matrices as int8 and a scale per row. Written by hand: candle has no int8.
+fn int8_file(tensors: &HashMap<String, Tensor>) -> Vec<u8> {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    let mut add = |name: String, kind: &str, shape: &[usize], bytes: &[u8]| {
+        let offsets = [data.len(), data.len() + bytes.len()];
+        header.insert(name, json!({"dtype": kind, "shape": shape, "data_offsets": offsets}));
+        data.extend_from_slice(bytes);
+    };
+    let little = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let mut scales = Vec::new();
+    let mut sorted: Vec<_> = tensors.iter().collect();
+    // f32 first, so that they stay aligned.
+    sorted.sort_by_key(|(name, tensor)| (is_int8(name, tensor), *name));
+    for (name, tensor) in sorted {
+        let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+        if !is_int8(name, tensor) {
+            add(name.clone(), "F32", tensor.dims(), &little(&values));
+            continue;
+        }
+        let quantised = Int8Weights::quantise(&values, tensor.dims()[1]);
+        let bytes: Vec<u8> = quantised.values.iter().map(|value| value.cast_unsigned()).collect();
+        add(name.clone(), "I8", tensor.dims(), &bytes);
+        scales.push((format!("{name}_scale"), quantised.scales));
+    }
+    for (name, scales) in scales {
+        add(name, "F32", &[scales.len()], &little(&scales));
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.extend(data);
+    file
+}
+
+fn is_int8(name: &str, tensor: &Tensor) -> bool {
+    name.contains("encoder.layer") && tensor.rank() == 2
 }
 
 /// Whole words only; anything else is unknown.

@@ -12,6 +12,13 @@ use crate::config::model::Phase;
 /// Deliberate differences, each with its reason, by name of the plugin.
 const DIFFERENCES: &[(&str, &[&str])] = &[
     (
+        "ai-rag",
+        &[
+            "searches this gateway's own knowledge bases (`knowledgeBase`); `dashscope` and `dashvector` are refused, with the commands that store the documents here",
+            "no span tag `rag_docs`",
+        ],
+    ),
+    (
         "cache-control",
         &["`expires` that is neither a number nor `epoch` or `max` is a configuration error; Higress takes it for 0"],
     ),

@@ -38,6 +38,9 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
 use crate::llm::provider::Provider;
+use crate::rag::RagError;
+use crate::rag::knowledge_base::Caller;
+use crate::rag::retrieve::{Candidate, Search};
 use crate::stores::Store;
 use crate::stores::redis::RedisConfig;
 use crate::telemetry::metrics::Metrics;
@@ -224,6 +227,14 @@ pub trait Host: Send + Sync {
     fn router(&self, name: &str) -> Arc<LiveRouter>;
 
     fn metrics(&self) -> &Metrics;
+
+    /// Passages of a knowledge base that the caller may see, best first. Searched on the background threads.
+    ///
+    /// # Errors
+    /// There is no such knowledge base for this caller, or it cannot be searched.
+    async fn find_passages(&self, _base: &str, _search: Search, _caller: Caller) -> Result<Vec<Candidate>, RagError> {
+        Err(RagError::Unavailable("this process has no knowledge bases".to_owned()))
+    }
 
     /// Has the sentence model loaded in the background, if it is not yet.
     fn prepare_embedding(&self) {}

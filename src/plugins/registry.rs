@@ -88,6 +88,7 @@ pub static PLUGINS: &[PluginSpec] = &[
     ai::statistics::SPEC,
     ai::semantic_router::SPEC,
     traffic::frontend_gray::SPEC,
+    ai::rag::SPEC,
     traffic::traffic_tag::SPEC,
     ai::proxy::SPEC,
     transform::traffic_editor::SPEC,

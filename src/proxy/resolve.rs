@@ -212,7 +212,7 @@ mod tests {
             let name = resolver.name("a.example.com", 443);
             let mut addresses = resolver.addresses(&name).await.unwrap();
             addresses.sort_unstable();
-            assert_eq!(addresses, ["10.0.0.1:443".parse().unwrap(), "10.0.0.2:443".parse().unwrap()]);
+            assert_eq!(addresses, ["10.0.0.1:443".parse::<SocketAddr>().unwrap(), "10.0.0.2:443".parse().unwrap()]);
             let until = name.resolved.load_full().unwrap().until;
             let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
             assert!(left <= f64::from(used) && left > f64::from(used) - 1.0, "{ttl}: {left}");
@@ -226,7 +226,7 @@ mod tests {
         {
             let resolver = asking(name_server(addresses, 60).await);
             let found = resolver.addresses(&resolver.name("a.example.com", 443)).await.unwrap();
-            assert_eq!(found, [expected.parse().unwrap()]);
+            assert_eq!(found, [expected.parse::<SocketAddr>().unwrap()]);
         }
     }
 

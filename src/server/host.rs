@@ -12,10 +12,15 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::knowledge;
+
 use crate::base::tasks::Tasks;
 use crate::config::settings::Settings;
 use crate::flywheel::Flywheel;
 use crate::infer::{Engine, InferError};
+use crate::rag::RagError;
+use crate::rag::knowledge_base::{Caller, Rag};
+use crate::rag::retrieve::{Candidate, Search};
 use crate::learning::live::{LiveRouter, Routers};
 use crate::plugins::{CompletedCall, Host, HttpAnswer, HttpCall, LlmCall};
 use crate::proxy::exchange::Exchange;
@@ -34,6 +39,7 @@ pub struct ProcessHost {
     pub metrics: Arc<Metrics>,
     pub tasks: Tasks,
     pub engine: Arc<Engine>,
+    pub rag: Arc<Rag>,
 }
 
 /// Longest a request waits for its embedding; it is decided without one then.
@@ -97,6 +103,14 @@ impl Host for ProcessHost {
         let result = embedding.as_ref().map_or_else(|why| *why, |_| "made");
         self.metrics.embeddings.get_or_create(&EmbeddingResult { result }).inc();
         embedding.ok()
+    }
+
+    async fn find_passages(&self, base: &str, search: Search, caller: Caller) -> Result<Vec<Candidate>, RagError> {
+        let (sender, receiver) = oneshot::channel();
+        let (rag, base) = (self.rag.clone(), base.to_owned());
+        // The receiver may be gone: then the client is, too.
+        self.tasks.spawn(async move { drop(sender.send(knowledge::search(&rag, &base, search, &caller).await)) });
+        receiver.await.unwrap_or_else(|_| Err(RagError::Unavailable("the gateway is stopping".to_owned())))
     }
 
     fn metrics(&self) -> &Metrics {

@@ -7,6 +7,7 @@ mod certificates;
 mod control;
 mod history;
 mod host;
+mod knowledge;
 mod registries;
 mod reload;
 
@@ -172,6 +173,7 @@ impl Process {
         let flywheel = open_flywheel(&settings);
         let routers = Arc::new(Routers::default());
         let engine = Engine::new(Library::new(&settings.models_dir));
+        let rag = Arc::new(knowledge::open(&settings, &engine));
         let resolver = Arc::new(Resolver::new(tasks.clone()));
         let exchange = Arc::new(Exchange::new(resolver.clone(), metrics.clone(), 512));
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(&settings)));
@@ -185,6 +187,7 @@ impl Process {
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             engine: engine.clone(),
+            rag: rag.clone(),
         });
         let registries = Registries::new(exchange.clone(), snapshot.clone(), resolver.clone(), tasks.clone());
         let clusters = Arc::new(Clusters::new(metrics.clone()));
@@ -243,6 +246,7 @@ impl Process {
                 flywheel: flywheel.clone(),
                 engine: engine.clone(),
             }),
+            rag,
             token,
         };
         let (http, https, admin) = (sockets.http.address, sockets.https.address, sockets.admin_address);

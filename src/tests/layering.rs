@@ -17,10 +17,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("rpc", &["config"]),
     ("stores", &[]),
     ("infer", &[]),
+    ("rag", &["infer"]),
     ("learning", &["routing", "infer", "flywheel", "telemetry"]),
-    ("plugins", &["learning", "routing", "flywheel", "config", "telemetry", "llm", "stores"]),
+    ("plugins", &["learning", "rag", "routing", "flywheel", "config", "telemetry", "llm", "stores"]),
     ("proxy", &["plugins", "rpc", "config", "telemetry", "llm"]),
-    ("admin", &["telemetry"]),
+    ("admin", &["rag", "telemetry"]),
     (
         "server",
         &[
@@ -28,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "admin",
             "proxy",
             "plugins",
+            "rag",
             "learning",
             "routing",
             "infer",
@@ -39,7 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "stores",
         ],
     ),
-    ("cli", &["server", "proxy", "plugins", "learning", "routing", "infer", "flywheel", "config"]),
+    ("cli", &["server", "proxy", "plugins", "rag", "learning", "routing", "infer", "flywheel", "config"]),
 ];
 
 /// Crates that only the named places may use.
@@ -53,7 +55,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("notify", &["config/source/"]),
     ("hickory_resolver", &["proxy/resolve.rs"]),
     ("clap", &["cli/"]),
-    ("flate2", &["proxy/gzip.rs"]),
+    ("flate2", &["proxy/gzip.rs", "rag/read/pdf/bounds.rs"]),
     ("indicatif", &["cli/"]),
     ("prometheus_client", &["telemetry/"]),
     ("governor", &["proxy/limit.rs"]),
@@ -67,7 +69,16 @@ const FENCES: &[(&str, &[&str])] = &[
     ("candle_nn", &["infer/"]),
     ("tokenizers", &["infer/"]),
     ("rayon", &["infer/"]),
-    ("zip", &["infer/"]),
+    ("zip", &["infer/", "rag/read/docx.rs", "rag/read/testing.rs"]),
+    ("lancedb", &["rag/store/"]),
+    ("arrow_array", &["rag/store/"]),
+    ("arrow_schema", &["rag/store/"]),
+    ("lopdf", &["rag/read/pdf", "rag/read/testing.rs"]),
+    ("pulldown_cmark", &["rag/read/markdown.rs"]),
+    ("scraper", &["rag/read/html"]),
+    ("quick_xml", &["rag/read/docx.rs"]),
+    ("jieba_rs", &["rag/terms.rs"]),
+    ("rust_stemmers", &["rag/terms.rs"]),
     ("zookeeper_client", &["discovery/zookeeper.rs"]),
 ];
 

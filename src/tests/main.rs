@@ -24,6 +24,7 @@ mod ingress;
 mod layering;
 mod models;
 mod process;
+mod rag;
 mod routing;
 mod sdk;
 mod streams;

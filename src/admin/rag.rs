@@ -1,0 +1,43 @@
+//! `/v1/rag` on the admin port, for whoever has the admin token. The interface itself is `rag::api`.
+
+use axum::Json;
+use axum::Router;
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use serde_json::json;
+
+use super::{Admin, api};
+use crate::rag::api::{ApiRequest, handle};
+use crate::rag::knowledge_base::Caller;
+
+/// Bytes of a body at most: the largest file that is read, with room for its frame.
+const MAX_BODY_BYTES: usize = 128 << 20;
+
+pub fn router(admin: &Admin) -> Router<Admin> {
+    Router::new().route("/{*path}", any(answer)).layer(from_fn_with_state(admin.clone(), api::require_token))
+}
+
+async fn answer(State(admin): State<Admin>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
+        let message = format!("the body is cut off, or larger than {} MiB", MAX_BODY_BYTES >> 20);
+        let error = json!({"error": {"message": message, "code": "too_large"}});
+        return (StatusCode::PAYLOAD_TOO_LARGE, Json(error)).into_response();
+    };
+    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let request = ApiRequest {
+        method: head.method.to_string(),
+        path: head.uri.path().trim_start_matches('/').to_owned(),
+        query: head.uri.query().map(str::to_owned),
+        content_type: content_type.map(str::to_owned),
+        body,
+        caller: Caller::Operator,
+    };
+    let response = handle(&admin.rag, request).await;
+    let status = StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, Json(response.body)).into_response()
+}

@@ -1,0 +1,364 @@
+//! `weirgate rag`: knowledge bases from the command line, without a running gateway.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::output::{complain, say, say_json, table};
+use super::rag_calibrate::{self, Labelled};
+use super::{CliError, Places};
+use crate::infer::{Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
+use crate::rag::RagError;
+use crate::rag::embed::SentenceModel;
+use crate::rag::ingest::{IngestError, IngestReport, NewDocument};
+use crate::rag::knowledge_base::{Models, NewBase, Place, Rag};
+use crate::rag::read::{self, Limits};
+use crate::rag::retrieve::{Search, Steps};
+use crate::rag::store::Filter;
+
+#[derive(Args)]
+pub struct RagArgs {
+    #[command(flatten)]
+    places: Places,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Store files and folders in a knowledge base; makes the base if there is none. Unchanged files cost nothing.
+    Ingest {
+        base: String,
+        /// Files, and folders with everything in them: text, Markdown, HTML, PDF, DOCX, CSV, TSV, JSON, JSONL.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// Whose documents these are; nobody else's searches find them.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Characters in a chunk, when the base is made.
+        #[arg(long)]
+        chunk_size: Option<usize>,
+        /// Characters that a chunk repeats of the one before it, when the base is made.
+        #[arg(long)]
+        chunk_overlap: Option<usize>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Find passages.
+    Search {
+        base: String,
+        query: String,
+        #[arg(long, default_value_t = 5)]
+        top_k: usize,
+        #[arg(long)]
+        tenant: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Answer with the documents' own sentences, or say that they do not answer.
+    Ask {
+        base: String,
+        question: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Find from which score on a passage answers, from labelled questions; searches then judge what they found.
+    Calibrate {
+        base: String,
+        /// JSONL with `id` and `question`.
+        #[arg(long, value_name = "FILE")]
+        queries: PathBuf,
+        /// Lines of question id, document id and score (above 0 is relevant), separated by tabs.
+        #[arg(long, value_name = "FILE")]
+        qrels: PathBuf,
+        /// Share of the passages judged correct that should be.
+        #[arg(long, default_value_t = 0.95)]
+        precision: f64,
+        /// Share of the relevant passages that may be judged incorrect.
+        #[arg(long, default_value_t = 0.05)]
+        max_lost: f64,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Knowledge bases, or the documents of one.
+    List {
+        base: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete documents of a knowledge base, or the whole base where none is named.
+    Remove {
+        base: String,
+        documents: Vec<String>,
+        /// Needed to delete a whole base.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+pub fn run(args: &RagArgs) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::failed)?;
+    runtime.block_on(act(args))
+}
+
+async fn act(args: &RagArgs) -> Result<(), CliError> {
+    let settings = args.places.settings()?;
+    let place = Place { uri: settings.data_dir.join("rag").display().to_string(), ..Place::default() };
+    let needs_model = !matches!(args.action, Action::List { .. } | Action::Remove { .. });
+    let models = if needs_model { models(&settings.models_dir) } else { Models::default() };
+    let rag = Rag::new(place, models);
+    match &args.action {
+        Action::Ingest { base, paths, tenant, chunk_size, chunk_overlap, json } => {
+            let new = NewBase { chunk_size: *chunk_size, chunk_overlap: *chunk_overlap, ..NewBase::default() };
+            let report = ingest(&rag, base, &new, paths, tenant.as_deref()).await?;
+            show_report(&report, *json)
+        }
+        Action::Search { base, query, top_k, tenant, json } => {
+            let filter = Filter { tenant: tenant.clone(), ..Filter::default() };
+            let search = Search { query: query.clone(), top_k: *top_k, filter, steps: Steps::default(), ..Search::default() };
+            show_found(&rag, base, &search, *json).await
+        }
+        Action::Ask { base, question, tenant } => {
+            let filter = Filter { tenant: tenant.clone(), ..Filter::default() };
+            let search = Search { query: question.clone(), top_k: SOURCES, filter, ..Search::default() };
+            ask(&rag, base, &search).await
+        }
+        Action::Calibrate { base, queries, qrels, precision, max_lost, json } => {
+            let (precision, max_lost) = (*precision, *max_lost);
+            rag_calibrate::run(&rag, &Labelled { base, queries, qrels, precision, max_lost }, *json).await
+        }
+        Action::List { base: Some(base), json } => list_documents(&rag, base, *json).await,
+        Action::List { base: None, json } => list_bases(&rag, *json).await,
+        Action::Remove { base, documents, all } => remove(&rag, base, documents, *all).await,
+    }
+}
+
+/// The models at hand. One that is missing is told, and what it is for goes without it.
+fn models(dir: &Path) -> Models {
+    let library = Library::new(dir);
+    let loaded = Manifest::shipped().model(SENTENCE_MODEL).and_then(|model| {
+        library.verify(model)?;
+        SentenceEmbedder::load(&library.folder(model))
+    });
+    match loaded {
+        Ok(embedder) => Models { embed: Some(Arc::new(SentenceModel::loaded(Arc::new(embedder)))), rerank: None },
+        Err(error) => {
+            complain(&format!("{error}. Until then passages are found by their words alone"));
+            Models::default()
+        }
+    }
+}
+
+/// Documents that are handed over together: bounds what an ingest keeps in memory.
+const GROUP_BYTES: usize = 16 << 20;
+
+async fn ingest(
+    rag: &Rag,
+    name: &str,
+    new: &NewBase,
+    paths: &[PathBuf],
+    tenant: Option<&str>,
+) -> Result<IngestReport, CliError> {
+    let base = match rag.base(name).await {
+        Err(RagError::UnknownBase { .. }) => rag.create(name, new).await,
+        found => found,
+    };
+    let base = base.map_err(CliError::failed)?;
+    let files = files(paths)?;
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} files  {msg}  {elapsed}, {eta} left");
+    let bar = ProgressBar::new(files.len() as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let (mut total, mut group, mut bytes) = (IngestReport::default(), Vec::new(), 0);
+    for file in &files {
+        match read_file(file, tenant) {
+            Ok((documents, n_bytes)) => {
+                group.extend(documents);
+                bytes += n_bytes;
+            }
+            Err(message) => {
+                total.errors.push(IngestError { document: file.display().to_string(), message });
+            }
+        }
+        if bytes >= GROUP_BYTES {
+            add(&mut total, base.ingest(std::mem::take(&mut group), &|_| {}).await.map_err(CliError::failed)?);
+            bytes = 0;
+        }
+        bar.set_message(format!("{} chunks", total.chunks));
+        bar.inc(1);
+    }
+    let written = total.chunks;
+    let last = base.ingest(group, &|progress| bar.set_message(format!("{} chunks", written + progress.chunks))).await;
+    add(&mut total, last.map_err(CliError::failed)?);
+    if total.chunks > 0 {
+        base.table().maintain().await.map_err(CliError::failed)?;
+    }
+    bar.finish_and_clear();
+    Ok(total)
+}
+
+fn read_file(path: &Path, tenant: Option<&str>) -> Result<(Vec<NewDocument>, usize), String> {
+    let limits = Limits::default();
+    let size = path.metadata().map_err(|error| error.to_string())?.len();
+    limits.check_size(size).map_err(|error| error.to_string())?;
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let source = path.display().to_string();
+    let documents = read::read(&source, None, &bytes, &limits).map_err(|error| error.to_string())?;
+    let new = documents.into_iter().map(|document| NewDocument::of_source(&source, document, tenant.map(str::to_owned)));
+    Ok((new.collect(), bytes.len()))
+}
+
+/// The files below these paths in order; hidden ones are left out.
+fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
+    let mut files = Vec::new();
+    for path in paths {
+        let error = |error: std::io::Error| CliError::Usage(format!("{}: {error}", path.display()));
+        if path.metadata().map_err(error)?.is_dir() {
+            walk(path, &mut files).map_err(error)?;
+        } else {
+            files.push(path.clone());
+        }
+    }
+    Ok(files)
+}
+
+fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    entries.sort();
+    for path in entries {
+        let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        // Links are not followed: a loop would not end.
+        let kind = path.symlink_metadata()?.file_type();
+        if is_hidden || kind.is_symlink() {
+            continue;
+        }
+        if kind.is_dir() {
+            walk(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn add(total: &mut IngestReport, part: IngestReport) {
+    total.added += part.added;
+    total.updated += part.updated;
+    total.unchanged += part.unchanged;
+    total.chunks += part.chunks;
+    total.errors.extend(part.errors);
+}
+
+fn show_report(report: &IngestReport, json: bool) -> Result<(), CliError> {
+    if json {
+        say_json(report);
+    } else {
+        let IngestReport { added, updated, unchanged, chunks, errors } = report;
+        for error in errors {
+            complain(&format!("{}: {}", error.document, error.message));
+        }
+        say(&format!(
+            "{added} documents added, {updated} updated, {unchanged} unchanged, {chunks} chunks written, {} left out",
+            errors.len()
+        ));
+    }
+    let nothing = report.added + report.updated + report.unchanged == 0 && !report.errors.is_empty();
+    if nothing { Err(CliError::Failed("nothing could be stored".to_owned())) } else { Ok(()) }
+}
+
+async fn show_found(rag: &Rag, base: &str, search: &Search, as_json: bool) -> Result<(), CliError> {
+    let base = rag.base(base).await.map_err(CliError::failed)?;
+    let found = base.search(search).await.map_err(CliError::failed)?;
+    if as_json {
+        let results = found.candidates.iter().map(|c| {
+            json!({"id": c.passage.id, "document": c.passage.document, "title": c.passage.title, "header": c.passage.header,
+                "text": c.passage.text, "score": c.score, "scores": c.scores})
+        });
+        say_json(&json!({"results": results.collect::<Vec<_>>(), "trace": found.trace}));
+        return Ok(());
+    }
+    for note in &found.trace.notes {
+        complain(note);
+    }
+    for (place, candidate) in (1..).zip(&found.candidates) {
+        let passage = &candidate.passage;
+        say(&format!("{place}. {:.4}  {}  {}", candidate.score, passage.id, passage.header));
+        say(&format!("   {}", passage.text.replace('\n', "\n   ")));
+    }
+    if found.candidates.is_empty() {
+        say("nothing was found");
+    }
+    Ok(())
+}
+
+/// Passages that an answer is made of.
+const SOURCES: usize = 5;
+
+async fn ask(rag: &Rag, base: &str, search: &Search) -> Result<(), CliError> {
+    let base = rag.base(base).await.map_err(CliError::failed)?;
+    let asked = base.ask(search).await.map_err(CliError::failed)?;
+    for note in &asked.trace.notes {
+        complain(note);
+    }
+    say(&asked.answer.text);
+    let mut cited: Vec<usize> =
+        asked.answer.sentences.iter().flat_map(|s| s.evidence.iter().map(|evidence| evidence.source)).collect();
+    cited.sort_unstable();
+    cited.dedup();
+    for source in cited {
+        if let Some(candidate) = asked.sources.get(source) {
+            say(&format!("[{}] {}  {}", source + 1, candidate.passage.id, candidate.passage.header));
+        }
+    }
+    Ok(())
+}
+
+async fn list_bases(rag: &Rag, json: bool) -> Result<(), CliError> {
+    let mut rows = vec![["knowledge base", "documents", "chunks", "model"].map(str::to_owned).to_vec()];
+    let mut data = Vec::new();
+    for name in rag.names().await.map_err(CliError::failed)? {
+        let base = rag.base(&name).await.map_err(CliError::failed)?;
+        let (documents, chunks) = base.table().size(&Filter::everything()).await.map_err(CliError::failed)?;
+        let model = base.table().layout().model.clone();
+        data.push(json!({"name": name, "documents": documents, "chunks": chunks, "model": model}));
+        rows.push(vec![name, documents.to_string(), chunks.to_string(), model]);
+    }
+    if json { say_json(&data) } else { table(&rows) }
+    Ok(())
+}
+
+async fn list_documents(rag: &Rag, base: &str, json: bool) -> Result<(), CliError> {
+    let base = rag.base(base).await.map_err(CliError::failed)?;
+    let documents = base.table().documents(&Filter::everything()).await.map_err(CliError::failed)?;
+    if json {
+        say_json(&documents);
+        return Ok(());
+    }
+    let mut rows = vec![["document", "chunks", "title"].map(str::to_owned).to_vec()];
+    rows.extend(documents.into_iter().map(|document| vec![document.id, document.chunks.to_string(), document.title]));
+    table(&rows);
+    Ok(())
+}
+
+async fn remove(rag: &Rag, base: &str, documents: &[String], all: bool) -> Result<(), CliError> {
+    if documents.is_empty() {
+        if !all {
+            return Err(CliError::Usage(format!("this would delete the whole knowledge base \"{base}\"; add --all if that is meant")));
+        }
+        rag.remove(base).await.map_err(CliError::failed)?;
+        say(&format!("deleted {base}"));
+        return Ok(());
+    }
+    let base = rag.base(base).await.map_err(CliError::failed)?;
+    let known = base.table().hashes().await.map_err(CliError::failed)?;
+    let (found, missing): (Vec<String>, Vec<String>) =
+        documents.iter().cloned().partition(|document| known.contains_key(document));
+    base.table().remove(&found).await.map_err(CliError::failed)?;
+    say(&format!("deleted {} documents", found.len()));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::Failed(format!("not in the knowledge base: {}", missing.join(", "))))
+}

@@ -1,0 +1,75 @@
+//! The folder of a BERT: `config.json`, `tokenizer.json`, `model.safetensors`. Reads them, and says which one is no good.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokenizers::{Tokenizer, TruncationParams};
+
+use super::InferError;
+use super::encoder::Shape;
+use super::weights::{WORDS, Weights};
+
+pub struct ModelFolder {
+    dir: PathBuf,
+}
+
+impl ModelFolder {
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    pub fn shape(&self) -> Result<Shape, InferError> {
+        let shape: Shape = serde_json::from_slice(&self.read("config.json")?)
+            .map_err(|error| self.broken("config.json", error.to_string()))?;
+        shape.check().map_err(|what| self.broken("config.json", what))?;
+        Ok(shape)
+    }
+
+    /// Cuts texts at `max_tokens` and the positions of the model; not at all where none is given.
+    pub fn tokenizer(&self, shape: &Shape, max_tokens: Option<usize>) -> Result<Tokenizer, InferError> {
+        let name = "tokenizer.json";
+        let mut tokenizer =
+            Tokenizer::from_bytes(self.read(name)?).map_err(|error| self.broken(name, error.to_string()))?;
+        let truncation = max_tokens
+            .map(|max| TruncationParams { max_length: max.min(shape.max_position_embeddings), ..Default::default() });
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(truncation).map_err(|error| self.broken(name, error.to_string()))?;
+        let n_tokens = tokenizer.get_vocab_size(true);
+        if n_tokens > shape.vocab_size {
+            let what = format!("it knows {n_tokens} tokens and config.json says {}", shape.vocab_size);
+            return Err(self.broken(name, what));
+        }
+        Ok(tokenizer)
+    }
+
+    pub fn weights(&self) -> Result<Weights, InferError> {
+        Weights::new(self.read("model.safetensors")?).map_err(|what| self.broken("model.safetensors", what))
+    }
+
+    /// The word embeddings alone.
+    pub fn words(&self) -> Result<Arc<Vec<f32>>, InferError> {
+        let shape = self.shape()?;
+        let words = self.weights()?.matrix(WORDS, shape.vocab_size, shape.hidden_size);
+        let words = words.map_err(|what| self.broken("model.safetensors", what))?;
+        Ok(Arc::new(words.into_f32(shape.hidden_size)))
+    }
+
+    pub fn broken(&self, name: &str, what: String) -> InferError {
+        InferError::Broken { path: self.dir.join(name), what }
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, InferError> {
+        let path = self.dir.join(name);
+        std::fs::read(&path).map_err(|error| InferError::Read { path, error })
+    }
+}
+
+/// Bytes of a text that can matter per token: those of ordinary text are far shorter. Spares the tokenizer megabytes.
+const BYTES_PER_TOKEN: usize = 16;
+
+/// Ids of the first tokens of `text`, with those that mark its ends where `is_marked`.
+pub fn tokens(tokenizer: &Tokenizer, text: &str, max: usize, is_marked: bool) -> Result<Vec<u32>, InferError> {
+    let text = &text[..text.floor_char_boundary(max * BYTES_PER_TOKEN)];
+    let encoding = tokenizer.encode_fast(text, is_marked).map_err(|error| InferError::Run(error.to_string()))?;
+    Ok(encoding.get_ids().to_vec())
+}

@@ -1,0 +1,151 @@
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use super::*;
+use crate::rag::knowledge_base::NewBase;
+use crate::rag::store::Filter;
+use crate::rag::testing::{WordCounts, document, rag, reopened};
+
+fn counts(report: &IngestReport) -> (usize, usize, usize) {
+    (report.added, report.updated, report.unchanged)
+}
+
+#[tokio::test]
+async fn the_same_documents_again_are_no_work() {
+    let (dir, rag, embed) = rag();
+    let base = rag.create("base", &NewBase::default()).await.unwrap();
+    let documents = || vec![document("a", "Cats", "Cats purr."), document("b", "Dogs", "Dogs bark.")];
+    let first = base.ingest(documents(), &|_| {}).await.unwrap();
+    assert_eq!((counts(&first), first.chunks, embed.texts()), ((2, 0, 0), 2, 2));
+    let version = base.table().version().await.unwrap();
+    assert_eq!(counts(&base.ingest(documents(), &|_| {}).await.unwrap()), (0, 0, 2));
+    // Another process finds them, too.
+    let again = reopened(dir.path(), embed.clone()).base("base").await.unwrap();
+    assert_eq!(counts(&again.ingest(documents(), &|_| {}).await.unwrap()), (0, 0, 2));
+    assert_eq!((embed.texts(), base.table().version().await.unwrap()), (2, version));
+}
+
+#[tokio::test]
+async fn a_changed_document_takes_the_place_of_the_old_one() {
+    let (_dir, rag, _) = rag();
+    let base = rag.create("base", &NewBase { chunk_size: Some(60), ..NewBase::default() }).await.unwrap();
+    let long = "The first sentence is about cats. The second one is about dogs. The third is about fish in the sea.";
+    base.ingest(vec![document("a", "Animals", long), document("b", "Other", "Stays.")], &|_| {}).await.unwrap();
+    assert!(base.table().size(&Filter::default()).await.unwrap().1 > 2);
+    let report = base.ingest(vec![document("a", "Animals", "Only birds.")], &|_| {}).await.unwrap();
+    assert_eq!(counts(&report), (0, 1, 0));
+    let chunks = base.table().chunks(&Filter::default(), 0, 10).await.unwrap();
+    assert_eq!(chunks.iter().map(|chunk| chunk.text.as_str()).collect::<Vec<_>>(), ["Only birds.", "Stays."]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_one_document_stops_no_other() {
+    let (_dir, rag, _) = rag();
+    let base = rag.create("base", &NewBase::default()).await.unwrap();
+    let documents = vec![
+        document("a", "", "One."),
+        document("empty", "", "  \n "),
+        document("a", "", "Twice."),
+        document("", "", "No id."),
+        document("line\nbreak", "", "Bad id."),
+        document("b", "", "Two."),
+    ];
+    let report = base.ingest(documents, &|_| {}).await.unwrap();
+    assert_eq!((report.added, report.chunks), (2, 2));
+    let wrong: Vec<&str> = report.errors.iter().map(|error| error.document.as_str()).collect();
+    assert_eq!(wrong, ["empty", "a", "", "line\nbreak"]);
+    assert!(report.errors[1].message.contains("twice"), "{report:?}");
+}
+
+#[tokio::test]
+async fn vectors_of_another_model_are_refused_with_both_names() {
+    let (dir, rag, _) = rag();
+    rag.create("base", &NewBase::default()).await.unwrap();
+    let place = crate::rag::knowledge_base::Place { uri: dir.path().join("rag").display().to_string(), ..Default::default() };
+    let other = Rag::new(place, Models::default());
+    let error = other.base("base").await.unwrap().ingest(vec![document("a", "", "One.")], &|_| {}).await.unwrap_err();
+    assert!(matches!(&error, RagError::Model { expected, found, .. } if expected == "word-counts" && found == "none"), "{error}");
+}
+
+use crate::rag::knowledge_base::{Models, Rag};
+
+#[tokio::test]
+async fn chinese_text_has_no_vector_of_an_english_model_and_is_found_by_its_words() {
+    let (_dir, rag, embed) = rag();
+    let base = rag.create("base", &NewBase::default()).await.unwrap();
+    base.ingest(vec![document("zh", "猫", "猫会发出呼噜声。"), document("en", "Cats", "Cats purr.")], &|_| {}).await.unwrap();
+    assert_eq!(embed.texts(), 1);
+    let search = crate::rag::retrieve::Search { query: "猫为什么呼噜".into(), top_k: 5, ..Default::default() };
+    let found = base.search(&search).await.unwrap();
+    assert_eq!(found.candidates.iter().map(|c| c.passage.document.as_str()).collect::<Vec<_>>(), ["zh"]);
+    assert_eq!(embed.texts(), 1, "the question is not embedded either");
+}
+
+#[tokio::test]
+async fn a_second_process_that_writes_is_told_to_wait() {
+    let (dir, rag, embed) = rag();
+    let base = rag.create("base", &NewBase::default()).await.unwrap();
+    let lock = exclusive(base.lock_file.as_deref().unwrap(), "base").unwrap();
+    let other = reopened(dir.path(), embed).base("base").await.unwrap();
+    let error = other.ingest(vec![document("a", "", "One.")], &|_| {}).await.unwrap_err();
+    assert!(matches!(error, RagError::Busy(_)), "{error}");
+    drop(lock);
+    other.ingest(vec![document("a", "", "One.")], &|_| {}).await.unwrap();
+}
+
+/// Names the folder in which the killed process of the next test writes.
+const KILLED: &str = "WEIRGATE_TEST_INGEST_DIR";
+
+const N_DOCUMENTS: usize = 1_500;
+
+fn many() -> Vec<NewDocument> {
+    (0..N_DOCUMENTS).map(|n| document(&format!("d{n:04}"), "", &format!("Document number {n} says {n}."))).collect()
+}
+
+/// Not a test of its own: the process that `an_ingest_that_was_killed_loses_and_doubles_nothing` kills.
+#[tokio::test]
+async fn ingest_until_killed() {
+    let Some(dir) = std::env::var_os(KILLED).map(PathBuf::from) else { return };
+    let rag = reopened(&dir, Arc::new(WordCounts::default()));
+    let base = rag.base_or_new("base").await.unwrap();
+    let progress = |progress: Progress| {
+        use std::io::Write;
+        writeln!(std::io::stdout(), "chunks {}", progress.chunks).unwrap();
+    };
+    base.ingest(many(), &progress).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_ingest_that_was_killed_loses_and_doubles_nothing() {
+    use std::io::{BufRead, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    for kill_after in 1..=2 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "rag::ingest::tests::ingest_until_killed"])
+            .env(KILLED, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut commits = lines.filter(|line| line.starts_with("chunks"));
+        // Killed right after a commit was told, while the next batch is on its way.
+        for _ in 0..kill_after {
+            commits.next();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let rag = reopened(dir.path(), Arc::new(WordCounts::default()));
+        let (documents, chunks) = rag.base("base").await.unwrap().table().size(&Filter::default()).await.unwrap();
+        assert!(documents >= BATCH_CHUNKS && documents == chunks, "{documents} documents, {chunks} chunks");
+    }
+    let rag = reopened(dir.path(), Arc::new(WordCounts::default()));
+    let base = rag.base("base").await.unwrap();
+    let report = base.ingest(many(), &|_| {}).await.unwrap();
+    assert_eq!(report.added + report.unchanged, N_DOCUMENTS);
+    assert!(report.unchanged >= BATCH_CHUNKS);
+    assert_eq!(base.table().size(&Filter::default()).await.unwrap(), (N_DOCUMENTS, N_DOCUMENTS));
+    let ids: std::collections::HashSet<String> =
+        base.table().titles().await.unwrap().into_iter().map(|(_, id)| id).collect();
+    assert_eq!(ids.len(), N_DOCUMENTS, "no chunk is there twice");
+}

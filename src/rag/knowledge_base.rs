@@ -1,0 +1,294 @@
+//! Knowledge bases by name, with the models they are written and searched with.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+
+use super::RagError;
+use super::chunk::ChunkSettings;
+use super::embed::Embed;
+use super::correct::calibrate::Calibration;
+use super::retrieve::rerank::Reranker;
+use super::retrieve::titles::TitleCache;
+use super::store::{Layout, Store, Table};
+
+/// Where knowledge bases lie and what serves them. One per process.
+pub struct Rag {
+    place: Place,
+    /// Opened when first needed: a gateway without knowledge bases has neither the folder nor what the library keeps in memory.
+    store: OnceCell<Store>,
+    models: Models,
+    /// Folder for the files that keep processes apart; `None` where the tables lie in object storage.
+    lock_dir: Option<PathBuf>,
+    open: Mutex<HashMap<String, Arc<KnowledgeBase>>>,
+}
+
+/// The models of the process. Without an embedding model passages are found by their words only.
+#[derive(Clone, Default)]
+pub struct Models {
+    pub embed: Option<Arc<dyn Embed>>,
+    pub rerank: Option<Reranker>,
+}
+
+/// Where the tables are.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// A folder, or the URL of object storage.
+    pub uri: String,
+    /// What the object storage wants to know (endpoint, region, keys).
+    pub options: HashMap<String, String>,
+}
+
+/// What may be chosen when a knowledge base is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewBase {
+    /// Characters in a chunk, and how many of them the next one repeats.
+    pub chunk_size: Option<usize>,
+    pub chunk_overlap: Option<usize>,
+    /// The embedding model: that of the process, or `none` for a base that is searched by words only.
+    pub model: Option<String>,
+    /// As in [`Access`].
+    #[serde(default)]
+    pub consumers: Vec<String>,
+    pub tenant: Option<String>,
+}
+
+/// Who may see a knowledge base. Nobody is excluded by an empty one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// Names of the consumers that may search it; empty means all.
+    #[serde(default)]
+    pub consumers: Vec<String>,
+    /// The tenant it belongs to; none means all.
+    #[serde(default)]
+    pub tenant: Option<String>,
+}
+
+/// What is kept with a knowledge base beside its rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BaseSettings {
+    #[serde(flatten)]
+    pub access: Access,
+    /// By name of the evaluator, because thresholds of one mean nothing to another.
+    #[serde(default)]
+    pub calibrations: BTreeMap<String, Calibration>,
+}
+
+/// Who asks. The operator of the process may see everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    Operator,
+    Consumer { name: Option<String>, tenant: Option<String> },
+}
+
+/// One knowledge base.
+pub struct KnowledgeBase {
+    pub(super) table: Table,
+    pub(super) models: Models,
+    pub(super) titles: TitleCache,
+    pub(super) lock_file: Option<PathBuf>,
+    /// One ingest at a time.
+    pub(super) writing: tokio::sync::Mutex<()>,
+}
+
+impl Rag {
+    /// Reads and makes nothing yet.
+    pub fn new(place: Place, models: Models) -> Rag {
+        let lock_dir = (!place.uri.contains("://")).then(|| PathBuf::from(&place.uri));
+        Rag { place, store: OnceCell::new(), models, lock_dir, open: Mutex::default() }
+    }
+
+    async fn store(&self) -> Result<&Store, RagError> {
+        let open = async || {
+            if let Some(dir) = &self.lock_dir {
+                let failed = |error: std::io::Error| RagError::Store { place: self.place.uri.clone(), error: error.to_string() };
+                std::fs::create_dir_all(dir).map_err(failed)?;
+            }
+            Store::open(&self.place.uri, &self.place.options).await
+        };
+        self.store.get_or_try_init(open).await
+    }
+
+    /// Makes a knowledge base.
+    ///
+    /// # Errors
+    /// The name is taken or no name, the settings make no sense, or the place cannot be written.
+    pub async fn create(&self, name: &str, new: &NewBase) -> Result<Arc<KnowledgeBase>, RagError> {
+        let default = ChunkSettings::default();
+        let size = new.chunk_size.unwrap_or(default.size);
+        let overlap = new.chunk_overlap.unwrap_or(default.overlap.min(size / 4));
+        if !(50..=20_000).contains(&size) || overlap > size / 2 {
+            return Err(RagError::Invalid(format!(
+                "chunk_size {size} and chunk_overlap {overlap}: a chunk has 50 to 20,000 characters, and the overlap is at most half of it"
+            )));
+        }
+        let (model, dimensions) = self.model_for(name, new.model.as_deref())?;
+        let table = self.store().await?.create(name, &Layout { model, dimensions, chunk_size: size, chunk_overlap: overlap }).await?;
+        let base = self.remember(name, table);
+        let access = Access { consumers: new.consumers.clone(), tenant: new.tenant.clone() };
+        base.set_settings(&BaseSettings { access, ..BaseSettings::default() }).await?;
+        Ok(base)
+    }
+
+    fn model_for(&self, base: &str, asked_for: Option<&str>) -> Result<(String, usize), RagError> {
+        let own = self.models.embed.as_ref().map(|embed| (embed.model(), embed.dimensions()));
+        match (asked_for, own) {
+            (Some(NO_MODEL), _) | (None, None) => Ok((NO_MODEL.to_owned(), 0)),
+            (None, Some((model, dimensions))) => Ok((model.to_owned(), dimensions)),
+            (Some(name), Some((model, dimensions))) if name == model => Ok((model.to_owned(), dimensions)),
+            (Some(name), own) => Err(RagError::Model {
+                base: base.to_owned(),
+                expected: name.to_owned(),
+                found: own.map_or(NO_MODEL, |(model, _)| model).to_owned(),
+            }),
+        }
+    }
+
+    /// The knowledge base of that name.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub async fn base(&self, name: &str) -> Result<Arc<KnowledgeBase>, RagError> {
+        let known = self.open.lock().get(name).cloned();
+        if let Some(base) = known {
+            return Ok(base);
+        }
+        let table = self.store().await?.table(name).await?;
+        Ok(self.remember(name, table))
+    }
+
+    /// The knowledge base of that name, if this caller may see it. One that the caller may not see does not exist, and names of
+    /// other people's are not told.
+    ///
+    /// # Errors
+    /// There is none for the caller, or it cannot be read.
+    pub async fn admitted(&self, name: &str, caller: &Caller) -> Result<Arc<KnowledgeBase>, RagError> {
+        let hidden = || RagError::UnknownBase { name: name.to_owned(), known: UNTOLD.to_owned() };
+        let base = match (self.base(name).await, caller) {
+            (Err(RagError::UnknownBase { .. }), Caller::Consumer { .. }) => return Err(hidden()),
+            (found, _) => found?,
+        };
+        if base.settings().await?.access.admits(caller) { Ok(base) } else { Err(hidden()) }
+    }
+
+    /// The knowledge base of that name, made if there is none.
+    ///
+    /// # Errors
+    /// As `base` and `create`.
+    pub async fn base_or_new(&self, name: &str) -> Result<Arc<KnowledgeBase>, RagError> {
+        match self.base(name).await {
+            Err(RagError::UnknownBase { .. }) => self.create(name, &NewBase::default()).await,
+            found => found,
+        }
+    }
+
+    /// # Errors
+    /// The place cannot be read.
+    pub async fn names(&self) -> Result<Vec<String>, RagError> {
+        self.store().await?.names().await
+    }
+
+    /// Deletes a knowledge base with everything in it.
+    ///
+    /// # Errors
+    /// There is none, or the place cannot be written.
+    pub async fn remove(&self, name: &str) -> Result<(), RagError> {
+        self.store().await?.remove(name).await?;
+        self.open.lock().remove(name);
+        Ok(())
+    }
+
+    fn remember(&self, name: &str, table: Table) -> Arc<KnowledgeBase> {
+        let base = Arc::new(KnowledgeBase {
+            table,
+            models: self.models.clone(),
+            titles: TitleCache::default(),
+            lock_file: self.lock_dir.as_ref().map(|dir| dir.join(format!(".{name}.lock"))),
+            writing: tokio::sync::Mutex::default(),
+        });
+        self.open.lock().entry(name.to_owned()).or_insert(base).clone()
+    }
+}
+
+/// In the place of the list of those there are.
+const UNTOLD: &str = "what you may see: ask GET knowledge-bases";
+
+/// Recorded in the place of a model's name where there was none.
+const NO_MODEL: &str = "none";
+
+impl KnowledgeBase {
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn settings(&self) -> Result<BaseSettings, RagError> {
+        let settings = self.table.settings().await?;
+        Ok(settings.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    }
+
+    /// # Errors
+    /// The table cannot be written.
+    pub async fn set_settings(&self, settings: &BaseSettings) -> Result<(), RagError> {
+        let text = serde_json::to_string(settings).map_err(|error| RagError::Failed(error.to_string()))?;
+        self.table.set_settings(text).await
+    }
+
+    /// The model that made the vectors here; `None` where there are none.
+    ///
+    /// # Errors
+    /// The process has another model, or none.
+    pub(super) fn embed_for_writing(&self) -> Result<Option<&Arc<dyn Embed>>, RagError> {
+        let layout = self.table.layout();
+        if layout.dimensions == 0 {
+            return Ok(None);
+        }
+        let found = self.models.embed.as_ref();
+        if found.is_some_and(|embed| embed.model() == layout.model && embed.dimensions() == layout.dimensions) {
+            return Ok(found);
+        }
+        Err(RagError::Model {
+            base: self.table.name().to_owned(),
+            expected: layout.model.clone(),
+            found: found.map_or(NO_MODEL, |embed| embed.model()).to_owned(),
+        })
+    }
+}
+
+impl Access {
+    /// Whether this caller may see the knowledge base at all.
+    pub fn admits(&self, caller: &Caller) -> bool {
+        let Caller::Consumer { name, tenant } = caller else { return true };
+        let is_ours = self.tenant.is_none() || self.tenant == *tenant;
+        let is_named = self.consumers.is_empty() || name.as_ref().is_some_and(|name| self.consumers.contains(name));
+        is_ours && is_named
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn access_is_by_tenant_and_consumer() {
+        let caller = |name: Option<&str>, tenant: Option<&str>| Caller::Consumer {
+            name: name.map(str::to_owned),
+            tenant: tenant.map(str::to_owned),
+        };
+        let open = Access::default();
+        assert!(open.admits(&caller(None, None)));
+        let named = Access { consumers: vec!["ann".into()], tenant: Some("us".into()) };
+        assert!(named.admits(&Caller::Operator));
+        assert!(named.admits(&caller(Some("ann"), Some("us"))));
+        assert!(!named.admits(&caller(Some("ann"), None)));
+        assert!(!named.admits(&caller(Some("ann"), Some("them"))));
+        assert!(!named.admits(&caller(Some("bob"), Some("us"))));
+        assert!(!named.admits(&caller(None, Some("us"))));
+    }
+}

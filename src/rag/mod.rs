@@ -1,0 +1,83 @@
+//! Retrieval-augmented generation: documents in, cited passages and answers out.
+//!
+//! ```text
+//! ingest:    read ── chunk ── terms, embed ── store                      one commit per batch of whole documents
+//! question:  expand ── dense + lexical ── fusion ── second hop ── rerank ── correct ── compress ── answer
+//! ```
+//!
+//! Called by `cli` (`weirgate rag`), `admin` and plugins through [`Rag`]. Models that run in the process are reached through
+//! `infer`; model providers and the web through traits that `server` implements. Knows no HTTP, no plugin, no route.
+
+pub mod answer;
+pub mod api;
+pub mod ask;
+pub mod chunk;
+pub mod compress;
+pub mod context;
+pub mod correct;
+pub mod document;
+pub mod embed;
+pub mod expand;
+pub mod ingest;
+pub mod knowledge_base;
+pub mod overlap;
+pub mod ports;
+pub mod read;
+pub mod retrieve;
+#[cfg(test)]
+pub mod scripted;
+pub mod sentence;
+pub mod store;
+pub mod terms;
+#[cfg(test)]
+pub mod testing;
+pub mod words;
+
+pub use document::{Block, BlockKind, Chunk, Document};
+
+/// Why something with documents did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum RagError {
+    #[error(
+        "\"{0}\" cannot name a knowledge base: use 1 to 64 letters, digits, '-', '_' and '.', and begin with a letter or digit"
+    )]
+    Name(String),
+    #[error("the knowledge base \"{0}\" exists already")]
+    Exists(String),
+    #[error("there is no knowledge base \"{name}\"; there is {}", if .known.is_empty() { "none yet, `weirgate rag ingest` makes one" } else { .known })]
+    UnknownBase { name: String, known: String },
+    #[error("there is no {what} \"{id}\" in the knowledge base \"{base}\"")]
+    Unknown { what: &'static str, id: String, base: String },
+    #[error(
+        "vectors of {found} numbers do not fit: this knowledge base was made with the model \"{model}\", whose vectors have {expected}. Use that model again, or make the knowledge base anew"
+    )]
+    Dimensions { model: String, expected: usize, found: usize },
+    #[error(
+        "the knowledge base \"{base}\" was made with the embedding model \"{expected}\" and this process has \"{found}\"; their vectors do not compare. Use that model again, or make the knowledge base anew"
+    )]
+    Model { base: String, expected: String, found: String },
+    #[error("knowledge base {place}: {error}")]
+    Store { place: String, error: String },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    Forbidden(String),
+    #[error("{0}")]
+    NoPath(String),
+    #[error("{0}")]
+    Unreadable(String),
+    #[error("another process writes to the knowledge base \"{0}\" at the moment; try again when it is done")]
+    Busy(String),
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl RagError {
+    fn store(place: &str, error: &impl std::fmt::Display) -> RagError {
+        // The first line tells what happened; the rest are places in the library's source.
+        let error = error.to_string();
+        RagError::Store { place: place.to_owned(), error: error.lines().next().unwrap_or_default().to_owned() }
+    }
+}

@@ -1,0 +1,222 @@
+//! A question to ranked passages. Each step can be left out and is timed; [`KnowledgeBase::search`] is the list of them.
+//!
+//! Which steps are on by default, and with which constants, is what `weirgate-eval rag` measured (docs/rag.md).
+
+pub mod fusion;
+pub mod hop;
+pub mod judge;
+pub mod rerank;
+pub mod titles;
+mod trace;
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::RagError;
+use super::compress::{Compressed, Compression};
+use super::correct::Action;
+use super::knowledge_base::KnowledgeBase;
+use super::store::{Filter, Hit, Passage};
+use super::terms::{language, query_terms};
+
+pub use trace::{Trace, TraceStep};
+
+/// Passages that each way of searching contributes.
+const CANDIDATES: usize = 100;
+
+/// A question and how to answer it.
+#[derive(Debug, Clone, Default)]
+pub struct Search {
+    pub query: String,
+    /// Passages to return at most.
+    pub top_k: usize,
+    /// Passages with a lower score are not returned.
+    pub threshold: Option<f32>,
+    pub filter: Filter,
+    pub steps: Steps,
+    pub compression: Compression,
+}
+
+/// Which steps run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Steps {
+    pub dense: bool,
+    pub lexical: bool,
+    pub fusion: Fusion,
+    pub hop: bool,
+    pub rerank: bool,
+    /// Judge what was found; `weirgate rag calibrate` finds the thresholds.
+    pub correct: bool,
+    /// Keep the sentences that answer.
+    pub compress: bool,
+}
+
+/// How the two lists become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fusion {
+    /// By ranks alone, both lists alike.
+    Rrf,
+    /// By scores, with weights that depend on the question.
+    Weighted,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Steps {
+            dense: true,
+            lexical: true,
+            fusion: Fusion::Weighted,
+            hop: true,
+            rerank: true,
+            correct: true,
+            compress: false,
+        }
+    }
+}
+
+/// A passage on its way through the steps.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Candidate {
+    pub passage: Passage,
+    /// What the list is ordered by after the last step that ran.
+    pub score: f32,
+    pub scores: Scores,
+}
+
+/// What each step thought of a passage; `None` if it did not see it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Scores {
+    /// Cosine with the question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dense: Option<f32>,
+    /// BM25.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lexical: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fused: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hop: Option<f32>,
+    /// The reranker's logit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerank: Option<f32>,
+}
+
+/// What was found, best first.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    pub candidates: Vec<Candidate>,
+    /// What the evaluator thinks of them, where that step ran and has thresholds.
+    pub action: Option<Action>,
+    pub confidence: Option<f64>,
+    /// What of them is worth sending, where that step ran.
+    pub context: Option<Compressed>,
+    pub trace: Trace,
+}
+
+impl KnowledgeBase {
+    /// # Errors
+    /// The table cannot be read, or the question is empty. A model that is missing is a note in the trace; its step is left out.
+    pub async fn search(&self, search: &Search) -> Result<Found, RagError> {
+        if search.query.trim().is_empty() {
+            return Err(RagError::Invalid("the query is empty".to_owned()));
+        }
+        let mut trace = Trace::begin();
+        let vector = self.query_vector(search, &mut trace).await?;
+        let lists = self.first_stage(search, vector.as_deref(), &mut trace).await?;
+        let scale = fusion::Scale::of(&lists);
+        let mut candidates = trace.timed_sync("fusion", || fusion::fuse(search.steps.fusion, lists));
+        if search.steps.hop {
+            candidates = hop::extend(self, search, vector.as_deref(), scale, candidates, &mut trace).await?;
+        }
+        if search.steps.rerank {
+            candidates = rerank::rerank(self, &search.query, candidates, &mut trace).await;
+        }
+        let judged = if search.steps.correct { judge::judge(self, &candidates, &mut trace).await? } else { None };
+        candidates.retain(|candidate| search.threshold.is_none_or(|threshold| candidate.score >= threshold));
+        candidates.truncate(search.top_k);
+        let action = judged.map(|judged| judged.action);
+        let context = match action {
+            _ if !search.steps.compress => None,
+            // Nothing that was found answers: nothing is sent.
+            Some(Action::Incorrect) => Some(Compressed::default()),
+            _ => self.compress(&search.query, &candidates, &search.compression, &mut trace).await,
+        };
+        let confidence = judged.map(|judged| judged.confidence);
+        Ok(Found { candidates, action, confidence, context, trace: trace.end() })
+    }
+
+    /// The question as a vector, where the base has vectors and the model reads the question's language.
+    async fn query_vector(&self, search: &Search, trace: &mut Trace) -> Result<Option<Vec<f32>>, RagError> {
+        if !search.steps.dense {
+            return Ok(None);
+        }
+        let embed = match self.embed_for_writing() {
+            Ok(Some(embed)) => embed,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                trace.note(&error);
+                return Ok(None);
+            }
+        };
+        if !embed.reads(language(&search.query)) {
+            return Ok(None);
+        }
+        match trace.timed("embed", embed.embed(vec![search.query.clone()])).await {
+            Ok(mut vectors) => Ok(vectors.pop()),
+            Err(error) => {
+                trace.note(&error);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn first_stage(
+        &self,
+        search: &Search,
+        vector: Option<&[f32]>,
+        trace: &mut Trace,
+    ) -> Result<fusion::Lists, RagError> {
+        let words = query_terms(&search.query);
+        // Without vectors a base is searched by words even where only meaning was asked for: that beats finding nothing.
+        let by_words = search.steps.lexical || vector.is_none();
+        let dense = async {
+            match vector {
+                Some(vector) => self.table.dense(vector, CANDIDATES, &search.filter).await,
+                None => Ok(Vec::new()),
+            }
+        };
+        let lexical = async {
+            if by_words { self.table.lexical(&words, CANDIDATES, &search.filter).await } else { Ok(Vec::new()) }
+        };
+        let (dense, lexical) = trace.timed("retrieve", async { futures_util::join!(dense, lexical) }).await;
+        let lists = fusion::Lists { dense: dense?, lexical: lexical? };
+        trace.count(lists.dense.len() + lists.lexical.len());
+        Ok(lists)
+    }
+}
+
+/// Hits of several searches as candidates, each passage once.
+pub(super) fn merge(dense: Vec<Hit>, lexical: Vec<Hit>) -> Vec<Candidate> {
+    let mut at: HashMap<String, usize> = HashMap::new();
+    let mut candidates: Vec<Candidate> = Vec::with_capacity(dense.len() + lexical.len());
+    let n_dense = dense.len();
+    for (n, hit) in dense.into_iter().chain(lexical).enumerate() {
+        let position = *at.entry(hit.passage.id.clone()).or_insert(candidates.len());
+        if position == candidates.len() {
+            candidates.push(Candidate { passage: hit.passage, ..Candidate::default() });
+        }
+        if let Some(candidate) = candidates.get_mut(position) {
+            let score = if n < n_dense { &mut candidate.scores.dense } else { &mut candidate.scores.lexical };
+            *score = Some(hit.score);
+        }
+    }
+    candidates
+}
+
+/// Best first; equal scores in the order of ids, so that the same search gives the same list.
+pub(super) fn sort(candidates: &mut [Candidate]) {
+    candidates.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.passage.id.cmp(&b.passage.id)));
+}

@@ -1,0 +1,61 @@
+//! The best candidates read again beside the question, by a model that sees both.
+
+use std::sync::Arc;
+
+use super::trace::Trace;
+use super::{Candidate, sort};
+use crate::rag::ingest::passage_text;
+use crate::rag::knowledge_base::KnowledgeBase;
+use crate::rag::ports::{Score, scores_of};
+use crate::rag::terms::{Language, language};
+
+/// A model that says how well a passage answers a question, and the languages in which its scores mean anything. Rankings in
+/// others are left as they are.
+#[derive(Clone)]
+pub struct Reranker {
+    pub score: Arc<dyn Score>,
+    pub languages: Vec<Language>,
+}
+
+impl Reranker {
+    pub fn reads(&self, language: Language) -> bool {
+        self.languages.contains(&language)
+    }
+}
+
+/// Candidates that are read again; the rest keep their order behind them.
+const DEPTH: usize = 30;
+
+/// The best candidates in the order of the model. Without the model the order stays, and the trace says why.
+pub async fn rerank(
+    base: &KnowledgeBase,
+    query: &str,
+    mut candidates: Vec<Candidate>,
+    trace: &mut Trace,
+) -> Vec<Candidate> {
+    let Some(model) = base.models.rerank.as_ref().filter(|model| model.reads(language(query))) else {
+        return candidates;
+    };
+    let n_read = candidates.len().min(DEPTH);
+    let read = candidates.iter().take(n_read);
+    let passages: Vec<String> = read.map(|c| passage_text(&c.passage.header, &c.passage.text)).collect();
+    let passages: Vec<&str> = passages.iter().map(String::as_str).collect();
+    match trace.timed("rerank", scores_of(model.score.as_ref(), query, &passages)).await {
+        Ok(logits) => {
+            let behind = candidates.split_off(n_read);
+            for (candidate, logit) in candidates.iter_mut().zip(logits) {
+                candidate.scores.rerank = Some(logit);
+                candidate.score = logit;
+            }
+            sort(&mut candidates);
+            let lowest = candidates.last().map_or(0.0, |candidate| candidate.score);
+            candidates.extend(behind.into_iter().zip(1u16..).map(|(mut candidate, place)| {
+                candidate.score = lowest - f32::from(place);
+                candidate
+            }));
+        }
+        Err(error) => trace.note(&error),
+    }
+    trace.count(candidates.len());
+    candidates
+}

@@ -1,0 +1,125 @@
+//! Where knowledge bases lie: one LanceDB table each, in a folder or in object storage. The only place that knows LanceDB.
+//!
+//! ```text
+//! Store (connection) ── create, open, list, drop ── Table (one knowledge base)
+//!                                                     ├── replace, remove        one commit each: whole documents or nothing
+//!                                                     ├── dense, lexical, fetch  what retrieval is made of
+//!                                                     └── maintain               indexes, compaction, old versions
+//! ```
+//!
+//! A commit of Lance is one renamed manifest, so a process that dies while it writes leaves the version before.
+
+mod filter;
+mod maintain;
+mod schema;
+mod search;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use lancedb::connection::Connection;
+use serde::{Deserialize, Serialize};
+
+use super::RagError;
+
+pub use filter::Filter;
+pub use schema::{Passage, Row};
+pub use search::Hit;
+pub use table::{DocumentInfo, Table};
+
+/// How long a reader may go on with what it saw before it asks whether another process wrote.
+const READ_CONSISTENCY: Duration = Duration::from_secs(1);
+
+/// What a knowledge base is made with. Kept with the table; vectors and terms of other settings would not fit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Name of the embedding model; the vectors of one table come from one model.
+    pub model: String,
+    /// Numbers in a vector; 0 where the base has no vectors and is searched by words only.
+    pub dimensions: usize,
+    /// Characters in a chunk, and how many of them the next one repeats.
+    pub chunk_size: usize,
+    pub chunk_overlap: usize,
+}
+
+/// All knowledge bases of one place.
+pub struct Store {
+    connection: Connection,
+    uri: String,
+}
+
+impl Store {
+    /// Opens a folder, or object storage by its URL; makes the folder if there is none.
+    ///
+    /// # Errors
+    /// The place cannot be used.
+    pub async fn open(uri: &str, options: &HashMap<String, String>) -> Result<Store, RagError> {
+        let builder = lancedb::connect(uri).read_consistency_interval(READ_CONSISTENCY);
+        let builder = builder.storage_options(options.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let connection = builder.execute().await.map_err(|error| RagError::store(uri, &error))?;
+        Ok(Store { connection, uri: uri.to_owned() })
+    }
+
+    /// Makes a knowledge base.
+    ///
+    /// # Errors
+    /// The name is taken or cannot be a name, or the place cannot be written.
+    pub async fn create(&self, name: &str, layout: &Layout) -> Result<Table, RagError> {
+        check_name(name)?;
+        if self.names().await?.iter().any(|known| known == name) {
+            return Err(RagError::Exists(name.to_owned()));
+        }
+        let schema = schema::schema(layout)?;
+        let made = self.connection.create_empty_table(name, schema).execute().await;
+        Table::new(name, made.map_err(|error| self.failed(name, &error))?).await
+    }
+
+    /// # Errors
+    /// There is none of that name, or its table cannot be read.
+    pub async fn table(&self, name: &str) -> Result<Table, RagError> {
+        check_name(name)?;
+        match self.connection.open_table(name).execute().await {
+            Ok(table) => Table::new(name, table).await,
+            Err(lancedb::Error::TableNotFound { .. }) => {
+                Err(RagError::UnknownBase { name: name.to_owned(), known: self.names().await?.join(", ") })
+            }
+            Err(error) => Err(self.failed(name, &error)),
+        }
+    }
+
+    /// Names in order.
+    ///
+    /// # Errors
+    /// The place cannot be read.
+    pub async fn names(&self) -> Result<Vec<String>, RagError> {
+        let names = self.connection.table_names().execute().await;
+        let mut names = names.map_err(|error| RagError::store(&self.uri, &error))?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// Deletes a knowledge base with everything in it.
+    ///
+    /// # Errors
+    /// There is none of that name, or the place cannot be written.
+    pub async fn remove(&self, name: &str) -> Result<(), RagError> {
+        self.table(name).await?;
+        self.connection.drop_table(name, &[]).await.map_err(|error| self.failed(name, &error))
+    }
+
+    fn failed(&self, name: &str, error: &lancedb::Error) -> RagError {
+        RagError::store(&format!("{}/{name}", self.uri), error)
+    }
+}
+
+/// A name becomes a folder and a part of URLs.
+fn check_name(name: &str) -> Result<(), RagError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return Err(RagError::Name(name.to_owned()));
+    }
+    Ok(())
+}

@@ -1,0 +1,253 @@
+//! One knowledge base: writing whole documents, reading them back.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use arrow_array::{Array, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow_schema::SchemaRef;
+use futures_util::TryStreamExt;
+use lancedb::query::{ExecutableQuery, QueryBase, Select};
+use serde::Serialize;
+
+use super::filter::{Filter, in_list, literal};
+use super::schema::{self, PASSAGE, Passage, Row};
+use super::Layout;
+use crate::rag::RagError;
+
+/// Key of a knowledge base's own settings in the table's configuration.
+const SETTINGS: &str = "weirgate.settings";
+
+/// One knowledge base. Cheap to clone; clones see each other's writes at once, other processes' within a second.
+#[derive(Clone)]
+pub struct Table {
+    pub(super) name: String,
+    pub(super) layout: Layout,
+    pub(super) schema: SchemaRef,
+    pub(super) inner: lancedb::Table,
+}
+
+/// A document as a list shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DocumentInfo {
+    pub id: String,
+    pub title: String,
+    pub chunks: u32,
+    pub metadata: BTreeMap<String, String>,
+    pub hash: String,
+    /// Unix time in milliseconds.
+    pub created_at: i64,
+}
+
+impl Table {
+    pub(super) async fn new(name: &str, inner: lancedb::Table) -> Result<Table, RagError> {
+        let schema = inner.schema().await.map_err(|error| RagError::store(name, &error))?;
+        let layout = schema::layout(&schema)?;
+        Ok(Table { name: name.to_owned(), layout, schema, inner })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Counts every commit; equal versions have equal contents.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn version(&self) -> Result<u64, RagError> {
+        self.inner.version().await.map_err(|error| self.failed(&error))
+    }
+
+    /// Puts whole documents in the place of what was stored under their ids, in one commit. `rows` are all the chunks of
+    /// `documents`; a document without rows is removed. `is_new` says that none of them is stored yet, which spares a join.
+    ///
+    /// # Errors
+    /// A vector does not fit, or the place cannot be written; then nothing changed.
+    pub async fn replace(&self, documents: &[String], rows: &[Row], is_new: bool) -> Result<(), RagError> {
+        if documents.is_empty() {
+            return Ok(());
+        }
+        let batch = schema::batch(&self.layout, &self.schema, rows)?;
+        if rows.is_empty() {
+            return self.remove(documents).await;
+        }
+        if is_new {
+            return self.inner.add(batch).execute().await.map(|_| ()).map_err(|error| self.failed(&error));
+        }
+        let source = arrow_array::RecordBatchIterator::new([Ok(batch)], self.schema.clone());
+        let mut merge = self.inner.merge_insert(&["id"]);
+        merge.when_matched_update_all(None).when_not_matched_insert_all();
+        merge.when_not_matched_by_source_delete(Some(in_list("document", documents)));
+        merge.execute(Box::new(source)).await.map(|_| ()).map_err(|error| self.failed(&error))
+    }
+
+    /// Deletes documents with all their chunks. Unknown ids are no error.
+    ///
+    /// # Errors
+    /// The place cannot be written.
+    pub async fn remove(&self, documents: &[String]) -> Result<(), RagError> {
+        if documents.is_empty() {
+            return Ok(());
+        }
+        let condition = in_list("document", documents);
+        self.inner.delete(condition.as_str()).await.map(|_| ()).map_err(|error| self.failed(&error))
+    }
+
+    /// Deletes one chunk; `false` if there was none.
+    ///
+    /// # Errors
+    /// The place cannot be written.
+    pub async fn remove_chunk(&self, id: &str) -> Result<bool, RagError> {
+        let condition = format!("id = {}", literal(id));
+        if self.count(&condition).await? == 0 {
+            return Ok(false);
+        }
+        self.inner.delete(condition.as_str()).await.map(|_| true).map_err(|error| self.failed(&error))
+    }
+
+    /// Hash of each stored document, whoever's it is.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn hashes(&self) -> Result<HashMap<String, String>, RagError> {
+        let batches = self.scan(&["document", "hash"], "index = 0", None).await?;
+        let mut hashes = HashMap::new();
+        for batch in &batches {
+            let document = schema::column::<StringArray>(batch, "document")?;
+            let hash = schema::column::<StringArray>(batch, "hash")?;
+            let pairs = document.iter().zip(hash.iter());
+            hashes.extend(pairs.filter_map(|(document, hash)| Some((document?.to_owned(), hash?.to_owned()))));
+        }
+        Ok(hashes)
+    }
+
+    /// Documents in the order of their ids.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn documents(&self, filter: &Filter) -> Result<Vec<DocumentInfo>, RagError> {
+        let condition = format!("index = 0 AND {}", filter.sql());
+        let columns = ["document", "title", "n_chunks", "metadata", "hash", "created_at"];
+        let mut documents = Vec::new();
+        for batch in &self.scan(&columns, &condition, None).await? {
+            let [document, title] = ["document", "title"].map(|name| schema::column::<StringArray>(batch, name));
+            let (document, title) = (document?, title?);
+            let [metadata, hash] = ["metadata", "hash"].map(|name| schema::column::<StringArray>(batch, name));
+            let (metadata, hash) = (metadata?, hash?);
+            let n_chunks = schema::column::<UInt32Array>(batch, "n_chunks")?;
+            let created_at = schema::column::<Int64Array>(batch, "created_at")?;
+            documents.extend((0..batch.num_rows()).map(|at| DocumentInfo {
+                id: document.value(at).to_owned(),
+                title: title.value(at).to_owned(),
+                chunks: n_chunks.value(at),
+                metadata: serde_json::from_str(metadata.value(at)).unwrap_or_default(),
+                hash: hash.value(at).to_owned(),
+                created_at: created_at.value(at),
+            }));
+        }
+        documents.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(documents)
+    }
+
+    /// Chunks in the order of document and position: `limit` of them after the first `offset`.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn chunks(&self, filter: &Filter, offset: usize, limit: usize) -> Result<Vec<Passage>, RagError> {
+        let mut keys: Vec<(String, u32, String)> = Vec::new();
+        for batch in &self.scan(&["document", "index", "id"], &filter.sql(), None).await? {
+            let [document, id] = ["document", "id"].map(|name| schema::column::<StringArray>(batch, name));
+            let (document, id) = (document?, id?);
+            let index = schema::column::<UInt32Array>(batch, "index")?;
+            keys.extend(
+                (0..batch.num_rows())
+                    .map(|at| (document.value(at).to_owned(), index.value(at), id.value(at).to_owned())),
+            );
+        }
+        keys.sort();
+        let ids: Vec<String> = keys.into_iter().skip(offset).take(limit).map(|(_, _, id)| id).collect();
+        self.fetch(&ids, filter).await
+    }
+
+    /// The passages of these ids that the filter lets through, in the order asked for.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn fetch(&self, ids: &[String], filter: &Filter) -> Result<Vec<Passage>, RagError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let condition = format!("{} AND {}", in_list("id", ids), filter.sql());
+        let mut found = HashMap::new();
+        for batch in &self.scan(&PASSAGE, &condition, Some(ids.len())).await? {
+            found.extend(schema::passages(batch)?.into_iter().map(|passage| (passage.id.clone(), passage)));
+        }
+        Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
+    }
+
+    /// Title and id of every passage.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn titles(&self) -> Result<Vec<(String, String)>, RagError> {
+        let mut titles = Vec::new();
+        for batch in &self.scan(&["title", "id"], "true", None).await? {
+            let [title, id] = ["title", "id"].map(|name| schema::column::<StringArray>(batch, name));
+            let pairs = title?.iter().zip(id?.iter());
+            titles.extend(pairs.filter_map(|(title, id)| Some((title?.to_owned(), id?.to_owned()))));
+        }
+        Ok(titles)
+    }
+
+    /// How many documents and chunks the filter lets through.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn size(&self, filter: &Filter) -> Result<(usize, usize), RagError> {
+        let condition = filter.sql();
+        let mut documents = HashSet::new();
+        let mut n_chunks = 0;
+        for batch in &self.scan(&["document"], &condition, None).await? {
+            let column = schema::column::<StringArray>(batch, "document")?;
+            n_chunks += column.len();
+            documents.extend(column.iter().flatten().map(str::to_owned));
+        }
+        Ok((documents.len(), n_chunks))
+    }
+
+    /// The knowledge base's own settings as JSON text, if it has any.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn settings(&self) -> Result<Option<String>, RagError> {
+        let Some(native) = self.inner.as_native() else { return Ok(None) };
+        let manifest = native.manifest().await.map_err(|error| self.failed(&error))?;
+        Ok(manifest.config.get(SETTINGS).cloned())
+    }
+
+    /// # Errors
+    /// The table cannot be written.
+    pub async fn set_settings(&self, settings: String) -> Result<(), RagError> {
+        let Some(native) = self.inner.as_native() else { return Ok(()) };
+        native.update_config([(SETTINGS.to_owned(), settings)]).await.map_err(|error| self.failed(&error))
+    }
+
+    pub(super) async fn count(&self, condition: &str) -> Result<usize, RagError> {
+        self.inner.count_rows(Some(condition.to_owned())).await.map_err(|error| self.failed(&error))
+    }
+
+    async fn scan(&self, columns: &[&str], condition: &str, limit: Option<usize>) -> Result<Vec<RecordBatch>, RagError> {
+        let mut query = self.inner.query().select(Select::columns(columns)).only_if(condition);
+        if let Some(limit) = limit {
+            query = query.limit(limit);
+        }
+        let stream = query.execute().await.map_err(|error| self.failed(&error))?;
+        stream.try_collect().await.map_err(|error| self.failed(&error))
+    }
+
+    pub(super) fn failed(&self, error: &lancedb::Error) -> RagError {
+        RagError::store(&self.name, error)
+    }
+}
