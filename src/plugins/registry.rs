@@ -174,6 +174,7 @@ mod tests {
             Unspecified 900 ai-statistics
             Unspecified 860 semantic-router
             Unspecified 450 frontend-gray
+            Unspecified 400 ai-rag
             Unspecified 400 traffic-tag
             Unspecified 100 ai-proxy
             Unspecified 100 traffic-editor

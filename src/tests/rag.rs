@@ -1,5 +1,7 @@
 //! Knowledge bases through the admin port and the command line of the real program. Search by words only: no model is at hand.
 
+use std::process::{Command, Stdio};
+
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -47,7 +49,19 @@ async fn documents_are_stored_found_and_outlive_a_killed_gateway() {
 async fn a_missing_embedding_model_is_an_error_that_names_the_command() {
     let folder = Folder::new();
     let models = folder.dir.path().join("no-models");
-    let gateway = Gateway::start_with(folder, &format!("models_dir = {:?}\n", models.to_str().unwrap()));
+    let child = Command::new(binary())
+        .args(["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1"])
+        .arg("--config-dir")
+        .arg(folder.config())
+        .arg("--data-dir")
+        .arg(folder.data())
+        .arg("--models-dir")
+        .arg(&models)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let gateway = Gateway::of(child, folder);
     assert_eq!(rag(&gateway, "PUT", "knowledge-bases/pets", Value::Null).await.status, 201);
     let documents = json!({"documents": [{"id": "cats", "text": "Cats purr."}]});
     let refused = rag(&gateway, "POST", "knowledge-bases/pets/documents", documents).await;
@@ -95,4 +109,47 @@ fn a_folder_is_ingested_searched_and_emptied_by_commands() {
     assert_eq!(rag(&["remove", "pets", "unknown"]).0, 1);
     assert_eq!(rag(&["remove", "pets", "--all"]).0, 0);
     assert!(!rag(&["list"]).1.contains("pets"));
+}
+
+#[tokio::test]
+async fn the_plugin_puts_passages_before_the_question() {
+    let upstream = Upstream::start(|_, _| async { ok(&completion("m", "Because they are content.")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("llm", upstream.address)]).route("chat", "/", "llm.static");
+    folder.plugin("ai-rag", &json!({"knowledgeBase": "pets", "topK": 1}), &json!([]));
+    let gateway = Gateway::start(folder);
+    let without = gateway.chat(&question("m", "Why do cats purr?")).await;
+    assert_eq!((without.status, without.header("x-envoy-rag-recall")), (200, Some("false")), "{}", without.text());
+    rag(&gateway, "PUT", "knowledge-bases/pets", json!({"model": "none"})).await;
+    let documents = json!({"documents": [{"id": "cats", "title": "Cats", "text": "Cats purr when they are content."}]});
+    rag(&gateway, "POST", "knowledge-bases/pets/documents", documents).await;
+    let with = gateway.chat(&question("m", "Why do cats purr?")).await;
+    assert_eq!((with.status, with.header("x-envoy-rag-recall")), (200, Some("true")), "{}", with.text());
+    let messages = upstream.last().json()["messages"].clone();
+    let expected = json!([{"role": "user", "content": "Cats\nCats purr when they are content."},
+        {"role": "user", "content": "Why do cats purr?"}]);
+    assert_eq!(messages, expected);
+    // A base that names its consumers is not there for anybody else.
+    rag(&gateway, "PUT", "knowledge-bases/secret", json!({"model": "none", "consumers": ["ann"]})).await;
+    rag(&gateway, "DELETE", "knowledge-bases/pets", Value::Null).await;
+    assert_eq!(gateway.chat(&question("m", "Why do cats purr?")).await.header("x-envoy-rag-recall"), Some("false"));
+    assert_eq!(upstream.n_calls(), 3);
+}
+
+#[tokio::test]
+async fn an_answer_quotes_the_documents_or_says_that_it_does_not_know() {
+    let gateway = Gateway::start(Folder::new());
+    rag(&gateway, "PUT", "knowledge-bases/pets", json!({"model": "none"})).await;
+    let documents = json!({"documents": [{"id": "cats", "title": "Cats", "text": "Cats are small. Cats purr when they are content. They sleep a lot."}]});
+    rag(&gateway, "POST", "knowledge-bases/pets/documents", documents).await;
+    let ask = async |question: &str| rag(&gateway, "POST", "knowledge-bases/pets/ask", json!({"query": question})).await.json();
+    let known = ask("When do cats purr?").await;
+    assert_eq!((&known["refused"], &known["sentences"][0]["text"]), (&json!(false), &json!("Cats purr when they are content.")), "{known}");
+    let citation = &known["sentences"][0]["citations"][0];
+    assert_eq!((&citation["document"], &citation["text"]), (&json!("cats"), &json!("Cats purr when they are content.")));
+    let unknown = ask("Which cats won the national election of the year?").await;
+    assert_eq!((&unknown["refused"], &unknown["sentences"]), (&json!(true), &json!([])), "{unknown}");
+    let search = json!({"query": "when do cats purr", "steps": {"compress": true}, "max_tokens": 12});
+    let compressed = rag(&gateway, "POST", "knowledge-bases/pets/search", search).await.json();
+    assert_eq!(compressed["context"]["sentences"][0]["text"], "Cats purr when they are content.", "{compressed}");
 }
