@@ -10,18 +10,19 @@
 //!            └── where there are fewer groups than threads: parts of a group's rows, which meet once per layer
 //! ```
 
+mod layer;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use super::attention::Attention;
 use super::kernel::Isa;
-use super::kernel::int8::QuantisedRows;
-use super::kernel::vector::{Norm, add_and_norm, gelu};
-use super::linear::{Linear, Part, Precision};
+use super::kernel::vector::{Norm, add_and_norm};
+use super::linear::Precision;
 use super::weights::{WORDS, Weights};
+use layer::{Layer, Room};
 
 /// The members of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
@@ -98,33 +99,37 @@ fn mean(rows: &[f32], width: usize) -> Vec<f32> {
 pub struct Encoder {
     isa: Isa,
     width: usize,
-    inner_width: usize,
-    n_heads: usize,
     words: Arc<Vec<f32>>,
     positions: Vec<f32>,
     types: Vec<f32>,
     norm: Norm,
     layers: Vec<Layer>,
-    /// Buffers of finished calls, for the next ones.
-    rooms: Mutex<Vec<Room>>,
+    states: Kept<State>,
+    rooms: Kept<Room>,
 }
 
-struct Layer {
-    query_key_value: Linear,
-    attended: Linear,
-    attended_norm: Norm,
-    up: Linear,
-    down: Linear,
-    down_norm: Norm,
-}
-
-/// Buffers of a thread while it computes part of a layer.
-struct Room {
-    attention: Attention,
-    quantised: QuantisedRows,
-    attended: Vec<f32>,
+/// The rows of a group between its layers.
+#[derive(Default)]
+struct State {
+    hidden: Vec<f32>,
+    /// Query, key and value of every row.
     projected: Vec<f32>,
-    inner: Vec<f32>,
+    /// The same for the next layer, while parts of the group still read the ones above.
+    next: Vec<f32>,
+}
+
+/// Buffers of finished calls, for the next ones: as many as were ever in use at once.
+struct Kept<T>(Mutex<Vec<T>>);
+
+impl<T> Kept<T> {
+    fn take(&self, new: impl FnOnce() -> T) -> T {
+        let kept = self.0.lock().pop();
+        kept.unwrap_or_else(new)
+    }
+
+    fn give_back(&self, buffers: T) {
+        self.0.lock().push(buffers);
+    }
 }
 
 /// Which vectors of a text are wanted.
@@ -141,9 +146,6 @@ const GROUP_ROWS: usize = 128;
 
 /// Rows that are worth a thread of their own.
 const PART_ROWS: usize = 24;
-
-/// Rows that go through the wide middle of a layer at once.
-const INNER_ROWS: usize = 96;
 
 impl Encoder {
     /// `shared_words` are another model's word embeddings, for files that leave them out.
@@ -173,14 +175,13 @@ impl Encoder {
         Ok(Self {
             isa,
             width,
-            inner_width: shape.intermediate_size,
-            n_heads: shape.num_attention_heads,
             words,
             positions: table("embeddings.position_embeddings.weight", shape.max_position_embeddings)?,
             types: table("embeddings.token_type_embeddings.weight", shape.type_vocab_size)?,
-            norm: norm(shape, weights, "embeddings.LayerNorm")?,
+            norm: layer::norm(shape, weights, "embeddings.LayerNorm")?,
             layers: layers.collect::<Result<_, _>>()?,
-            rooms: Mutex::default(),
+            states: Kept(Mutex::default()),
+            rooms: Kept(Mutex::default()),
         })
     }
 
@@ -251,9 +252,10 @@ impl Encoder {
 
     /// One group of texts through all layers, by up to `n_parts` threads.
     fn run_group(&self, texts: &[Sequence<'_>], wanted: Wanted, n_parts: usize) -> Vec<f32> {
+        let width = self.width;
         let n_rows: usize = texts.iter().map(|text| text.ids.len()).sum();
         if n_rows == 0 {
-            return vec![0.0; if wanted == Wanted::Mean { texts.len() * self.width } else { 0 }];
+            return vec![0.0; if wanted == Wanted::Mean { texts.len() * width } else { 0 }];
         }
         let mut spans = Vec::with_capacity(texts.len());
         for text in texts {
@@ -261,54 +263,71 @@ impl Encoder {
             spans.push((start, start + text.ids.len()));
         }
         let part_rows = n_rows.div_ceil(n_parts.clamp(1, n_rows.div_ceil(PART_ROWS)));
-        let width = self.width;
-        let mut hidden = vec![0.0; n_rows * width];
-        let mut projected = vec![0.0; n_rows * 3 * width];
-        let mut next = vec![0.0; if part_rows < n_rows { n_rows * 3 * width } else { 0 }];
-
-        self.for_parts(part_rows, &mut hidden, &mut projected, |room, first, hidden, projected| {
+        let mut state = self.states.take(State::default);
+        state.hidden.resize(n_rows * width, 0.0);
+        state.projected.resize(n_rows * 3 * width, 0.0);
+        self.each_part(part_rows, &mut state.hidden, &mut state.projected, |room, first, hidden, projected| {
             self.embed(texts, &spans, first, hidden);
             if let Some(layer) = self.layers.first() {
-                layer.query_key_value.forward(hidden, projected, 3 * width, &mut room.quantised);
+                layer.project(hidden, projected, room);
             }
         });
-        for (n, layer) in self.layers.iter().enumerate() {
-            let following = self.layers.get(n + 1);
-            if following.is_none() && wanted == Wanted::First {
-                return self.last_of_first(layer, &spans, &hidden, &projected);
-            }
-            if part_rows == n_rows {
-                // On one thread what is read before it is written may lie in the same place.
-                let mut room = self.room();
-                self.attend(&mut room, &spans, &projected, 0..n_rows);
-                self.finish(layer, &mut room, &mut hidden);
-                if let Some(following) = following {
-                    let project = &following.query_key_value;
-                    project.forward(&hidden, &mut projected, 3 * width, &mut room.quantised);
-                }
-                self.give_back(room);
-                continue;
-            }
-            self.for_parts(part_rows, &mut hidden, &mut next, |room, first, hidden, next| {
-                self.attend(room, &spans, &projected, first..first + hidden.len() / width);
-                self.finish(layer, room, hidden);
-                if let Some(following) = following {
-                    following.query_key_value.forward(hidden, next, 3 * width, &mut room.quantised);
-                }
-            });
-            std::mem::swap(&mut projected, &mut next);
+        let (last, others) = match (self.layers.split_last(), wanted) {
+            (Some((last, others)), Wanted::First) => (Some(last), others),
+            _ => (None, self.layers.as_slice()),
+        };
+        for (n, layer) in others.iter().enumerate() {
+            self.run_layer(layer, self.layers.get(n + 1), part_rows, &spans, &mut state);
         }
+        let State { hidden, projected, .. } = &state;
         let text = |&(start, stop): &(usize, usize)| &hidden[start * width..stop * width];
-        match wanted {
-            Wanted::All => hidden,
-            Wanted::First => spans.iter().flat_map(|span| text(span)[..width].iter().copied()).collect(),
-            Wanted::Mean => spans.iter().flat_map(|span| mean(text(span), width)).collect(),
+        let vectors = match (wanted, last) {
+            (Wanted::All, _) => hidden.clone(),
+            (Wanted::Mean, _) => spans.iter().flat_map(|span| mean(text(span), width)).collect(),
+            (Wanted::First, None) => spans.iter().flat_map(|span| text(span)[..width].iter().copied()).collect(),
+            (Wanted::First, Some(last)) => {
+                let mut room = self.rooms.take(|| Room::new(self.isa));
+                let first = last.run_first(&spans, hidden, projected, &mut room);
+                self.rooms.give_back(room);
+                first
+            }
+        };
+        self.states.give_back(state);
+        vectors
+    }
+
+    /// One layer over all rows, and the projections of the `following` one.
+    fn run_layer(
+        &self,
+        layer: &Layer,
+        following: Option<&Layer>,
+        part_rows: usize,
+        spans: &[(usize, usize)],
+        state: &mut State,
+    ) {
+        let State { hidden, projected, next } = state;
+        if hidden.len() == part_rows * self.width {
+            // In one part all that is read of the projections has been read before they are written.
+            let mut room = self.rooms.take(|| Room::new(self.isa));
+            layer.run(spans, projected, 0, hidden, &mut room);
+            if let Some(following) = following {
+                following.project(hidden, projected, &mut room);
+            }
+            return self.rooms.give_back(room);
         }
+        next.resize(projected.len(), 0.0);
+        self.each_part(part_rows, hidden, next, |room, first, hidden, next| {
+            layer.run(spans, projected, first, hidden, room);
+            if let Some(following) = following {
+                following.project(hidden, next, room);
+            }
+        });
+        std::mem::swap(projected, next);
     }
 
     /// Calls `work` for every part with a room, its first row, and its rows of two matrices; in parallel if there is more
     /// than one part.
-    fn for_parts(
+    fn each_part(
         &self,
         part_rows: usize,
         hidden: &mut [f32],
@@ -316,17 +335,16 @@ impl Encoder {
         work: impl Fn(&mut Room, usize, &mut [f32], &mut [f32]) + Sync,
     ) {
         let run = |part: usize, hidden: &mut [f32], projected: &mut [f32]| {
-            let mut room = self.room();
+            let mut room = self.rooms.take(|| Room::new(self.isa));
             work(&mut room, part * part_rows, hidden, projected);
-            self.give_back(room);
+            self.rooms.give_back(room);
         };
         let width = self.width;
         if hidden.len() == part_rows * width {
             return run(0, hidden, projected);
         }
-        let parts =
-            hidden.par_chunks_mut(part_rows * width).zip(projected.par_chunks_mut(part_rows * 3 * width)).enumerate();
-        parts.for_each(|(part, (hidden, projected))| run(part, hidden, projected));
+        let parts = hidden.par_chunks_mut(part_rows * width).zip(projected.par_chunks_mut(part_rows * 3 * width));
+        parts.enumerate().for_each(|(part, (hidden, projected))| run(part, hidden, projected));
     }
 
     /// Word, position and type of every token from row `first` on, normed.
@@ -347,110 +365,6 @@ impl Encoder {
             }
         }
     }
-
-    /// Attention for the tokens of `rows`, each over its own text, into `room.attended`.
-    fn attend(&self, room: &mut Room, spans: &[(usize, usize)], projected: &[f32], rows: std::ops::Range<usize>) {
-        let width = self.width;
-        room.attended.resize(rows.len() * width, 0.0);
-        for &(start, stop) in spans {
-            let (from, to) = (rows.start.max(start), rows.end.min(stop));
-            if from < to {
-                let text = &projected[start * 3 * width..stop * 3 * width];
-                let out = &mut room.attended[(from - rows.start) * width..(to - rows.start) * width];
-                room.attention.attend(text, width, self.n_heads, from - start..to - start, out);
-            }
-        }
-    }
-
-    /// What follows attention in a layer: from `room.attended` and what entered the layer in `hidden`.
-    fn finish(&self, layer: &Layer, room: &mut Room, hidden: &mut [f32]) {
-        let (isa, width) = (self.isa, self.width);
-        room.projected.resize(hidden.len(), 0.0);
-        layer.attended.forward(&room.attended, &mut room.projected, width, &mut room.quantised);
-        for (row, added) in hidden.chunks_exact_mut(width).zip(room.projected.chunks_exact(width)) {
-            add_and_norm(isa, row, added, &layer.attended_norm);
-        }
-        for hidden in hidden.chunks_mut(INNER_ROWS * width) {
-            let n_rows = hidden.len() / width;
-            room.inner.resize(n_rows * self.inner_width, 0.0);
-            layer.up.forward(hidden, &mut room.inner, self.inner_width, &mut room.quantised);
-            gelu(isa, &mut room.inner);
-            let added = &mut room.projected[..n_rows * width];
-            layer.down.forward(&room.inner, added, width, &mut room.quantised);
-            for (row, added) in hidden.chunks_exact_mut(width).zip(added.chunks_exact(width)) {
-                add_and_norm(isa, row, added, &layer.down_norm);
-            }
-        }
-    }
-
-    /// The last layer where only each text's first token is wanted.
-    fn last_of_first(&self, layer: &Layer, spans: &[(usize, usize)], hidden: &[f32], projected: &[f32]) -> Vec<f32> {
-        let width = self.width;
-        let mut room = self.room();
-        let mut first = Vec::with_capacity(spans.len() * width);
-        room.attended.resize(spans.len() * width, 0.0);
-        for (&(start, stop), out) in spans.iter().zip(room.attended.chunks_exact_mut(width)) {
-            let text = &projected[start * 3 * width..stop * 3 * width];
-            room.attention.attend(text, width, self.n_heads, 0..1, out);
-            first.extend_from_slice(&hidden[start * width..][..width]);
-        }
-        self.finish(layer, &mut room, &mut first);
-        self.give_back(room);
-        first
-    }
-
-    fn room(&self) -> Room {
-        let kept = self.rooms.lock().pop();
-        kept.unwrap_or_else(|| Room {
-            attention: Attention::new(self.isa),
-            quantised: QuantisedRows::default(),
-            attended: Vec::new(),
-            projected: Vec::new(),
-            inner: Vec::new(),
-        })
-    }
-
-    fn give_back(&self, room: Room) {
-        self.rooms.lock().push(room);
-    }
-}
-
-impl Layer {
-    fn load(isa: Isa, shape: &Shape, weights: &Weights, n: usize, precision: Precision) -> Result<Self, String> {
-        let (width, inner) = (shape.hidden_size, shape.intermediate_size);
-        let part = |name: &str, n_in: usize, n_out: usize, factor: f32| {
-            let name = format!("encoder.layer.{n}.{name}");
-            let matrix = weights.matrix(&format!("{name}.weight"), n_out, n_in)?;
-            Ok::<_, String>(Part { matrix, bias: weights.vector(&format!("{name}.bias"), n_out)?, factor })
-        };
-        let linear = |name: &str, n_in: usize, n_out: usize| {
-            Ok::<_, String>(Linear::new(isa, precision, n_in, vec![part(name, n_in, n_out, 1.0)?]))
-        };
-        let norm = |name: &str| norm(shape, weights, &format!("encoder.layer.{n}.{name}"));
-        #[expect(clippy::cast_precision_loss, reason = "a head has a few dozen columns")]
-        let scale = 1.0 / ((width / shape.num_attention_heads) as f32).sqrt();
-        let projections = vec![
-            part("attention.self.query", width, width, scale)?,
-            part("attention.self.key", width, width, 1.0)?,
-            part("attention.self.value", width, width, 1.0)?,
-        ];
-        Ok(Self {
-            query_key_value: Linear::new(isa, precision, width, projections),
-            attended: linear("attention.output.dense", width, width)?,
-            attended_norm: norm("attention.output.LayerNorm")?,
-            up: linear("intermediate.dense", width, inner)?,
-            down: linear("output.dense", inner, width)?,
-            down_norm: norm("output.LayerNorm")?,
-        })
-    }
-}
-
-fn norm(shape: &Shape, weights: &Weights, name: &str) -> Result<Norm, String> {
-    Ok(Norm {
-        weight: weights.vector(&format!("{name}.weight"), shape.hidden_size)?,
-        bias: weights.vector(&format!("{name}.bias"), shape.hidden_size)?,
-        eps: shape.layer_norm_eps as f32,
-    })
 }
 
 /// Cuts texts into groups of about [`GROUP_ROWS`] rows, in order.

@@ -1,8 +1,8 @@
 //! A document in passages that are embedded, indexed and given out one by one. Called at ingest.
 //!
-//! The order of concern: a passage is about one section; it holds whole sentences, rows and lines; it is about as long as its
-//! neighbours. Must not read or write anything, and the same document and settings always give the same passages, because
-//! passages that did not change are not embedded again.
+//! The order of concern: a passage is about one section; it holds whole sentences, rows and lines; it is about as long
+//! as its neighbours. Must not read or write anything, and the same document and settings always give the same
+//! passages, because passages that did not change are not embedded again.
 
 mod sections;
 
@@ -16,15 +16,15 @@ use super::document::{Chunk, Document};
 pub struct ChunkSettings {
     /// Longest text of a passage, without its header.
     pub size: usize,
-    /// How much of a passage's end is repeated at the beginning of the next one of the same section, in whole sentences:
-    /// none where the last sentence is longer.
+    /// How much of a passage's end is repeated at the beginning of the next one of the same section, in whole
+    /// sentences: none where the last sentence is longer.
     pub overlap: usize,
 }
 
 impl Default for ChunkSettings {
-    /// The sentence model reads 256 tokens. English has 4 to 4.5 characters a token, so that 800 characters are 180 to 200
-    /// tokens and leave room for the header and for text with rarer words. Higress' 500 would leave half of it empty and
-    /// tear apart what belongs together. 120 is a sentence of ordinary length.
+    /// The sentence model reads 256 tokens. English has 4 to 4.5 characters a token, so that 800 characters are 180 to
+    /// 200 tokens and leave room for the header and for text with rarer words. Higress' 500 would leave half of it
+    /// empty and tear apart what belongs together. 120 is a sentence of ordinary length.
     fn default() -> Self {
         Self { size: 800, overlap: 120 }
     }

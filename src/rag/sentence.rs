@@ -1,7 +1,8 @@
 //! Where the sentences of a text are. Called when documents are cut into passages and when passages are compressed.
 //!
-//! Works by rules, in one pass, for English and Chinese and reasonably for others. It prefers too long a sentence to half of
-//! one: what is cut out here is shown, cited and scored by itself. Must not lose a character that is not white space.
+//! Works by rules, in one pass, for English and Chinese and reasonably for others. It prefers too long a sentence to
+//! half of one: what is cut out here is shown, cited and scored by itself. Must not lose a character that is not white
+//! space.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -34,8 +35,8 @@ pub fn sentences(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// `text` in pieces of at most `max_chars` characters, without the white space around them: as few as possible, cut after
-/// clause punctuation, else at white space, else anywhere. Nothing of a text that is white space only.
+/// `text` in pieces of at most `max_chars` characters, without the white space around them: as few as possible, cut
+/// after clause punctuation, else at white space, else anywhere. Nothing of a text that is white space only.
 pub(super) fn clauses(text: &str, max_chars: usize) -> Vec<Range<usize>> {
     let max_chars = max_chars.max(1);
     let mut pieces = Vec::new();
@@ -277,8 +278,8 @@ fn words(list: &'static str) -> HashSet<&'static str> {
 /// Abbreviations that something always follows.
 static BEFORE_NAMES: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     words(
-        "mr mrs ms dr prof st gen sen rep gov lt col capt cpt cmdr sgt maj adm rev hon pres messrs mme mlle fr mt ft vs cf \
-         e.g i.e eg viz lit approx ca incl esp al resp",
+        "mr mrs ms dr prof st gen sen rep gov lt col capt cpt cmdr sgt maj adm rev hon pres messrs mme mlle fr mt ft \
+         vs cf e.g i.e eg viz lit approx ca incl esp al resp",
     )
 });
 
@@ -297,9 +298,9 @@ static OFTEN_INSIDE: LazyLock<HashSet<&str>> =
 /// Words that begin sentences and, with a capital, hardly ever stand inside one.
 static SENTENCE_STARTERS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     words(
-        "the this that these those a an it its he she they we you i his her their our my in on at by for from with as if \
-         when while after before since although though however but and so then there here what who why how where which \
-         during under both each all some many most other another one two no not yet",
+        "the this that these those a an it its he she they we you i his her their our my in on at by for from with \
+         as if when while after before since although though however but and so then there here what who why how \
+         where which during under both each all some many most other another one two no not yet",
     )
 });
 

@@ -1,12 +1,13 @@
 //! The terms of a text, joined by single spaces, for a BM25 engine that splits at white space and does nothing else.
 //!
-//! Called at ingest for passages and at retrieval for questions: one function for both, so that the two cannot disagree.
-//! Must stay total (any text), free of state other than the Chinese dictionary, and stable: a change of what it returns
-//! asks for every lexical index to be built again, which is what [`VERSION`] says.
+//! Called at ingest for passages and at retrieval for questions: one function for both, so that the two cannot
+//! disagree. Must stay total (any text), free of state other than the Chinese dictionary, and stable: a change of what
+//! it returns asks for every lexical index to be built again, which is what [`VERSION`] says.
 //!
-//! Spaced scripts give stemmed words without stop words. Han gives three readings of the same text at once, because each
-//! finds what the others miss: dictionary words (topics), single characters (abbreviations), and pairs of characters where
-//! the dictionary leaves single ones (names it does not have). Other scripts without spaces give pairs.
+//! Spaced scripts give stemmed words without stop words. Han gives three readings of the same text at once, because
+//! each finds what the others miss: dictionary words (topics), single characters (abbreviations), and pairs of
+//! characters where the dictionary leaves single ones (names it does not have). Other scripts without spaces give
+//! pairs.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -25,7 +26,8 @@ const MAX_TERM_CHARS: usize = 64;
 /// What a text is mostly written in, as far as its script says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
-    /// Latin letters. The stemmer and the sentence models are English; other languages in Latin letters count as English.
+    /// Latin letters. The stemmer and the sentence models are English; other languages in Latin letters count as
+    /// English.
     English,
     Chinese,
     /// Any other script, or no letters at all.
@@ -51,7 +53,8 @@ pub fn query_terms(text: &str) -> String {
     terms.joined
 }
 
-/// The language of `text` by counting letters. Han counts double: a character is about a syllable, a letter a fifth of a word.
+/// The language of `text` by counting letters. Han counts double: a character is about a syllable, a letter a fifth of
+/// a word.
 pub fn language(text: &str) -> Language {
     let (mut latin, mut han, mut other) = (0_usize, 0_usize, 0_usize);
     for c in text.chars() {
@@ -64,7 +67,8 @@ pub fn language(text: &str) -> Language {
             _ => {}
         }
     }
-    // A tenth of kana is enough to say that it is not Chinese; a product name in Latin letters does not make it English.
+    // A tenth of kana is enough to say that it is not Chinese; a product name in Latin letters does not make it
+    // English.
     if han > 0 && 2 * han >= latin && 10 * other <= han {
         Language::Chinese
     } else if latin > 0 && latin >= han + other {
@@ -126,8 +130,8 @@ fn runs(text: &str, belongs: impl Fn(char) -> bool) -> impl Iterator<Item = (boo
     })
 }
 
-/// Compatibility forms to plain ones, accents off, lower case. Only Latin, Greek and Cyrillic accents come off: the marks of
-/// kana and of Indian scripts are letters.
+/// Compatibility forms to plain ones, accents off, lower case. Only Latin, Greek and Cyrillic accents come off: the
+/// marks of kana and of Indian scripts are letters.
 fn fold(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
@@ -180,8 +184,8 @@ fn stemmed(word: &str, emit: &mut dyn FnMut(&str)) {
 
 static STEMMER: LazyLock<Stemmer> = LazyLock::new(|| Stemmer::create(Algorithm::English));
 
-/// A run without spaces. Its Han parts give words, single characters, and pairs where the dictionary may be wrong; its other
-/// parts give all pairs.
+/// A run without spaces. Its Han parts give words, single characters, and pairs where the dictionary may be wrong; its
+/// other parts give all pairs.
 fn unspaced_run(run: &str, emit: &mut dyn FnMut(&str)) {
     let bounds: Vec<usize> = run.char_indices().map(|(at, _)| at).chain([run.len()]).collect();
     let n_chars = bounds.len() - 1;
@@ -196,8 +200,8 @@ fn unspaced_run(run: &str, emit: &mut dyn FnMut(&str)) {
         }
         at = end;
     }
-    // The last character of one word with the first of the next is noise, and half of all pairs: without them questions of
-    // web search lose nothing, and the index is a seventh smaller. Where a name was torn into characters they stay.
+    // The last character of one word with the first of the next is noise, and half of all pairs: without them questions
+    // of web search lose nothing, and the index is a seventh smaller. Where a name was torn into characters they stay.
     let is_pair = |&(before, after): &(Mark, Mark)| {
         before != Mark::Stopped && after != Mark::Stopped && (before, after) != (Mark::InWord, Mark::InWord)
     };
@@ -255,9 +259,9 @@ static JIEBA: LazyLock<Jieba> = LazyLock::new(Jieba::new);
 /// Function words, which every passage has, and the words that questions are asked with, which answers do not have.
 /// `us` is not among them: it is what is left of `U.S.`.
 static ENGLISH_STOP_WORDS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
-    "a an and are as at be been being but by for if in into is it its no not of on or such than that the their then there \
-     these they this to was were will with am do does did has have had he her his him i me my our she so we you your from \
-     can could should would about how what when where which who whom whose why"
+    "a an and are as at be been being but by for if in into is it its no not of on or such than that the their then \
+     there these they this to was were will with am do does did has have had he her his him i me my our she so we \
+     you your from can could should would about how what when where which who whom whose why"
         .split_whitespace()
         .collect()
 });

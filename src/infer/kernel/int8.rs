@@ -10,7 +10,9 @@
 //! VNNI multiplies unsigned by signed bytes: its weights are stored as `w8 + 128`, which adds `128 * Σ a8` to the sum.
 
 use super::vector::{RowScale, quantise};
-use super::{Isa, Level, blocks, with_rows};
+#[cfg(target_arch = "x86_64")]
+use super::with_rows;
+use super::{Isa, Level, blocks};
 
 /// Eight-bit weights of a linear layer, a row of `n_in` per output, and what to multiply each output with.
 pub struct Int8Weights {
@@ -94,6 +96,7 @@ struct Tile<'a> {
     m: usize,
     stride: usize,
     values: &'a [i8],
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "read by the path of AVX2"))]
     wide: &'a [i16],
     scales: &'a [RowScale],
     panel: &'a [i8],

@@ -1,7 +1,9 @@
 //! Matrix products in f32: many rows by a matrix that is laid out beforehand in panels of as many columns as the registers
 //! of a tile hold. Weights are packed once at load; attention packs its keys and values per text.
 
-use super::{Isa, Level, blocks, with_rows};
+#[cfg(target_arch = "x86_64")]
+use super::with_rows;
+use super::{Isa, Level, blocks};
 
 /// A matrix laid out for products with rows: panel by panel of [`Shape::columns`] outputs, in a panel input by input.
 pub struct PackedF32 {

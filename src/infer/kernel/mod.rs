@@ -75,6 +75,7 @@ fn blocks(n_rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// Expands to a call of `$function::<M>` with `M` = `$n`, which is among the listed sizes.
+#[cfg(target_arch = "x86_64")]
 macro_rules! with_rows {
     ($n:expr, [$($size:literal)*], $function:ident $arguments:tt) => {
         match $n {
@@ -83,4 +84,5 @@ macro_rules! with_rows {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
 use with_rows;

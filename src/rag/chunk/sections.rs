@@ -49,7 +49,7 @@ fn heading(block: &Block) -> Option<(u8, String)> {
 /// Keeps `section` if it says anything. A heading with nothing below it, not even a lower heading, is text itself.
 fn finish<'a>(mut section: Section<'a>, next: &[(u8, String)], size: usize, sections: &mut Vec<Section<'a>>) {
     if section.pieces.is_empty() && !next.starts_with(&section.path) {
-        section.pieces = section.path.pop().map(|(_, text)| heading_pieces(text, size)).unwrap_or_default();
+        section.pieces = section.path.pop().map(|(_, text)| heading_pieces(&text, size)).unwrap_or_default();
     }
     if !section.pieces.is_empty() {
         sections.push(section);
@@ -119,8 +119,8 @@ fn piece<'a>(text: &'a str, glue: &'static str, repeatable: bool) -> Piece<'a> {
 }
 
 /// A heading as text. A small `size` may be shorter than a heading.
-fn heading_pieces<'a>(text: String, size: usize) -> Vec<Piece<'a>> {
-    let parts = clauses(&text, size).into_iter().enumerate();
+fn heading_pieces(text: &str, size: usize) -> Vec<Piece<'static>> {
+    let parts = clauses(text, size).into_iter().enumerate();
     parts
         .map(|(index, range)| {
             let text = text[range].to_owned();
@@ -164,7 +164,7 @@ fn join<'a>(last: &mut Section<'a>, next: Section<'a>, n_common: usize, size: us
     let pieces = std::mem::take(&mut last.pieces);
     let lines = |path: &[(u8, String)]| {
         let headings: Vec<&str> = path.iter().map(|(_, heading)| heading.as_str()).collect();
-        heading_pieces(headings.join(" > "), size)
+        heading_pieces(&headings.join(" > "), size)
     };
     for (path, pieces) in [(&last.path[n_common..], pieces), (&next.path[n_common..], next.pieces)] {
         let headings = lines(path);

@@ -20,11 +20,13 @@ const MAX_PER_TITLE: usize = 3;
 /// Passages that the hop may add.
 const MAX_ADDED: usize = 60;
 
-/// What being named by a good passage is worth, as a share of that passage's own score.
-const LINK: f32 = 0.3;
+/// What being named by a good passage is worth, as a share of that passage's own score. This and the next two, chosen on 100
+/// HotpotQA training questions among 10,401 passages: between 0.3 and 0.6 all gold passages are in the first five for 80 to
+/// 84 % of them (57 % without the hop), and above 0.4 the first place suffers.
+const LINK: f32 = 0.4;
 
 /// What being named by the question is worth.
-const ASKED_FOR: f32 = 0.1;
+const ASKED_FOR: f32 = 0.2;
 
 /// The candidates with those that they, or the question, name; all in the new order.
 ///
