@@ -1,13 +1,14 @@
 //! `weirgate-eval`: the black-box harness. It speaks HTTP only and knows nothing of the gateway's insides, so it measures any.
 //!
 //! `mock` is the challenge's model provider (and the fixed upstream of load tests), `challenge` runs the routing protocol
-//! against a gateway, `load` measures speed. Each run of `challenge` and `load` writes one folder (see `run_folder`).
+//! against a gateway, `load` measures speed, `rag` retrieval and answers. Each run of these writes one folder (see `run_folder`).
 
 mod challenge;
 mod chart;
 mod http;
 mod load;
 mod mock;
+mod rag;
 mod run_folder;
 mod stats;
 #[cfg(test)]
@@ -33,6 +34,10 @@ enum Command {
     Challenge(Box<challenge::ChallengeArgs>),
     /// Measure latency, throughput and CPU time beside other targets
     Load(Box<load::LoadArgs>),
+    /// Measure retrieval-augmented generation step by step
+    Rag(Box<rag::RagArgs>),
+    /// Compare a judge's factuality grades with labels
+    RagJudge(Box<rag::JudgeArgs>),
     /// Make other worlds for the mock
     World(mock::WorldArgs),
 }
@@ -43,6 +48,8 @@ async fn main() -> ExitCode {
         Command::Mock(args) => mock::run(args).await,
         Command::Challenge(args) => challenge::run(*args).await,
         Command::Load(args) => load::run(*args).await,
+        Command::Rag(args) => rag::run(*args).await,
+        Command::RagJudge(args) => rag::run_judge(*args).await,
         Command::World(args) => mock::run_world(args),
     };
     match done {

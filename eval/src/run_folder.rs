@@ -75,7 +75,7 @@ fn own_name((position, argument): (usize, String)) -> String {
 }
 
 fn without_secrets(words: impl Iterator<Item = String>) -> String {
-    const SECRET_FLAGS: [&str; 2] = ["--api-key", "--train-token"];
+    const SECRET_FLAGS: [&str; 4] = ["--api-key", "--train-token", "--token", "--judge-key"];
     let mut shown = Vec::new();
     let mut is_secret = false;
     for word in words {

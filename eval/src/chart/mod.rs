@@ -1,9 +1,11 @@
-//! The four charts of the reports, as SVG text. Callers bring numbers and names; nothing here knows what they mean.
+//! The charts of the reports, as SVG text. Callers bring numbers and names; nothing here knows what they mean.
 
 mod canvas;
+mod uncertain;
 
 use canvas::{Anchor, Canvas, Scale};
 pub use canvas::{BLACK, Mark, PALETTE};
+pub use uncertain::{Curve, Whiskers, curves, whiskers};
 
 /// One legend entry with its points.
 pub struct Points {

@@ -1,0 +1,315 @@
+#!/usr/bin/env python3
+"""Trains the reranker: a cross-encoder over all-MiniLM-L6-v2 that also says whether a passage answers a question at all.
+
+    reranker.py --backbone MINILM --data RAG_TRAIN --out RUN --pairs 120000 --minutes 60
+    reranker.py … --resume                      # goes on from RUN/checkpoint.pt, with the flags given now
+
+Loss of a step: softmax cross-entropy over each question's candidates (one positive, the rest hard negatives), plus --pointwise times
+the binary cross-entropy of every candidate, positives weighted up so that both classes count alike. Questions without an answer
+have only negatives and serve the second term. Learning rate: warm-up, constant, linear decay over the last quarter of --pairs, so a run
+can be lengthened before it decays. Exported are the averaged weights (EMA), usable at any moment.
+
+--minutes stops a run and writes its checkpoint; --pairs alone decides the schedule. Same seed, flags and machine: same weights.
+Dev metrics are on a part of the training data split off by hash (`data.split`); the test sets are never read.
+"""
+import argparse
+import json
+import os
+import pathlib
+import sys
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import data
+import export_reranker
+import model as models
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--backbone", required=True, help="folder of all-MiniLM-L6-v2: config.json, tokenizer.json, model.safetensors")
+    add("--data", required=True, help="folder with squad_dev, nq_qed, …")
+    add("--out", required=True, help="folder of the run: checkpoint.pt, log.jsonl, mined.json, export/")
+    add("--sources", default=",".join(data.MIX), help="of the mix in data.py; squad_dev brings squad_unanswerable")
+    add("--device", default="cpu", choices=["cpu", "cuda"])
+    add("--threads", type=int, default=2, help="CPU threads")
+    add("--bf16", action="store_true", help="autocast to bfloat16 (on GPUs, and CPUs with AMX)")
+    add("--pooling", default="interaction", choices=models.POOLINGS)
+    add("--frozen-layers", type=int, default=2, help="lowest layers left as they are; 0 also trains position and type embeddings")
+    add("--pairs", type=int, default=80_000, help="pairs of the whole schedule")
+    add("--minutes", type=float, default=1e9, help="stop after this time, checkpoint written")
+    add("--groups", type=int, default=24, help="questions a step")
+    add("--negatives", type=int, default=4, help="negatives a question")
+    add("--tokens", type=int, default=4096, help="word pieces a forward pass")
+    add("--rate", type=float, default=1e-4)
+    add("--head-rate", type=float, default=1e-3)
+    add("--pointwise", type=float, default=0.3, help="weight of the binary cross-entropy")
+    add("--ema", type=float, default=0.99, help="decay of the averaged weights, a step")
+    add("--seed", type=int, default=1)
+    add("--resume", action="store_true")
+    add("--dev-every", type=float, default=12, help="minutes between dev metrics and exports")
+    add("--dev-queries", type=int, default=100, help="dev questions a source, for the metrics while training")
+    return parser.parse_args()
+
+
+def rate_at(pairs, total):
+    """Share of the full learning rate after `pairs` pairs."""
+    return min(1.0, (pairs + 1) / (0.05 * total), max(0.02, (total - pairs) / (0.25 * total)))
+
+
+def group_loss(logits, sizes, answered, pointwise):
+    """logits: [pairs of the step], grouped; sizes and answered: one entry a group. Returns (listwise, pointwise) scalars."""
+    listwise, target = [], torch.zeros_like(logits)
+    at = 0
+    for size, has_positive in zip(sizes, answered):
+        if has_positive:
+            target[at] = 1.0
+            if size > 1:
+                listwise.append(-F.log_softmax(logits[at : at + size], dim=0)[0])
+        at += size
+    positives = target.sum().clamp(min=1.0)
+    weight = torch.where(target > 0, 0.5 * len(logits) / positives, 0.5 * len(logits) / (len(logits) - positives).clamp(min=1.0))
+    binary = F.binary_cross_entropy_with_logits(logits, target, weight=weight)
+    return torch.stack(listwise).mean() if listwise else logits.sum() * 0.0, pointwise * binary
+
+
+class Average:
+    """Exponential moving average of the trained parameters."""
+
+    def __init__(self, model, decay):
+        self.decay, self.steps = decay, 0
+        self.values = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, model):
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, parameter in model.named_parameters():
+            if name in self.values:
+                self.values[name].lerp_(parameter.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, model):
+        """Exchanges the model's weights with the averaged ones; twice is no change."""
+        for name, parameter in model.named_parameters():
+            if name in self.values:
+                kept = parameter.detach().clone()
+                parameter.copy_(self.values[name])
+                self.values[name].copy_(kept)
+
+
+def optimiser(model, args):
+    head = [p for n, p in model.named_parameters() if n.startswith("classifier.")]
+    decayed = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1 and not n.startswith("classifier.")]
+    plain = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim == 1 and not n.startswith("classifier.")]
+    groups = [
+        {"params": decayed, "weight_decay": 0.01, "peak": args.rate},
+        {"params": plain, "weight_decay": 0.0, "peak": args.rate},
+        {"params": head, "weight_decay": 0.0, "peak": args.head_rate},
+    ]
+    return torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98), eps=1e-8)
+
+
+def mined(sources, args, backbone):
+    """Dense negatives and cosines of SQuAD, nq_qed; computed once, then read from RUN/mined.json."""
+    path = pathlib.Path(args.out) / "mined.json"
+    names = [name for name in ("squad_dev", "squad_unanswerable", "nq_qed") if name in sources]
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        for name in names:
+            for query in sources[name].queries:
+                query.negatives = stored["negatives"][name][query.id]
+        return {name: {tuple(key): value for key, value in stored["cosines"][name]} for name in names}
+    cosines = {name: data.mine(sources[name], backbone, args.device) for name in names}
+    stored = {
+        "negatives": {name: {q.id: q.negatives for q in sources[name].queries} for name in names},
+        "cosines": {name: [[list(key), round(value, 5)] for key, value in cosines[name].items()] for name in names},
+    }
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    return cosines
+
+
+def dev_lists(dev, cosines, limit):
+    """For each source {name: [(pairs, labels, cosines or None)]}; candidates are the retriever's top 15 where mined, else the judged ones."""
+    out = {}
+    for name, source in dev.items():
+        lists = []
+        for query in sorted(source.queries, key=lambda q: hash_of(q.id))[:limit]:
+            dense = {p: c for p, c in ((p, cosines.get(name, {}).get((query.id, p))) for p in range(len(source.passages))) if c is not None}
+            if name == "squad_unanswerable":
+                chosen = query.negatives[:1]
+            elif dense:
+                chosen = sorted(dense, key=lambda p: -dense[p])[:15]
+            else:
+                chosen = query.positives + query.negatives[:9]
+            pairs = [models.pair_ids(query.question, data.passage_input(source.passages[p]), 256) for p in chosen]
+            lists.append((pairs, np.array([p in query.positives for p in chosen]), np.array([dense.get(p, 0.0) for p in chosen]) if dense else None))
+        out[name] = lists
+    return out
+
+
+def hash_of(text):
+    return data.hashlib.sha256(text.encode()).digest()
+
+
+def auc(labels, scores):
+    """Area under the ROC curve, ties counted half."""
+    _, inverse, count = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[inverse]
+    positive = labels.sum()
+    return float((rank[labels].sum() - positive * (positive + 1) / 2) / max(1, positive * (len(labels) - positive)))
+
+
+def reciprocal(labels, scores):
+    order = np.argsort(-scores, kind="stable")
+    hit = np.flatnonzero(labels[order])
+    return 1.0 / (hit[0] + 1) if len(hit) else 0.0
+
+
+def standard(x):
+    return (x - x.mean()) / (x.std() + 1e-9)
+
+
+def dev_metrics(model, lists, args):
+    """MRR of the reranked lists (alone, and added to the cosine), pair AUC, and how well answered and unanswered SQuAD pairs part."""
+    result, best, failing = {}, [], []
+    for name, rows in lists.items():
+        if not rows:
+            continue
+        scores = models.score_pairs(model, [p for pairs, _, _ in rows for p in pairs], args.device, args.tokens)
+        parts = np.split(scores, np.cumsum([len(pairs) for pairs, _, _ in rows])[:-1])
+        if name == "squad_unanswerable":
+            failing = scores
+            continue
+        labels = np.concatenate([row[1] for row in rows])
+        result[name + ".mrr"] = float(np.mean([reciprocal(row[1], s) for row, s in zip(rows, parts)]))
+        result[name + ".auc"] = auc(labels, scores)
+        if rows[0][2] is not None:
+            result[name + ".mrr_dense"] = float(np.mean([reciprocal(row[1], row[2]) for row in rows]))
+            for weight in (0.5, 1.0, 2.0):
+                mixed = [reciprocal(row[1], standard(row[2]) + weight * standard(s)) for row, s in zip(rows, parts)]
+                result[f"{name}.mrr_mix{weight:g}"] = float(np.mean(mixed))
+        if name == "squad_dev":
+            best = scores[labels]
+    if len(best) and len(failing):
+        result["squad.answerable_auc"] = auc(np.r_[np.ones(len(best), bool), np.zeros(len(failing), bool)], np.r_[best, failing])
+    return {name: round(value, 4) for name, value in result.items()}
+
+
+def main():
+    args = arguments()
+    start = time.monotonic()
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("high")
+    out = pathlib.Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    tok = models.tokenizer(args.backbone)
+    model = models.from_backbone(args.backbone, args.pooling, args.frozen_layers).to(args.device)
+    sources = data.load(args.data, tok, args.sources.split(","))
+    cosines = mined(sources, args, model)
+    train, dev = data.split(sources)
+    lists = dev_lists(dev, cosines, args.dev_queries)
+    sampler = data.Sampler(train, args.negatives, args.seed)
+    adam, average = optimiser(model, args), Average(model, args.ema)
+    state = {"step": 0, "pairs": 0, "counts": {}, "seconds": 0.0}
+    checkpoint = out / "checkpoint.pt"
+    if args.resume and checkpoint.exists():
+        stored = torch.load(checkpoint, map_location=args.device, weights_only=True)
+        model.load_state_dict(stored["model"])
+        adam.load_state_dict(stored["adam"])
+        average.values, average.steps, state = stored["average"], stored["average_steps"], stored["state"]
+        for group, peak in zip(adam.param_groups, (args.rate, args.rate, args.head_rate)):
+            group["peak"] = peak
+
+    def log(**fields):
+        line = json.dumps({"pairs": state["pairs"], "step": state["step"], "minutes": round(state["seconds"] / 60, 2), **fields})
+        print(line, flush=True)
+        with open(out / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def save():
+        stored = {"model": model.state_dict(), "adam": adam.state_dict(), "average": average.values,
+                  "average_steps": average.steps, "state": state, "flags": vars(args)}
+        torch.save(stored, str(checkpoint) + ".new")
+        os.replace(str(checkpoint) + ".new", checkpoint)
+
+    def examine():
+        average.swap(model)
+        export_reranker.write(model, args.backbone, out / "export")
+        log(dev=dev_metrics(model, lists, args))
+        average.swap(model)
+
+    log(train={n: len(s.queries) for n, s in train.items()}, dev={n: len(s.queries) for n, s in dev.items()}, load=round(time.monotonic() - start))
+    if state["step"] == 0:
+        centre(model, sampler, args)
+    begun = last_examined = last_saved = time.monotonic()
+    running = []
+    while state["pairs"] < args.pairs and (time.monotonic() - start) / 60 < args.minutes:
+        step_begun = time.monotonic()
+        running.append(train_step(model, adam, average, sampler, state, args))
+        state["seconds"] += time.monotonic() - step_begun
+        if state["step"] % 20 == 0:
+            recent = np.mean(running[-20:], axis=0)
+            log(listwise=round(float(recent[0]), 4), pointwise=round(float(recent[1]), 4), first=round(float(recent[2]), 3),
+                rate=round(recent[3] / (time.monotonic() - begun) * len(running[-20:]), 1))
+            begun = time.monotonic()
+            running = []
+        if time.monotonic() - last_saved > 240:
+            save()
+            last_saved = time.monotonic()
+        if time.monotonic() - last_examined > args.dev_every * 60:
+            save()
+            examine()
+            begun = last_examined = last_saved = time.monotonic()
+            running = []
+    save()
+    examine()
+
+
+@torch.no_grad()
+def centre(model, sampler, args):
+    """Sets the head's bias so that the first step's logits have mean -1: the binary cross-entropy begins near its classes' odds."""
+    pairs = [pair for one, _ in sampler.groups(0, args.groups, {}) for pair in one]
+    model.classifier.bias -= float(np.mean(models.score_pairs(model, pairs, args.device, args.tokens))) + 1.0
+
+
+def train_step(model, adam, average, sampler, state, args):
+    """One optimiser step. Returns (listwise loss, pointwise loss, share of groups whose positive came first, pairs)."""
+    model.train()
+    share = rate_at(state["pairs"], args.pairs)
+    for group in adam.param_groups:
+        group["lr"] = group["peak"] * share
+    groups = sampler.groups(state["step"], args.groups, state["counts"])
+    sizes, answered = [len(pairs) for pairs, _ in groups], [has for _, has in groups]
+    pairs = [p for one, _ in groups for p in one]
+    # Passes of similar length first, all logits together then: the loss needs a group's logits in one place, padding does not pay.
+    rows, logits = [], []
+    for batch in models.by_length(pairs, args.tokens):
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+            logits.append(model(*models.collate([pairs[i] for i in batch], args.device)).float())
+        rows += batch
+    order = torch.argsort(torch.tensor(rows, device=args.device))
+    flat = torch.cat(logits)[order]
+    listwise, binary = group_loss(flat, sizes, answered, args.pointwise)
+    loss = listwise + binary
+    if not torch.isfinite(loss):
+        sys.exit(f"the loss is {loss.item()} at step {state['step']}: lower --rate")
+    adam.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+    adam.step()
+    average.update(model)
+    state["step"] += 1
+    state["pairs"] += len(pairs)
+    scores = flat.detach().cpu().numpy()
+    firsts = [s.argmax() == 0 for s, has in zip(np.split(scores, np.cumsum(sizes)[:-1]), answered) if has]
+    return listwise.item(), binary.item(), float(np.mean(firsts)), len(pairs)
+
+
+if __name__ == "__main__":
+    main()
