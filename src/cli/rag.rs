@@ -118,7 +118,8 @@ async fn act(args: &RagArgs) -> Result<(), CliError> {
         }
         Action::Search { base, query, top_k, tenant, json } => {
             let filter = Filter { tenant: tenant.clone(), ..Filter::default() };
-            let search = Search { query: query.clone(), top_k: *top_k, filter, steps: Steps::default(), ..Search::default() };
+            let search =
+                Search { query: query.clone(), top_k: *top_k, filter, steps: Steps::default(), ..Search::default() };
             show_found(&rag, base, &search, *json).await
         }
         Action::Ask { base, question, tenant } => {
@@ -205,7 +206,8 @@ fn read_file(path: &Path, tenant: Option<&str>) -> Result<(Vec<NewDocument>, usi
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let source = path.display().to_string();
     let documents = read::read(&source, None, &bytes, &limits).map_err(|error| error.to_string())?;
-    let new = documents.into_iter().map(|document| NewDocument::of_source(&source, document, tenant.map(str::to_owned)));
+    let new =
+        documents.into_iter().map(|document| NewDocument::of_source(&source, document, tenant.map(str::to_owned)));
     Ok((new.collect(), bytes.len()))
 }
 
@@ -325,7 +327,11 @@ async fn list_bases(rag: &Rag, json: bool) -> Result<(), CliError> {
         data.push(json!({"name": name, "documents": documents, "chunks": chunks, "model": model}));
         rows.push(vec![name, documents.to_string(), chunks.to_string(), model]);
     }
-    if json { say_json(&data) } else { table(&rows) }
+    if json {
+        say_json(&data);
+    } else {
+        table(&rows);
+    }
     Ok(())
 }
 
@@ -345,7 +351,9 @@ async fn list_documents(rag: &Rag, base: &str, json: bool) -> Result<(), CliErro
 async fn remove(rag: &Rag, base: &str, documents: &[String], all: bool) -> Result<(), CliError> {
     if documents.is_empty() {
         if !all {
-            return Err(CliError::Usage(format!("this would delete the whole knowledge base \"{base}\"; add --all if that is meant")));
+            return Err(CliError::Usage(format!(
+                "this would delete the whole knowledge base \"{base}\"; add --all if that is meant"
+            )));
         }
         rag.remove(base).await.map_err(CliError::failed)?;
         say(&format!("deleted {base}"));

@@ -43,7 +43,7 @@ pub async fn run(rag: &Rag, labelled: &Labelled<'_>, json: bool) -> Result<(), C
             query: question.question,
             top_k: judge::DEPTH,
             filter: Filter::everything(),
-            steps: Steps { correct: false, ..Steps::default() },
+            steps: Steps { rerank: base.has_reranker(), ..Steps::default() },
             ..Search::default()
         };
         let found = base.search(&search).await.map_err(CliError::failed)?;
@@ -63,8 +63,13 @@ pub async fn run(rag: &Rag, labelled: &Labelled<'_>, json: bool) -> Result<(), C
     let mut evaluators: Vec<_> = pairs.into_iter().collect();
     evaluators.sort_by(|a, b| a.0.cmp(&b.0));
     for (evaluator, pairs) in evaluators {
-        let calibration = calibrate(&pairs, &goal).map_err(|error| CliError::Failed(format!("{evaluator}: {error}")))?;
-        if json { say_json(&calibration) } else { show(&evaluator, &calibration) }
+        let calibration =
+            calibrate(&pairs, &goal).map_err(|error| CliError::Failed(format!("{evaluator}: {error}")))?;
+        if json {
+            say_json(&calibration);
+        } else {
+            show(&evaluator, &calibration);
+        }
         settings.calibrations.insert(evaluator, calibration);
     }
     base.set_settings(&settings).await.map_err(CliError::failed)
@@ -72,12 +77,18 @@ pub async fn run(rag: &Rag, labelled: &Labelled<'_>, json: bool) -> Result<(), C
 
 fn show(evaluator: &str, calibration: &Calibration) {
     let Calibration { n_relevant, n_irrelevant, auc, balanced_accuracy, .. } = calibration;
-    say(&format!("{evaluator}: {n_relevant} relevant and {n_irrelevant} irrelevant pairs, ROC-AUC {auc:.3}, balanced accuracy {:.1} %", balanced_accuracy * 100.0));
+    say(&format!(
+        "{evaluator}: {n_relevant} relevant and {n_irrelevant} irrelevant pairs, ROC-AUC {auc:.3}, balanced accuracy {:.1} %",
+        balanced_accuracy * 100.0
+    ));
     let line = |name: &str, threshold: &Threshold| {
         let Threshold { value, precision, recall, false_positive_rate, false_negative_rate } = threshold;
         say(&format!(
             "  {name} {value:.4}: {:.1} % of those above are relevant, {:.1} % of the relevant are above; called relevant in error {:.1} %, missed {:.1} %",
-            precision * 100.0, recall * 100.0, false_positive_rate * 100.0, false_negative_rate * 100.0
+            precision * 100.0,
+            recall * 100.0,
+            false_positive_rate * 100.0,
+            false_negative_rate * 100.0
         ));
     };
     line("correct from  ", &calibration.upper);
@@ -91,7 +102,12 @@ fn questions(path: &Path) -> Result<Vec<Question>, CliError> {
     let text = read(path)?;
     let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
     let parsed = lines.map(|(line, n)| {
-        let error = |error| CliError::Usage(format!("{}, line {n}: {error}; each line is {{\"id\": …, \"question\": …}}", path.display()));
+        let error = |error| {
+            CliError::Usage(format!(
+                "{}, line {n}: {error}; each line is {{\"id\": …, \"question\": …}}",
+                path.display()
+            ))
+        };
         serde_json::from_str(line).map_err(error)
     });
     parsed.collect()
@@ -103,7 +119,12 @@ fn relevant(path: &Path) -> Result<HashSet<(String, String)>, CliError> {
     let mut relevant = HashSet::new();
     for (line, n) in text.lines().zip(1..) {
         let fields: Vec<&str> = line.split('\t').collect();
-        let error = || CliError::Usage(format!("{}, line {n}: \"{line}\" is not `question<tab>document<tab>score`", path.display()));
+        let error = || {
+            CliError::Usage(format!(
+                "{}, line {n}: \"{line}\" is not `question<tab>document<tab>score`",
+                path.display()
+            ))
+        };
         let [question, document, score] = fields.as_slice() else { return Err(error()) };
         match score.trim().parse::<f64>() {
             Ok(score) if score > 0.0 => drop(relevant.insert(((*question).to_owned(), (*document).to_owned()))),

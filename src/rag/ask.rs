@@ -8,7 +8,7 @@ use super::answer::prompt::{Source, refusal};
 use super::answer::{Answer, Extraction, extract};
 use super::correct::Action;
 use super::knowledge_base::KnowledgeBase;
-use super::retrieve::{Candidate, Found, Search, Trace};
+use super::retrieve::{Candidate, Found, Search, Steps, Trace};
 
 /// An answer and what it was made of.
 #[derive(Debug, Clone)]
@@ -33,11 +33,14 @@ impl KnowledgeBase {
     /// # Errors
     /// As [`KnowledgeBase::search`], or the scorer fails.
     pub async fn ask(&self, search: &Search) -> Result<Asked, RagError> {
-        let Found { candidates, action, confidence, mut trace, .. } = self.search(search).await?;
+        // An answer is judged where there are thresholds, whatever the search does by itself.
+        let judged = Search { steps: Steps { correct: true, ..search.steps }, ..search.clone() };
+        let Found { candidates, action, confidence, mut trace, .. } = self.search(&judged).await?;
         let question = &search.query;
         let is_wrong = action.is_some_and(|action| !action.uses_documents());
         if candidates.is_empty() || is_wrong {
-            let answer = Answer { text: refusal(question).to_owned(), refused: true, sentences: Vec::new(), confidence };
+            let answer =
+                Answer { text: refusal(question).to_owned(), refused: true, sentences: Vec::new(), confidence };
             return Ok(Asked { answer, sources: candidates, action, trace });
         }
         let sources: Vec<Source<'_>> = candidates

@@ -109,7 +109,12 @@ impl KnowledgeBase {
     }
 
     /// Rows of a document without their vectors; `None` if there is nothing to do.
-    fn prepare(&self, new: NewDocument, stored: &HashMap<String, String>, report: &mut IngestReport) -> Option<Prepared> {
+    fn prepare(
+        &self,
+        new: NewDocument,
+        stored: &HashMap<String, String>,
+        report: &mut IngestReport,
+    ) -> Option<Prepared> {
         let mut refuse = |message: &str| {
             report.errors.push(IngestError { document: new.id.clone(), message: message.to_owned() });
             None

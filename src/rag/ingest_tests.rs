@@ -62,10 +62,14 @@ async fn what_is_wrong_with_one_document_stops_no_other() {
 async fn vectors_of_another_model_are_refused_with_both_names() {
     let (dir, rag, _) = rag();
     rag.create("base", &NewBase::default()).await.unwrap();
-    let place = crate::rag::knowledge_base::Place { uri: dir.path().join("rag").display().to_string(), ..Default::default() };
+    let place =
+        crate::rag::knowledge_base::Place { uri: dir.path().join("rag").display().to_string(), ..Default::default() };
     let other = Rag::new(place, Models::default());
     let error = other.base("base").await.unwrap().ingest(vec![document("a", "", "One.")], &|_| {}).await.unwrap_err();
-    assert!(matches!(&error, RagError::Model { expected, found, .. } if expected == "word-counts" && found == "none"), "{error}");
+    assert!(
+        matches!(&error, RagError::Model { expected, found, .. } if expected == "word-counts" && found == "none"),
+        "{error}"
+    );
 }
 
 use crate::rag::knowledge_base::{Models, Rag};
@@ -74,7 +78,9 @@ use crate::rag::knowledge_base::{Models, Rag};
 async fn chinese_text_has_no_vector_of_an_english_model_and_is_found_by_its_words() {
     let (_dir, rag, embed) = rag();
     let base = rag.create("base", &NewBase::default()).await.unwrap();
-    base.ingest(vec![document("zh", "猫", "猫会发出呼噜声。"), document("en", "Cats", "Cats purr.")], &|_| {}).await.unwrap();
+    base.ingest(vec![document("zh", "猫", "猫会发出呼噜声。"), document("en", "Cats", "Cats purr.")], &|_| {})
+        .await
+        .unwrap();
     assert_eq!(embed.texts(), 1);
     let search = crate::rag::retrieve::Search { query: "猫为什么呼噜".into(), top_k: 5, ..Default::default() };
     let found = base.search(&search).await.unwrap();

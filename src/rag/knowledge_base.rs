@@ -10,8 +10,8 @@ use tokio::sync::OnceCell;
 
 use super::RagError;
 use super::chunk::ChunkSettings;
-use super::embed::Embed;
 use super::correct::calibrate::Calibration;
+use super::embed::Embed;
 use super::retrieve::rerank::Reranker;
 use super::retrieve::titles::TitleCache;
 use super::store::{Layout, Store, Table};
@@ -106,7 +106,8 @@ impl Rag {
     async fn store(&self) -> Result<&Store, RagError> {
         let open = async || {
             if let Some(dir) = &self.lock_dir {
-                let failed = |error: std::io::Error| RagError::Store { place: self.place.uri.clone(), error: error.to_string() };
+                let failed =
+                    |error: std::io::Error| RagError::Store { place: self.place.uri.clone(), error: error.to_string() };
                 std::fs::create_dir_all(dir).map_err(failed)?;
             }
             Store::open(&self.place.uri, &self.place.options).await
@@ -128,7 +129,11 @@ impl Rag {
             )));
         }
         let (model, dimensions) = self.model_for(name, new.model.as_deref())?;
-        let table = self.store().await?.create(name, &Layout { model, dimensions, chunk_size: size, chunk_overlap: overlap }).await?;
+        let table = self
+            .store()
+            .await?
+            .create(name, &Layout { model, dimensions, chunk_size: size, chunk_overlap: overlap })
+            .await?;
         let base = self.remember(name, table);
         let access = Access { consumers: new.consumers.clone(), tenant: new.tenant.clone() };
         base.set_settings(&BaseSettings { access, ..BaseSettings::default() }).await?;
@@ -224,6 +229,10 @@ const NO_MODEL: &str = "none";
 impl KnowledgeBase {
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    pub fn has_reranker(&self) -> bool {
+        self.models.rerank.is_some()
     }
 
     /// # Errors

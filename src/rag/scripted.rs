@@ -8,6 +8,8 @@ use parking_lot::Mutex;
 
 use super::ports::{ChatPrompt, Complete, Fetch, Score, WebRequest, WebResponse};
 
+type Answering = dyn Fn(&WebRequest) -> Result<WebResponse, String> + Send + Sync;
+
 type Scoring = dyn Fn(&str, &[&str]) -> Result<Vec<f32>, String> + Send + Sync;
 
 /// A scorer that follows a function.
@@ -69,7 +71,7 @@ impl Complete for ScriptedModel {
 
 /// A web that answers by the address.
 pub struct ScriptedWeb {
-    answer: Box<dyn Fn(&WebRequest) -> Result<WebResponse, String> + Send + Sync>,
+    answer: Box<Answering>,
     pub requests: Mutex<Vec<WebRequest>>,
 }
 

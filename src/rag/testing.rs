@@ -41,7 +41,7 @@ impl Embed for WordCounts {
     async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vec<f32>>, RagError> {
         self.n_texts.fetch_add(texts.len(), Ordering::SeqCst);
         let vector = |text: &String| {
-            let mut vector = vec![0.01f32; 16];
+            let mut vector = [0.01f32; 16];
             for word in text.to_lowercase().split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
                 vector[word.bytes().map(usize::from).sum::<usize>() % 16] += 1.0;
             }

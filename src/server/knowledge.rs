@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::config::settings::Settings;
 use crate::infer::Engine;
-use crate::rag::embed::SentenceModel;
 use crate::rag::RagError;
+use crate::rag::embed::SentenceModel;
 use crate::rag::knowledge_base::{Caller, Models, Place, Rag};
 use crate::rag::retrieve::{Candidate, Search};
 

@@ -85,9 +85,7 @@ fn a_folder_is_ingested_searched_and_emptied_by_commands() {
     file("binary.txt", &[0, 159, 146, 150, 0, 1, 2, 3]);
     file("empty.txt", b"");
     let models = folder.dir.path().join("no-models");
-    let rag = |args: &[&str]| {
-        run_cli(&[&["rag", "--models-dir", models.to_str().unwrap()], args].concat(), &folder)
-    };
+    let rag = |args: &[&str]| run_cli(&[&["rag", "--models-dir", models.to_str().unwrap()], args].concat(), &folder);
     let path = documents.to_str().unwrap();
     let (code, said, complained) = rag(&["ingest", "pets", path, "--json"]);
     let report: Value = serde_json::from_str(&said).unwrap_or_default();
@@ -142,11 +140,20 @@ async fn an_answer_quotes_the_documents_or_says_that_it_does_not_know() {
     rag(&gateway, "PUT", "knowledge-bases/pets", json!({"model": "none"})).await;
     let documents = json!({"documents": [{"id": "cats", "title": "Cats", "text": "Cats are small. Cats purr when they are content. They sleep a lot."}]});
     rag(&gateway, "POST", "knowledge-bases/pets/documents", documents).await;
-    let ask = async |question: &str| rag(&gateway, "POST", "knowledge-bases/pets/ask", json!({"query": question})).await.json();
+    let ask = async |question: &str| {
+        rag(&gateway, "POST", "knowledge-bases/pets/ask", json!({"query": question})).await.json()
+    };
     let known = ask("When do cats purr?").await;
-    assert_eq!((&known["refused"], &known["sentences"][0]["text"]), (&json!(false), &json!("Cats purr when they are content.")), "{known}");
+    assert_eq!(
+        (&known["refused"], &known["sentences"][0]["text"]),
+        (&json!(false), &json!("Cats purr when they are content.")),
+        "{known}"
+    );
     let citation = &known["sentences"][0]["citations"][0];
-    assert_eq!((&citation["document"], &citation["text"]), (&json!("cats"), &json!("Cats purr when they are content.")));
+    assert_eq!(
+        (&citation["document"], &citation["text"]),
+        (&json!("cats"), &json!("Cats purr when they are content."))
+    );
     let unknown = ask("Which cats won the national election of the year?").await;
     assert_eq!((&unknown["refused"], &unknown["sentences"]), (&json!(true), &json!([])), "{unknown}");
     let search = json!({"query": "when do cats purr", "steps": {"compress": true}, "max_tokens": 12});

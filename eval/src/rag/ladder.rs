@@ -128,7 +128,7 @@ async fn ask(gateway: &Gateway, set: &RagSet, query: &Query, step: &Step, asking
         );
         deep_hits = deep.outcome.ok().map(|deep| deep.results);
     }
-    let mut row = row(query, found, deep_hits, asking);
+    let mut row = row(query, found, deep_hits.as_deref(), asking);
     row.set.clone_from(&set.key);
     row.step.clone_from(&step.name);
     Ok(row)
@@ -157,7 +157,7 @@ fn left_out(step: &Step, found: &Found) -> Option<String> {
 }
 
 /// The row of an answer; `deep` is the longer ranking where it was asked for separately.
-fn row(query: &Query, found: Timed<Found>, deep: Option<Vec<Hit>>, asking: &Asking) -> Row {
+fn row(query: &Query, found: Timed<Found>, deep: Option<&[Hit]>, asking: &Asking) -> Row {
     let client_ms = found.client.as_secs_f64() * 1e3;
     let found = match found.outcome {
         Ok(found) => found,
@@ -172,7 +172,7 @@ fn row(query: &Query, found: Timed<Found>, deep: Option<Vec<Hit>>, asking: &Aski
             };
         }
     };
-    let ranking = deep.as_ref().unwrap_or(&found.results);
+    let ranking = deep.unwrap_or(&found.results);
     let documents = documents_in_order(ranking.iter().map(|hit| hit.document.as_str()));
     let mut values = metrics::ranking(&documents, &query.gold);
     values.extend(sent_values(query, &found, asking.context_chunks));
@@ -296,7 +296,7 @@ mod tests {
             "confidence": 0.7, "context": {"text": "Reno", "tokens": 3,
             "sentences": [{"document": "a"}, {"document": "b"}]}}));
         let deep: Vec<Hit> = serde_json::from_value(json!([{"document": "b", "text": ""}])).unwrap();
-        let row = row(&query(), found, Some(deep), &ASKING);
+        let row = row(&query(), found, Some(&deep), &ASKING);
         let values = &row.values;
         assert_eq!((values["ans5"], values["ans5_chunks"], values["r2"]), (1.0, 0.0, 1.0));
         assert_eq!((values["tokens"], values["tokens_chunks"], values["tokens_server"]), (1.0, 4.0, 3.0));

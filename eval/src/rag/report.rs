@@ -67,7 +67,7 @@ fn overview(text: &mut String, sets: &[SetResult]) -> Result<()> {
         for result in &set.steps {
             match &result.outcome {
                 Err(reason) => {
-                    writeln!(text, "| {} | {} | – | – | not available: {} |", set.key, result.step.name, cell(reason))?
+                    writeln!(text, "| {} | {} | – | – | not available: {} |", set.key, result.step.name, cell(reason))?;
                 }
                 Ok(measured) => {
                     let Some((before, changes)) = &measured.since else { continue };

@@ -302,7 +302,7 @@ fn doubts(step: &Step, rows: &[Row]) -> Vec<String> {
     if answered.is_empty() {
         return notes;
     }
-    if step.has("compress") && answered.iter().all(|row| row.values.get("tokens_server").is_none()) {
+    if step.has("compress") && answered.iter().all(|row| !row.values.contains_key("tokens_server")) {
         notes.push(format!("`{}`: no answer carries a context; was anything compressed?", step.name));
     }
     let is_silent = |part: &&str| step.has(part) && !answered.iter().any(|row| row.scored_by.contains(*part));

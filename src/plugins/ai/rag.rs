@@ -60,7 +60,8 @@ impl Config {
         }
         let knowledge_base = fields.string("knowledgeBase").unwrap_or_default().to_owned();
         if knowledge_base.is_empty() {
-            fields.problem("knowledgeBase", "is required: the name of a knowledge base; `weirgate rag list` shows them");
+            fields
+                .problem("knowledgeBase", "is required: the name of a knowledge base; `weirgate rag list` shows them");
         }
         let top_k = fields.count("topK").unwrap_or(5);
         if !(1..=50).contains(&top_k) {
@@ -71,12 +72,13 @@ impl Config {
             fields.problem("maxTokens", format!("{max_tokens}: it is at least 1"));
         }
         let threshold = fields.amount("threshold");
-        let path_suffixes = fields.strings("enableOnPathSuffix").unwrap_or_else(|| vec!["/chat/completions".to_owned()]);
+        let path_suffixes =
+            fields.strings("enableOnPathSuffix").unwrap_or_else(|| vec!["/chat/completions".to_owned()]);
         let config = Config {
             knowledge_base,
             top_k: usize::try_from(top_k).unwrap_or(5),
             threshold: threshold.map(narrowed),
-            max_tokens: max_tokens,
+            max_tokens,
             path_suffixes,
         };
         (config, fields.finish())
@@ -166,7 +168,11 @@ fn with_passages(chat: &ChatRequest, passages: &[Candidate]) -> Option<String> {
     let question = messages.pop().filter(|last| last["role"] == "user" && !passages.is_empty())?;
     for candidate in passages {
         let passage = &candidate.passage;
-        let text = if passage.header.is_empty() { passage.text.clone() } else { format!("{}\n{}", passage.header, passage.text) };
+        let text = if passage.header.is_empty() {
+            passage.text.clone()
+        } else {
+            format!("{}\n{}", passage.header, passage.text)
+        };
         messages.push(json!({"role": "user", "content": text}));
     }
     messages.push(question);

@@ -70,7 +70,8 @@ impl UploadedDocument {
             other => other.to_string(),
         };
         let metadata = self.metadata.into_iter().map(|(name, value)| (name, text_of(value))).collect();
-        let document = Document { title: self.title, metadata, blocks: read::paragraphs(&self.text), ..Document::default() };
+        let document =
+            Document { title: self.title, metadata, blocks: read::paragraphs(&self.text), ..Document::default() };
         NewDocument { id: self.id, document, tenant: self.tenant.filter(|tenant| !tenant.is_empty()) }
     }
 }

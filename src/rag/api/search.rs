@@ -57,9 +57,9 @@ pub async fn ask(base: &KnowledgeBase, filter: Filter, request: &ApiRequest) -> 
             "text": passage.and_then(|p| p.text.get(evidence.range.clone())), "score": evidence.score,
         })
     };
-    let sentences = asked.answer.sentences.iter().map(|sentence| {
-        json!({"text": sentence.text, "citations": sentence.evidence.iter().map(place).collect::<Vec<_>>()})
-    });
+    let sentences = asked.answer.sentences.iter().map(
+        |sentence| json!({"text": sentence.text, "citations": sentence.evidence.iter().map(place).collect::<Vec<_>>()}),
+    );
     ok(json!({
         "answer": asked.answer.text, "refused": asked.answer.refused, "confidence": asked.answer.confidence, "action": asked.action,
         "sentences": sentences.collect::<Vec<_>>(), "sources": asked.sources.iter().map(result).collect::<Vec<_>>(),

@@ -39,18 +39,27 @@ fn cats_and_dogs() -> Value {
 async fn a_knowledge_base_from_making_to_deleting() {
     let client = Client::new();
     let (status, made) = client.ask("PUT", "knowledge-bases/pets", json!({"chunk_size": 200})).await;
-    assert_eq!((status, &made["name"], &made["chunk_size"], &made["dimensions"]), (201, &json!("pets"), &json!(200), &json!(16)));
+    assert_eq!(
+        (status, &made["name"], &made["chunk_size"], &made["dimensions"]),
+        (201, &json!("pets"), &json!(200), &json!(16))
+    );
     let (status, report) = client.ask("POST", "knowledge-bases/pets/documents", cats_and_dogs()).await;
     assert_eq!((status, &report["added"], &report["errors"]), (200, &json!(3), &json!([])));
     let (_, list) = client.ask("GET", "knowledge-bases", Value::Null).await;
-    assert_eq!((&list["data"][0]["documents"], &list["data"][0]["chunks"]), (&json!(2), &json!(2)), "a tenant's are counted for the tenant");
-    let (status, found) = client.ask("POST", "knowledge-bases/pets/search", json!({"query": "when do cats purr", "top_k": 1})).await;
+    assert_eq!(
+        (&list["data"][0]["documents"], &list["data"][0]["chunks"]),
+        (&json!(2), &json!(2)),
+        "a tenant's are counted for the tenant"
+    );
+    let (status, found) =
+        client.ask("POST", "knowledge-bases/pets/search", json!({"query": "when do cats purr", "top_k": 1})).await;
     let best = &found["results"][0];
     assert_eq!((status, &best["document"], &best["id"]), (200, &json!("pets/cats"), &json!("pets/cats#0")));
     assert_eq!(best["metadata"], json!({"kind": "cat", "legs": "4"}));
     assert!(best["scores"]["dense"].is_number() && best["scores"]["lexical"].is_number(), "{best}");
     assert!(found["trace"]["steps"].as_array().unwrap().iter().any(|step| step["name"] == "retrieve"));
-    let (_, filtered) = client.ask("POST", "knowledge-bases/pets/search", json!({"query": "cats", "filter": {"kind": "dog"}})).await;
+    let (_, filtered) =
+        client.ask("POST", "knowledge-bases/pets/search", json!({"query": "cats", "filter": {"kind": "dog"}})).await;
     assert_eq!(filtered["results"], json!([]));
     let (status, shown) = client.ask("GET", "knowledge-bases/pets/documents/pets%2Fcats", Value::Null).await;
     assert_eq!((status, &shown["title"], &shown["chunks"]), (200, &json!("Cats"), &json!(1)));
@@ -73,7 +82,8 @@ async fn a_file_is_read_by_its_name() {
     assert_eq!((status, &report["added"]), (200, &json!(1)), "{report}");
     let (status, error) = client.send(Caller::Operator, "POST", path, None, Bytes::new()).await;
     assert_eq!((status, &error["error"]["code"]), (422, &json!("unreadable")), "{error}");
-    let (status, error) = client.send(Caller::Operator, "POST", "knowledge-bases/pets/documents", None, "x".into()).await;
+    let (status, error) =
+        client.send(Caller::Operator, "POST", "knowledge-bases/pets/documents", None, "x".into()).await;
     assert_eq!(status, 400);
     assert!(error["error"]["message"].as_str().unwrap().contains("?name="), "{error}");
 }
@@ -141,17 +151,26 @@ async fn what_is_wrong_with_a_request_is_said() {
 #[test]
 fn the_description_has_the_paths_of_this_module() {
     let described: Value = serde_json::from_str(OPENAPI).unwrap();
-    let mut described: Vec<String> = described["paths"].as_object().unwrap().iter().flat_map(|(path, methods)| {
-        let methods = methods.as_object().unwrap().keys().filter(|key| *key != "parameters");
-        methods.map(move |method| format!("{} {}", method.to_uppercase(), path.trim_start_matches('/'))).collect::<Vec<_>>()
-    }).collect();
+    let mut described: Vec<String> = described["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().keys().filter(|key| *key != "parameters");
+            methods
+                .map(move |method| format!("{} {}", method.to_uppercase(), path.trim_start_matches('/')))
+                .collect::<Vec<_>>()
+        })
+        .collect();
     let table = include_str!("mod.rs").lines().filter_map(|line| line.strip_prefix("//! | `"));
-    let mut documented: Vec<String> = table.flat_map(|row| {
-        let cell = row.split(" |").next().unwrap_or_default();
-        let path = cell.rsplit(' ').next().unwrap_or_default().trim_matches('`').to_owned();
-        let methods = cell.split([' ', '`', ',']).filter(|word| ["GET", "PUT", "POST", "DELETE"].contains(word));
-        methods.map(|method| format!("{method} {path}")).collect::<Vec<_>>()
-    }).collect();
+    let mut documented: Vec<String> = table
+        .flat_map(|row| {
+            let cell = row.split(" |").next().unwrap_or_default();
+            let path = cell.rsplit(' ').next().unwrap_or_default().trim_matches('`').to_owned();
+            let methods = cell.split([' ', '`', ',']).filter(|word| ["GET", "PUT", "POST", "DELETE"].contains(word));
+            methods.map(|method| format!("{method} {path}")).collect::<Vec<_>>()
+        })
+        .collect();
     described.sort();
     documented.sort();
     assert_eq!(described, documented);

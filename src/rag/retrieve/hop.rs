@@ -93,11 +93,7 @@ impl Link {
     }
 }
 
-fn links(
-    question: &str,
-    candidates: &[Candidate],
-    named_in: impl Fn(&str) -> Vec<String>,
-) -> HashMap<String, Link> {
+fn links(question: &str, candidates: &[Candidate], named_in: impl Fn(&str) -> Vec<String>) -> HashMap<String, Link> {
     let mut links: HashMap<String, Link> = HashMap::new();
     for id in named_in(question) {
         links.entry(id).or_default().asked_for = true;
@@ -134,7 +130,12 @@ mod tests {
         documents.extend(filler);
         base.ingest(documents, &|_| {}).await.unwrap();
         let steps = Steps { hop, rerank: false, correct: false, ..Steps::default() };
-        let search = Search { query: "Where was the maker of the film about a shark born?".into(), top_k: 30, steps, ..Search::default() };
+        let search = Search {
+            query: "Where was the maker of the film about a shark born?".into(),
+            top_k: 30,
+            steps,
+            ..Search::default()
+        };
         let found = base.search(&search).await.unwrap();
         found.candidates.into_iter().map(|candidate| candidate.passage.document).collect()
     }
@@ -154,7 +155,8 @@ mod tests {
             score,
             ..Candidate::default()
         };
-        let links = links("c", &[passage("a", 0.5), passage("b", 0.4)], |text| text.split(' ').map(str::to_owned).collect());
+        let links =
+            links("c", &[passage("a", 0.5), passage("b", 0.4)], |text| text.split(' ').map(str::to_owned).collect());
         assert_eq!(links.get("a"), None);
         assert_eq!(links["b"], Link { from: 0.5, asked_for: false });
         assert_eq!(links["c"], Link { from: 0.0, asked_for: true });

@@ -28,7 +28,9 @@ pub async fn judge(
 ) -> Result<Option<Judgement>, RagError> {
     let settings = base.settings().await?;
     let Some(Evaluated { evaluator, scores }) = evaluate(base, candidates) else {
-        trace.note("correct: no model has judged these passages, because none reads their language or none is installed");
+        trace.note(
+            "correct: no model has judged these passages, because none reads their language or none is installed",
+        );
         return Ok(None);
     };
     let Some(calibration) = settings.calibrations.get(&evaluator) else {
@@ -49,7 +51,8 @@ pub fn evaluate(base: &KnowledgeBase, candidates: &[Candidate]) -> Option<Evalua
         let scores: Vec<(usize, f32)> = seen.filter_map(|(at, candidate)| Some((at, score(candidate)?))).collect();
         (!scores.is_empty()).then_some(Evaluated { evaluator: name, scores })
     };
-    let reranked = base.models.rerank.as_ref().and_then(|reranker| of(reranker.score.name().to_owned(), |c| c.scores.rerank));
+    let reranked =
+        base.models.rerank.as_ref().and_then(|reranker| of(reranker.score.name().to_owned(), |c| c.scores.rerank));
     reranked.or_else(|| of(format!("cosine of {}", base.table().layout().model), |c| c.scores.dense))
 }
 

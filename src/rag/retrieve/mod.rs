@@ -70,8 +70,9 @@ impl Default for Steps {
             lexical: true,
             fusion: Fusion::Weighted,
             hop: true,
-            rerank: true,
-            correct: true,
+            // No reranker ships yet, and a base has thresholds only once it was calibrated.
+            rerank: false,
+            correct: false,
             compress: false,
         }
     }

@@ -34,6 +34,7 @@ pub async fn rerank(
     trace: &mut Trace,
 ) -> Vec<Candidate> {
     let Some(model) = base.models.rerank.as_ref().filter(|model| model.reads(language(query))) else {
+        trace.note("rerank: no model that reads this language is installed; the order stays");
         return candidates;
     };
     let n_read = candidates.len().min(DEPTH);

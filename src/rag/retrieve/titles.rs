@@ -65,7 +65,8 @@ impl TitleIndex {
         let mut at = 0;
         while at < words.len() {
             let longest = self.longest.min(words.len() - at);
-            let hit = (1..=longest).rev().find_map(|n| self.ids.get_key_value(&words[at..at + n].join(" ")).zip(Some(n)));
+            let hit =
+                (1..=longest).rev().find_map(|n| self.ids.get_key_value(&words[at..at + n].join(" ")).zip(Some(n)));
             match hit {
                 Some(((title, ids), n)) => {
                     if !found.iter().any(|(known, _)| *known == title) {

@@ -118,7 +118,11 @@ impl Store {
 /// A name becomes a folder and a part of URLs.
 fn check_name(name: &str) -> Result<(), RagError> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
-    if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+    if name.is_empty()
+        || name.len() > 64
+        || !name.chars().all(is_plain)
+        || !name.starts_with(|c: char| c.is_ascii_alphanumeric())
+    {
         return Err(RagError::Name(name.to_owned()));
     }
     Ok(())

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::builder::{FixedSizeListBuilder, Float32Builder};
-use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow_array::{
+    Array, ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use super::Layout;
@@ -96,7 +98,8 @@ fn vector_type(dimensions: usize) -> DataType {
 /// # Errors
 /// A vector has another length than the layout says.
 pub fn batch(layout: &Layout, schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, RagError> {
-    let text = |of: fn(&Row) -> &str| Arc::new(rows.iter().map(|row| Some(of(row))).collect::<StringArray>()) as ArrayRef;
+    let text =
+        |of: fn(&Row) -> &str| Arc::new(rows.iter().map(|row| Some(of(row))).collect::<StringArray>()) as ArrayRef;
     let number = |of: fn(&Row) -> u32| Arc::new(rows.iter().map(of).collect::<UInt32Array>()) as ArrayRef;
     let metadata: StringArray = rows.iter().map(|row| serde_json::to_string(&row.passage.metadata).ok()).collect();
     let mut columns: Vec<ArrayRef> = vec![
@@ -143,8 +146,11 @@ fn vectors(layout: &Layout, rows: &[Row]) -> Result<FixedSizeListArray, RagError
 pub fn passages(batch: &RecordBatch) -> Result<Vec<Passage>, RagError> {
     let [id, document] = ["id", "document"].map(|name| column::<StringArray>(batch, name));
     let (id, document) = (id?, document?);
-    let (title, header, text) =
-        (column::<StringArray>(batch, "title")?, column::<StringArray>(batch, "header")?, column::<StringArray>(batch, "text")?);
+    let (title, header, text) = (
+        column::<StringArray>(batch, "title")?,
+        column::<StringArray>(batch, "header")?,
+        column::<StringArray>(batch, "text")?,
+    );
     let (metadata, hash) = (column::<StringArray>(batch, "metadata")?, column::<StringArray>(batch, "hash")?);
     let (index, n_chunks) = (column::<UInt32Array>(batch, "index")?, column::<UInt32Array>(batch, "n_chunks")?);
     let created_at = column::<Int64Array>(batch, "created_at")?;

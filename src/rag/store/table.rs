@@ -8,9 +8,9 @@ use futures_util::TryStreamExt;
 use lancedb::query::{ExecutableQuery, QueryBase, Select};
 use serde::Serialize;
 
+use super::Layout;
 use super::filter::{Filter, in_list, literal};
 use super::schema::{self, PASSAGE, Passage, Row};
-use super::Layout;
 use crate::rag::RagError;
 
 /// Key of a knowledge base's own settings in the table's configuration.
@@ -238,7 +238,12 @@ impl Table {
         self.inner.count_rows(Some(condition.to_owned())).await.map_err(|error| self.failed(&error))
     }
 
-    async fn scan(&self, columns: &[&str], condition: &str, limit: Option<usize>) -> Result<Vec<RecordBatch>, RagError> {
+    async fn scan(
+        &self,
+        columns: &[&str],
+        condition: &str,
+        limit: Option<usize>,
+    ) -> Result<Vec<RecordBatch>, RagError> {
         let mut query = self.inner.query().select(Select::columns(columns)).only_if(condition);
         if let Some(limit) = limit {
             query = query.limit(limit);
