@@ -9,7 +9,7 @@ GATEWAY  := $(TARGET)/demo/weirgate
 EVAL     := $(TARGET)/demo/weirgate-eval
 VENV     := .venv
 
-.PHONY: help setup demo run test lint bench bench-edge release clean
+.PHONY: help setup demo run test lint bench bench-edge bench-rag release clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,10 @@ bench-edge: setup ## Proxying without models, beside nginx, HAProxy and Envoy wh
 	cargo build --profile demo --workspace --features weirgate-eval/pingora-min
 	@scripts/bench-edge $(GATEWAY) $(EVAL) $(TARGET)/demo/pingora-min $(ENVOY)
 	@scripts/bench-config $(GATEWAY) data/runs
+
+bench-rag: setup ## Retrieval step by step on the samples in eval/rag, or on SETS="folder folder"
+	cargo build --profile demo --workspace
+	@scripts/eval-rag $(GATEWAY) $(EVAL) $(SETS)
 
 release: setup ## Stripped binary, assets, unit and checksums in dist/
 	cargo build --release

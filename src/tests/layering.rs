@@ -66,7 +66,6 @@ const FENCES: &[(&str, &[&str])] = &[
     ("zentinel_modsec", &["plugins/security/waf/"]),
     ("jsonschema", &["plugins/security/request_validation.rs"]),
     ("candle_core", &["infer/"]),
-    ("candle_nn", &["infer/"]),
     ("tokenizers", &["infer/"]),
     ("rayon", &["infer/"]),
     ("zip", &["infer/", "rag/read/docx.rs", "rag/read/testing.rs"]),

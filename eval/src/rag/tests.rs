@@ -115,8 +115,8 @@ impl ScriptedGateway {
             json!({"results": results, "trace": {"ms": 2.5, "steps": [{"name": "dense", "ms": 1.0, "candidates": 2}]}});
         if on("correct") {
             // Even questions are the answerable ones.
-            answer["confidence"] = json!(if wanted % 2 == 0 { 0.9 } else { 0.2 });
-            answer["action"] = json!(if wanted % 2 == 0 { "correct" } else { "incorrect" });
+            answer["confidence"] = json!(if wanted.is_multiple_of(2) { 0.9 } else { 0.2 });
+            answer["action"] = json!(if wanted.is_multiple_of(2) { "correct" } else { "incorrect" });
         }
         if on("compress") {
             let sentences = json!([{"document": format!("d{wanted}"), "chunk": 0, "text": "x", "score": 1.0}]);

@@ -144,8 +144,10 @@ mod tests {
     async fn what_a_good_passage_names_moves_up() {
         let place = |order: &[String]| order.iter().position(|document| document == "person");
         let (without, with) = (order(false).await, order(true).await);
-        assert_eq!(with[0], "film");
         assert!(place(&with) < place(&without), "{without:?} {with:?}");
+        let mut first = with[..2].to_vec();
+        first.sort();
+        assert_eq!(first, ["film", "person"]);
     }
 
     #[test]
