@@ -32,7 +32,8 @@ pub fn read(answer: &str, n_sources: usize) -> Vec<CitedSentence> {
     found
 }
 
-/// An answer as it comes. A sentence is given out when the next one has begun, for its marks may stand behind it.
+/// An answer as it comes. A sentence is given out when the next one has begun, for its marks may stand behind it; where it ends is
+/// judged by what has come until then.
 #[derive(Debug)]
 pub struct AnswerReader {
     n_sources: usize,
@@ -110,14 +111,19 @@ impl AnswerReader {
     }
 }
 
-/// Up to where the text has no open bracket at its end, and no white space that a mark might follow.
+/// Up to where the text has no bracket that is still open at its end: what is inside may become a mark, and what is around it
+/// belongs to the sentence before or not only once it is closed.
 fn settled_length(text: &str) -> usize {
     let tail = text.floor_char_boundary(text.len().saturating_sub(MAX_MARK_BYTES));
-    let open = text[tail..].rfind(is_open).map(|at| tail + at);
-    match open {
-        Some(at) if !text[at..].contains(is_close) => at,
-        _ => text.len(),
+    let mut open = Vec::new();
+    for (at, c) in text[tail..].char_indices() {
+        if is_open(c) {
+            open.push(tail + at);
+        } else if is_close(c) {
+            open.pop();
+        }
     }
+    open.first().copied().unwrap_or(text.len())
 }
 
 pub(super) fn is_open(c: char) -> bool {
