@@ -5,7 +5,7 @@
 //! question:  expand ── dense + lexical ── fusion ── second hop ── rerank ── correct ── compress ── answer
 //! ```
 //!
-//! Called by `cli` (`weirgate rag`), `admin` and plugins through [`Rag`]. Models that run in the process are reached through
+//! Called by `cli` (`weirgate rag`), `admin` and plugins through [`knowledge_base::Rag`]. Models that run in the process are reached through
 //! `infer`; model providers and the web through traits that `server` implements. Knows no HTTP, no plugin, no route.
 
 pub mod answer;

@@ -239,7 +239,7 @@ pub(super) fn numbers(inside: &str) -> Option<Vec<usize>> {
     Some(found)
 }
 
-/// At most three digits: "[2019]" is a year.
+/// At most three digits: `[2019]` is a year.
 fn number(text: &str) -> Option<usize> {
     let text = text.trim();
     let digits = (1..=3).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
