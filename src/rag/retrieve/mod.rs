@@ -69,7 +69,8 @@ impl Default for Steps {
             dense: true,
             lexical: true,
             fusion: Fusion::Weighted,
-            hop: true,
+            // Finds the second passage of questions that need two, and harms those that need one (docs/rag.md).
+            hop: false,
             // No reranker ships yet, and a base has thresholds only once it was calibrated.
             rerank: false,
             correct: false,
