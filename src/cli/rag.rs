@@ -14,10 +14,11 @@ use crate::infer::{Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
 use crate::rag::RagError;
 use crate::rag::embed::SentenceModel;
 use crate::rag::ingest::{IngestError, IngestReport, NewDocument};
-use crate::rag::knowledge_base::{Models, NewBase, Place, Rag};
+use crate::rag::knowledge_base::{Models, NewBase, Rag};
 use crate::rag::read::{self, Limits};
 use crate::rag::retrieve::{Search, Steps};
 use crate::rag::store::Filter;
+use crate::server::knowledge;
 
 #[derive(Args)]
 pub struct RagArgs {
@@ -106,7 +107,7 @@ pub fn run(args: &RagArgs) -> Result<(), CliError> {
 
 async fn act(args: &RagArgs) -> Result<(), CliError> {
     let settings = args.places.settings()?;
-    let place = Place { uri: settings.data_dir.join("rag").display().to_string(), ..Place::default() };
+    let place = knowledge::place(&settings);
     let needs_model = !matches!(args.action, Action::List { .. } | Action::Remove { .. });
     let models = if needs_model { models(&settings.models_dir) } else { Models::default() };
     let rag = Rag::new(place, models);

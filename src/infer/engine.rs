@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::manifest::Manifest;
@@ -25,9 +25,6 @@ const PIECE: usize = 16;
 /// Between two attempts to load a model that could not be loaded.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// Between two looks at whether the model is loaded, for those who wait for it.
-const LOAD_POLL: Duration = Duration::from_millis(5);
-
 /// Most threads; otherwise half the processor's, because the proxy needs the rest.
 const MAX_THREADS: usize = 4;
 
@@ -36,6 +33,8 @@ type Load = Box<dyn Fn() -> Result<Box<dyn Embedder>, InferError> + Send + Sync>
 pub struct Engine {
     load: Load,
     state: Mutex<State>,
+    /// Notified when a load came to its end, either way.
+    load_ended: Condvar,
     n_waiting: Arc<AtomicUsize>,
 }
 
@@ -71,7 +70,7 @@ impl Engine {
     }
 
     fn with(load: Load) -> Arc<Self> {
-        Arc::new(Self { load, state: Mutex::new(State::Idle), n_waiting: Arc::default() })
+        Arc::new(Self { load, state: Mutex::new(State::Idle), load_ended: Condvar::new(), n_waiting: Arc::default() })
     }
 
     /// Begins to load the model unless it is loaded, being loaded, or failed a moment ago.
@@ -118,14 +117,12 @@ impl Engine {
     /// # Errors
     /// It cannot be loaded.
     pub fn wait_until_loaded(self: &Arc<Self>) -> Result<(), InferError> {
-        loop {
-            self.prepare();
-            match &*self.state.lock() {
-                State::Ready(_) => return Ok(()),
-                State::Failed { why, .. } => return Err(InferError::Load(why.clone())),
-                State::Idle | State::Loading => {}
-            }
-            std::thread::sleep(LOAD_POLL);
+        self.prepare();
+        let mut state = self.state.lock();
+        self.load_ended.wait_while(&mut state, |state| matches!(state, State::Loading));
+        match &*state {
+            State::Failed { why, .. } => Err(InferError::Load(why.clone())),
+            State::Idle | State::Loading | State::Ready(_) => Ok(()),
         }
     }
 
@@ -157,6 +154,8 @@ impl Engine {
                 State::Failed { at: Instant::now(), why }
             }
         };
+        drop(state);
+        self.load_ended.notify_all();
     }
 }
 
@@ -197,10 +196,7 @@ mod tests {
 
     /// Waits for the load to end either way.
     fn loaded(engine: &Arc<Engine>) {
-        engine.prepare();
-        while matches!(*engine.state.lock(), State::Loading) {
-            std::thread::yield_now();
-        }
+        let _ = engine.wait_until_loaded();
     }
 
     fn ask(engine: &Arc<Engine>, text: &str) -> Result<mpsc::Receiver<Result<Vec<f32>, InferError>>, InferError> {

@@ -176,7 +176,7 @@ impl KnowledgeBase {
     }
 
     async fn embed_rows(&self, rows: Vec<&mut Row>) -> Result<(), RagError> {
-        let Some(embed) = self.embed_for_writing()? else { return Ok(()) };
+        let Some(embed) = self.embedding_model()? else { return Ok(()) };
         let (mut readable, mut texts) = (Vec::new(), Vec::new());
         for row in rows {
             if embed.reads(language(&row.passage.text)) {

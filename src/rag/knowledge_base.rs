@@ -12,8 +12,8 @@ use super::RagError;
 use super::chunk::ChunkSettings;
 use super::correct::calibrate::Calibration;
 use super::embed::Embed;
+use super::retrieve::lexicon::LexiconCache;
 use super::retrieve::rerank::Reranker;
-use super::retrieve::titles::TitleCache;
 use super::store::{Layout, Store, Table};
 
 /// Where knowledge bases lie and what serves them. One per process.
@@ -90,7 +90,7 @@ pub enum Caller {
 pub struct KnowledgeBase {
     pub(super) table: Table,
     pub(super) models: Models,
-    pub(super) titles: TitleCache,
+    pub(super) lexicon: LexiconCache,
     pub(super) lock_file: Option<PathBuf>,
     /// One ingest at a time.
     pub(super) writing: tokio::sync::Mutex<()>,
@@ -212,7 +212,7 @@ impl Rag {
         let base = Arc::new(KnowledgeBase {
             table,
             models: self.models.clone(),
-            titles: TitleCache::default(),
+            lexicon: LexiconCache::default(),
             lock_file: self.lock_dir.as_ref().map(|dir| dir.join(format!(".{name}.lock"))),
             writing: tokio::sync::Mutex::default(),
         });
@@ -253,7 +253,7 @@ impl KnowledgeBase {
     ///
     /// # Errors
     /// The process has another model, or none.
-    pub(super) fn embed_for_writing(&self) -> Result<Option<&Arc<dyn Embed>>, RagError> {
+    pub(super) fn embedding_model(&self) -> Result<Option<&Arc<dyn Embed>>, RagError> {
         let layout = self.table.layout();
         if layout.dimensions == 0 {
             return Ok(None);

@@ -9,6 +9,7 @@
 //! characters where the dictionary leaves single ones (names it does not have). Other scripts without spaces give
 //! pairs.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
@@ -132,7 +133,7 @@ fn runs(text: &str, belongs: impl Fn(char) -> bool) -> impl Iterator<Item = (boo
 
 /// Compatibility forms to plain ones, accents off, lower case. Only Latin, Greek and Cyrillic accents come off: the
 /// marks of kana and of Indian scripts are letters.
-fn fold(text: &str) -> String {
+pub(super) fn fold(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
     }
@@ -173,13 +174,23 @@ fn spaced_word(word: &str, emit: &mut dyn FnMut(&str)) {
     stemmed(word, emit);
 }
 
+/// A folded word that every English text has.
+pub(super) fn is_stop_word(word: &str) -> bool {
+    ENGLISH_STOP_WORDS.contains(word)
+}
+
 fn stemmed(word: &str, emit: &mut dyn FnMut(&str)) {
     if word.is_empty() || ENGLISH_STOP_WORDS.contains(word) {
         return;
     }
     let word = word.char_indices().nth(MAX_TERM_CHARS).map_or(word, |(end, _)| &word[..end]);
     // The stemmer is for English; digits and words of other scripts pass through it as they are.
-    emit(&STEMMER.stem(word));
+    emit(&stem(word));
+}
+
+/// A folded word without its ending.
+pub(super) fn stem(word: &str) -> Cow<'_, str> {
+    STEMMER.stem(word)
 }
 
 static STEMMER: LazyLock<Stemmer> = LazyLock::new(|| Stemmer::create(Algorithm::English));

@@ -11,9 +11,21 @@ use crate::rag::retrieve::{Candidate, Search};
 
 /// Reads nothing yet: the folder and the model are opened by the first request that needs them.
 pub fn open(settings: &Settings, engine: &Arc<Engine>) -> Rag {
-    let place = Place { uri: settings.data_dir.join("rag").display().to_string(), ..Place::default() };
     let embed = SentenceModel::of_engine(engine.clone());
-    Rag::new(place, Models { embed: Some(Arc::new(embed)), rerank: None })
+    Rag::new(place(settings), Models { embed: Some(Arc::new(embed)), rerank: None })
+}
+
+/// Where the knowledge bases lie: in object storage if the settings say so, else in the data folder.
+pub fn place(settings: &Settings) -> Place {
+    let Some(url) = &settings.rag.storage_url else {
+        return Place { uri: settings.data_dir.join("rag").display().to_string(), ..Place::default() };
+    };
+    let endpoint = settings.rag.storage_endpoint.as_ref();
+    let is_plain = endpoint.is_some_and(|url| url.starts_with("http://")).then(|| "true".to_owned());
+    let options =
+        [("endpoint", endpoint), ("region", settings.rag.storage_region.as_ref()), ("allow_http", is_plain.as_ref())];
+    let options = options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone())));
+    Place { uri: url.clone(), options: options.collect() }
 }
 
 /// Passages for a request that passes through the gateway.

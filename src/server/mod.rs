@@ -7,7 +7,7 @@ mod certificates;
 mod control;
 mod history;
 mod host;
-mod knowledge;
+pub mod knowledge;
 mod registries;
 mod reload;
 

@@ -25,6 +25,7 @@ mod layering;
 mod models;
 mod process;
 mod rag;
+mod rag_s3;
 mod routing;
 mod sdk;
 mod streams;

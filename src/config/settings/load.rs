@@ -82,6 +82,13 @@ impl Settings {
         if otlp_endpoint.as_ref().is_some_and(|url| !is_url(url)) {
             add("telemetry.otlp_endpoint", "must be a URL such as http://127.0.0.1:4318");
         }
+        let rag = &self.rag;
+        if rag.storage_url.as_ref().is_some_and(|url| !url.starts_with("s3://") || !is_url(url)) {
+            add("rag.storage_url", "must be a URL such as s3://bucket/folder");
+        }
+        if rag.storage_endpoint.as_ref().is_some_and(|url| !is_url(url)) {
+            add("rag.storage_endpoint", "must be a URL such as http://127.0.0.1:9000");
+        }
         if !is_url(&self.acme.directory) {
             add("acme.directory", "must be a URL such as https://acme-v02.api.letsencrypt.org/directory");
         }

@@ -30,8 +30,23 @@ pub struct Settings {
     pub outlier_detection: OutlierDetection,
     pub flywheel: Flywheel,
     pub routing: Routing,
+    pub rag: Rag,
     pub telemetry: Telemetry,
     pub acme: Acme,
+}
+
+/// Where knowledge bases are kept: in `rag/` of the data folder, or in object storage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Rag {
+    /// Object storage that speaks S3. Its keys come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.
+    #[schemars(example = "s3://bucket/folder")]
+    pub storage_url: Option<String>,
+    /// Where that storage is, if it is not Amazon's.
+    #[schemars(example = "http://127.0.0.1:9000")]
+    pub storage_endpoint: Option<String>,
+    #[schemars(example = "eu-central-1")]
+    pub storage_region: Option<String>,
 }
 
 /// Where certificates come from that the ConfigMap higress-https wants ordered.
@@ -214,6 +229,7 @@ impl Default for Settings {
             outlier_detection: OutlierDetection::default(),
             flywheel: Flywheel::default(),
             routing: Routing::default(),
+            rag: Rag::default(),
             telemetry: Telemetry::default(),
             acme: Acme::default(),
         }

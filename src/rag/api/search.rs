@@ -11,6 +11,7 @@ use crate::rag::RagError;
 use crate::rag::answer::Evidence;
 use crate::rag::compress::{Compressed, Compression};
 use crate::rag::knowledge_base::KnowledgeBase;
+use crate::rag::retrieve::hop::features::NAMES;
 use crate::rag::retrieve::{Candidate, Search, Steps};
 use crate::rag::store::Filter;
 
@@ -27,6 +28,9 @@ struct SearchBody {
     filter: BTreeMap<String, String>,
     #[serde(default)]
     steps: Steps,
+    /// Show what the second hop ranked by.
+    #[serde(default)]
+    explain: bool,
     /// Tokens that the sentences kept by `compress` may have.
     #[serde(default)]
     max_tokens: Option<usize>,
@@ -79,6 +83,7 @@ fn read(filter: Filter, request: &ApiRequest) -> Result<Search, RagError> {
         threshold: body.threshold,
         filter: Filter { metadata: body.filter, ..filter },
         steps: body.steps,
+        explain: body.explain,
         compression: Compression { max_tokens: body.max_tokens.unwrap_or(default.max_tokens), ..default },
     })
 }
@@ -99,5 +104,8 @@ fn result(candidate: &Candidate) -> Value {
     let mut result = shown(&candidate.passage);
     result["score"] = json!(candidate.score);
     result["scores"] = json!(candidate.scores);
+    if let Some(features) = &candidate.features {
+        result["features"] = NAMES.iter().zip(features.iter()).map(|(name, value)| (*name, json!(value))).collect();
+    }
     result
 }

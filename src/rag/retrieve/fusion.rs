@@ -57,6 +57,11 @@ impl Scale {
         }
     }
 
+    /// Cosine of passages that were not found by meaning, at most.
+    pub fn floor(&self) -> f32 {
+        self.floor
+    }
+
     /// Where nothing was found by meaning, words alone decide.
     pub fn score(&self, candidate: &Candidate) -> f32 {
         let lexical = candidate.scores.lexical.map_or(0.0, |score| score / self.best_lexical.max(f32::MIN_POSITIVE));

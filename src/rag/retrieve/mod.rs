@@ -5,8 +5,8 @@
 pub mod fusion;
 pub mod hop;
 pub mod judge;
+pub mod lexicon;
 pub mod rerank;
-pub mod titles;
 mod trace;
 
 use std::collections::HashMap;
@@ -35,6 +35,8 @@ pub struct Search {
     pub threshold: Option<f32>,
     pub filter: Filter,
     pub steps: Steps,
+    /// Give out the features that the hop ranks by.
+    pub explain: bool,
     pub compression: Compression,
 }
 
@@ -69,8 +71,7 @@ impl Default for Steps {
             dense: true,
             lexical: true,
             fusion: Fusion::Weighted,
-            // Finds the second passage of questions that need two, and harms those that need one (docs/rag.md).
-            hop: false,
+            hop: true,
             // No reranker ships yet, and a base has thresholds only once it was calibrated.
             rerank: false,
             correct: false,
@@ -83,9 +84,11 @@ impl Default for Steps {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Candidate {
     pub passage: Passage,
-    /// What the list is ordered by after the last step that ran.
+    /// What the list is ordered by after the last step that ran: a chance from 0 to 1 after the hop, a logit after `rerank`.
     pub score: f32,
     pub scores: Scores,
+    /// Where the search was asked to explain itself; named by [`hop::features::NAMES`].
+    pub features: Option<Box<hop::features::Features>>,
 }
 
 /// What each step thought of a passage; `None` if it did not see it.
@@ -99,6 +102,7 @@ pub struct Scores {
     pub lexical: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fused: Option<f32>,
+    /// How likely the passage is one that the question needs, as the second hop sees it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hop: Option<f32>,
     /// The reranker's logit.
@@ -131,7 +135,7 @@ impl KnowledgeBase {
         let scale = fusion::Scale::of(&lists);
         let mut candidates = trace.timed_sync("fusion", || fusion::fuse(search.steps.fusion, lists));
         if search.steps.hop {
-            candidates = hop::extend(self, search, vector.as_deref(), scale, candidates, &mut trace).await?;
+            candidates = hop::extend(self, search, scale, candidates, &mut trace).await?;
         }
         if search.steps.rerank {
             candidates = rerank::rerank(self, &search.query, candidates, &mut trace).await;
@@ -155,7 +159,7 @@ impl KnowledgeBase {
         if !search.steps.dense {
             return Ok(None);
         }
-        let embed = match self.embed_for_writing() {
+        let embed = match self.embedding_model() {
             Ok(Some(embed)) => embed,
             Ok(None) => return Ok(None),
             Err(error) => {

@@ -11,6 +11,7 @@
 
 mod filter;
 mod maintain;
+mod s3;
 mod schema;
 mod search;
 mod table;
@@ -18,6 +19,7 @@ mod table;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lancedb::connection::Connection;
@@ -32,6 +34,10 @@ pub use table::{DocumentInfo, Table};
 
 /// How long a reader may go on with what it saw before it asks whether another process wrote.
 const READ_CONSISTENCY: Duration = Duration::from_secs(1);
+
+/// What the process may keep of indexes and of tables' lists of files. The library's own bounds are 6 GiB and 1 GiB.
+const INDEX_CACHE_BYTES: usize = 512 << 20;
+const METADATA_CACHE_BYTES: usize = 64 << 20;
 
 /// What a knowledge base is made with. Kept with the table; vectors and terms of other settings would not fit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +63,8 @@ impl Store {
     /// # Errors
     /// The place cannot be used.
     pub async fn open(uri: &str, options: &HashMap<String, String>) -> Result<Store, RagError> {
-        let builder = lancedb::connect(uri).read_consistency_interval(READ_CONSISTENCY);
+        let session = Arc::new(lancedb::Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, s3::registry()));
+        let builder = lancedb::connect(uri).read_consistency_interval(READ_CONSISTENCY).session(session);
         let builder = builder.storage_options(options.iter().map(|(name, value)| (name.clone(), value.clone())));
         let connection = builder.execute().await.map_err(|error| RagError::store(uri, &error))?;
         Ok(Store { connection, uri: uri.to_owned() })

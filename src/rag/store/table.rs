@@ -187,18 +187,21 @@ impl Table {
         Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
     }
 
-    /// Title and id of every passage.
+    /// Id, title and indexed terms of every passage, in no order.
     ///
     /// # Errors
     /// The table cannot be read.
-    pub async fn titles(&self) -> Result<Vec<(String, String)>, RagError> {
-        let mut titles = Vec::new();
-        for batch in &self.scan(&["title", "id"], "true", None).await? {
-            let [title, id] = ["title", "id"].map(|name| schema::column::<StringArray>(batch, name));
-            let pairs = title?.iter().zip(id?.iter());
-            titles.extend(pairs.filter_map(|(title, id)| Some((title?.to_owned(), id?.to_owned()))));
+    pub async fn each_text(&self, see: &mut (dyn FnMut(&str, &str, &str) + Send)) -> Result<(), RagError> {
+        let query = self.inner.query().select(Select::columns(&["id", "title", "terms"]));
+        let mut batches = query.execute().await.map_err(|error| self.failed(&error))?;
+        while let Some(batch) = batches.try_next().await.map_err(|error| self.failed(&error))? {
+            let [id, title, terms] = ["id", "title", "terms"].map(|name| schema::column::<StringArray>(&batch, name));
+            let (id, title, terms) = (id?, title?, terms?);
+            for ((id, title), terms) in id.iter().zip(title.iter()).zip(terms.iter()) {
+                see(id.unwrap_or_default(), title.unwrap_or_default(), terms.unwrap_or_default());
+            }
         }
-        Ok(titles)
+        Ok(())
     }
 
     /// How many documents and chunks the filter lets through.
