@@ -17,6 +17,7 @@ mod auth;
 mod chat;
 mod config;
 mod control_plane;
+mod defaults;
 mod edge;
 mod flywheel;
 mod harness;

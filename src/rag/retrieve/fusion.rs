@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Candidate, Fusion, merge, sort};
+use super::{Candidate, Fusion, sort};
 use crate::rag::store::Hit;
 
 /// What the two searches found, best first.
@@ -20,14 +20,14 @@ const RRF_K: f32 = 60.0;
 const LEXICAL_WEIGHT: f32 = 0.3;
 
 /// Candidates of both lists, each once, ordered by the fused score.
-pub fn fuse(fusion: Fusion, lists: Lists) -> Vec<Candidate> {
-    let scale = Scale::of(&lists);
+pub fn fuse(fusion: Fusion, lists: &Lists) -> Vec<Candidate> {
+    let scale = Scale::of(lists);
     let ranks = [&lists.dense, &lists.lexical].map(|list| ranks(list));
-    let mut candidates = merge(lists.dense, lists.lexical);
+    let mut candidates = merge(lists);
     for candidate in &mut candidates {
         let score = match fusion {
             Fusion::Rrf => {
-                let ranks = ranks.iter().filter_map(|ranks| ranks.get(&candidate.passage.id));
+                let ranks = ranks.iter().filter_map(|ranks| ranks.get(&candidate.row));
                 ranks.map(|rank| 1.0 / (RRF_K + rank)).sum()
             }
             Fusion::Weighted => scale.score(candidate),
@@ -73,44 +73,51 @@ impl Scale {
 }
 
 /// Rank of each passage, from 1.
-fn ranks(list: &[Hit]) -> HashMap<String, f32> {
+fn ranks(list: &[Hit]) -> HashMap<u64, f32> {
     let ranks = (1u16..).map(f32::from);
-    list.iter().zip(ranks).map(|(hit, rank)| (hit.passage.id.clone(), rank)).collect()
+    list.iter().zip(ranks).map(|(hit, rank)| (hit.row, rank)).collect()
+}
+
+/// Hits of both searches as candidates, each passage once.
+fn merge(lists: &Lists) -> Vec<Candidate> {
+    let mut candidates: HashMap<u64, Candidate> = HashMap::with_capacity(lists.dense.len() + lists.lexical.len());
+    for hit in &lists.dense {
+        candidates.entry(hit.row).or_default().scores.dense = Some(hit.score);
+    }
+    for hit in &lists.lexical {
+        candidates.entry(hit.row).or_default().scores.lexical = Some(hit.score);
+    }
+    candidates.into_iter().map(|(row, candidate)| Candidate { row, ..candidate }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rag::store::Passage;
 
-    fn list(hits: &[(&str, f32)]) -> Vec<Hit> {
-        let hit = |(id, score): &(&str, f32)| Hit {
-            passage: Passage { id: (*id).to_owned(), ..Passage::default() },
-            score: *score,
-        };
-        hits.iter().map(hit).collect()
+    fn list(hits: &[(char, f32)]) -> Vec<Hit> {
+        hits.iter().map(|(row, score)| Hit { row: u64::from(u32::from(*row)), score: *score }).collect()
     }
 
-    fn check(fusion: Fusion, dense: &[(&str, f32)], lexical: &[(&str, f32)], expected: &[&str]) {
-        let fused = fuse(fusion, Lists { dense: list(dense), lexical: list(lexical) });
-        let ids: Vec<&str> = fused.iter().map(|candidate| candidate.passage.id.as_str()).collect();
-        assert_eq!(ids, expected);
+    fn check(fusion: Fusion, dense: &[(char, f32)], lexical: &[(char, f32)], expected: &str) {
+        let fused = fuse(fusion, &Lists { dense: list(dense), lexical: list(lexical) });
+        let rows = fused.iter().map(|candidate| char::from_u32(u32::try_from(candidate.row).unwrap()).unwrap());
+        assert_eq!(rows.collect::<String>(), expected);
     }
 
     #[test]
     fn each_passage_is_there_once_and_the_order_is_that_of_the_fused_score() {
-        let (dense, lexical) = ([("a", 0.9), ("b", 0.5), ("c", 0.4)], [("b", 20.0), ("d", 10.0)]);
-        check(Fusion::Rrf, &dense, &lexical, &["b", "a", "d", "c"]);
-        check(Fusion::Weighted, &dense, &lexical, &["a", "b", "d", "c"]);
+        let (dense, lexical) = ([('a', 0.9), ('b', 0.5), ('c', 0.4)], [('b', 20.0), ('d', 10.0)]);
+        check(Fusion::Rrf, &dense, &lexical, "badc");
+        check(Fusion::Weighted, &dense, &lexical, "abdc");
     }
 
     #[test]
     fn one_list_alone_keeps_its_order() {
-        let lexical = [("b", 20.0), ("d", 10.0), ("a", 1.0)];
+        let lexical = [('b', 20.0), ('d', 10.0), ('a', 1.0)];
         for fusion in [Fusion::Rrf, Fusion::Weighted] {
-            check(fusion, &[], &lexical, &["b", "d", "a"]);
-            check(fusion, &[("x", 0.3), ("y", 0.2)], &[], &["x", "y"]);
-            check(fusion, &[], &[], &[]);
+            check(fusion, &[], &lexical, "bda");
+            check(fusion, &[('x', 0.3), ('y', 0.2)], &[], "xy");
+            check(fusion, &[], &[], "");
         }
     }
 }

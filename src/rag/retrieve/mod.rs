@@ -17,7 +17,7 @@ use super::RagError;
 use super::compress::{Compressed, Compression};
 use super::correct::Action;
 use super::knowledge_base::KnowledgeBase;
-use super::store::{Filter, Hit, Passage};
+use super::store::{Filter, Passage};
 use super::terms::{language, query_terms};
 
 pub use trace::{Trace, TraceStep};
@@ -83,6 +83,9 @@ impl Default for Steps {
 /// A passage on its way through the steps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Candidate {
+    /// In the version of the table that was searched.
+    pub row: u64,
+    /// Empty until it is read.
     pub passage: Passage,
     /// What the list is ordered by after the last step that ran: a chance from 0 to 1 after the hop, a logit after `rerank`.
     pub score: f32,
@@ -131,9 +134,7 @@ impl KnowledgeBase {
         }
         let mut trace = Trace::begin();
         let vector = self.query_vector(search, &mut trace).await?;
-        let lists = self.first_stage(search, vector.as_deref(), &mut trace).await?;
-        let scale = fusion::Scale::of(&lists);
-        let mut candidates = trace.timed_sync("fusion", || fusion::fuse(search.steps.fusion, lists));
+        let (mut candidates, scale) = self.first_stage(search, vector.as_deref(), &mut trace).await?;
         if search.steps.hop {
             candidates = hop::extend(self, search, scale, candidates, &mut trace).await?;
         }
@@ -141,6 +142,7 @@ impl KnowledgeBase {
             candidates = rerank::rerank(self, &search.query, candidates, &mut trace).await;
         }
         let judged = if search.steps.correct { judge::judge(self, &candidates, &mut trace).await? } else { None };
+        candidates.retain(|candidate| !candidate.passage.id.is_empty());
         candidates.retain(|candidate| search.threshold.is_none_or(|threshold| candidate.score >= threshold));
         candidates.truncate(search.top_k);
         let action = judged.map(|judged| judged.action);
@@ -179,7 +181,39 @@ impl KnowledgeBase {
         }
     }
 
+    /// What the two searches found, fused, the best of it read.
     async fn first_stage(
+        &self,
+        search: &Search,
+        vector: Option<&[f32]>,
+        trace: &mut Trace,
+    ) -> Result<(Vec<Candidate>, fusion::Scale), RagError> {
+        let needed = [
+            (search.steps.hop, hop::RANKED),
+            (search.steps.rerank, rerank::DEPTH),
+            (search.steps.correct, judge::DEPTH),
+        ];
+        let n_read = needed.iter().filter(|(is_on, _)| *is_on).map(|(_, depth)| *depth).fold(search.top_k, usize::max);
+        loop {
+            let version = self.table.version().await?;
+            let lists = self.lists(search, vector, trace).await?;
+            let scale = fusion::Scale::of(&lists);
+            let mut candidates = trace.timed_sync("fusion", || fusion::fuse(search.steps.fusion, &lists));
+            let rows: Vec<u64> = candidates.iter().take(n_read).map(|candidate| candidate.row).collect();
+            let mut read: HashMap<u64, Passage> =
+                trace.timed("read", self.table.read(&rows, &search.filter)).await?.into_iter().collect();
+            // Somebody wrote meanwhile: row numbers may mean other passages now.
+            if self.table.version().await? != version {
+                continue;
+            }
+            for candidate in candidates.iter_mut().take(n_read) {
+                candidate.passage = read.remove(&candidate.row).unwrap_or_default();
+            }
+            return Ok((candidates, scale));
+        }
+    }
+
+    async fn lists(
         &self,
         search: &Search,
         vector: Option<&[f32]>,
@@ -204,25 +238,7 @@ impl KnowledgeBase {
     }
 }
 
-/// Hits of several searches as candidates, each passage once.
-pub(super) fn merge(dense: Vec<Hit>, lexical: Vec<Hit>) -> Vec<Candidate> {
-    let mut at: HashMap<String, usize> = HashMap::new();
-    let mut candidates: Vec<Candidate> = Vec::with_capacity(dense.len() + lexical.len());
-    let n_dense = dense.len();
-    for (n, hit) in dense.into_iter().chain(lexical).enumerate() {
-        let position = *at.entry(hit.passage.id.clone()).or_insert(candidates.len());
-        if position == candidates.len() {
-            candidates.push(Candidate { passage: hit.passage, ..Candidate::default() });
-        }
-        if let Some(candidate) = candidates.get_mut(position) {
-            let score = if n < n_dense { &mut candidate.scores.dense } else { &mut candidate.scores.lexical };
-            *score = Some(hit.score);
-        }
-    }
-    candidates
-}
-
-/// Best first; equal scores in the order of ids, so that the same search gives the same list.
+/// Best first; equal scores in the order of rows, so that the same search gives the same list.
 pub(super) fn sort(candidates: &mut [Candidate]) {
-    candidates.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.passage.id.cmp(&b.passage.id)));
+    candidates.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.row.cmp(&b.row)));
 }

@@ -24,7 +24,7 @@ impl Reranker {
 }
 
 /// Candidates that are read again; the rest keep their order behind them.
-const DEPTH: usize = 30;
+pub const DEPTH: usize = 30;
 
 /// The best candidates in the order of the model. Without the model the order stays, and the trace says why.
 pub async fn rerank(

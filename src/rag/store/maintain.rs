@@ -2,7 +2,7 @@
 
 use lancedb::DistanceType;
 use lancedb::index::Index;
-use lancedb::index::scalar::{BTreeIndexBuilder, FtsIndexBuilder};
+use lancedb::index::scalar::{BTreeIndexBuilder, BitmapIndexBuilder, FtsIndexBuilder};
 use lancedb::index::vector::IvfHnswSqIndexBuilder;
 use lancedb::table::{CompactionOptions, Duration, OptimizeAction, OptimizeOptions};
 
@@ -12,7 +12,7 @@ use crate::rag::RagError;
 
 /// Rows from which vectors get an approximate index. Below, the exact search takes about as long as everything else of a query
 /// (1 ms per thousand rows).
-const ROWS_FOR_VECTOR_INDEX: usize = 20_000;
+const ROWS_FOR_VECTOR_INDEX: usize = 4_000;
 
 /// Rows outside the index of words that a search may look through; some 5 ms.
 const UNINDEXED_ROWS: usize = 1_000;
@@ -92,7 +92,9 @@ impl Table {
             .with_position(false);
         self.index("terms", Index::FTS(words)).await?;
         self.index("id", Index::BTree(BTreeIndexBuilder::default())).await?;
-        self.index("document", Index::BTree(BTreeIndexBuilder::default())).await
+        self.index("document", Index::BTree(BTreeIndexBuilder::default())).await?;
+        // Every search asks for it; without an index it reads the whole column.
+        self.index("tenant", Index::Bitmap(BitmapIndexBuilder::default())).await
     }
 
     async fn has_index(&self, name: &str) -> Result<bool, RagError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow_array::builder::{FixedSizeListBuilder, Float32Builder};
 use arrow_array::{
-    Array, ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+    Array, ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
@@ -176,6 +176,14 @@ pub fn passages(batch: &RecordBatch) -> Result<Vec<Passage>, RagError> {
 pub fn column<'a, T: Array + 'static>(batch: &'a RecordBatch, name: &str) -> Result<&'a T, RagError> {
     let column = batch.column_by_name(name).and_then(|column| column.as_any().downcast_ref::<T>());
     column.ok_or_else(|| RagError::Failed(format!("the table has no column \"{name}\" of the type it should have")))
+}
+
+/// The row numbers of a batch that was asked for them.
+///
+/// # Errors
+/// It was not.
+pub fn rows(batch: &RecordBatch) -> Result<&UInt64Array, RagError> {
+    column::<UInt64Array>(batch, "_rowid")
 }
 
 /// The numbers of a score or distance column; a missing value is `NaN`.

@@ -1,4 +1,7 @@
 //! The two ways to find passages: near in meaning, and by their words.
+//!
+//! Both give row numbers and scores only. Reading a hundred rows of ten columns takes longer than finding them, so that only the
+//! passages that are left after fusion are read, by [`Table::read`].
 
 use futures_util::TryStreamExt;
 use lancedb::DistanceType;
@@ -11,9 +14,10 @@ use super::table::Table;
 use crate::rag::RagError;
 
 /// A passage that was found. Higher scores are better: a cosine for `dense`, BM25 for `lexical`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hit {
-    pub passage: Passage,
+    /// Holds for the version of the table that was searched.
+    pub row: u64,
     pub score: f32,
 }
 
@@ -40,14 +44,14 @@ impl Table {
         let query = self.inner.query().nearest_to(vector).map_err(|error| self.failed(&error))?;
         let query = query.column(VECTOR).distance_type(DistanceType::Cosine).ef(SEARCH_WIDTH);
         let query = query.nprobes(PROBES).map_err(|error| self.failed(&error))?.refine_factor(1);
-        let query = query.only_if(filter.sql()).limit(limit).select(Select::columns(&with(&["_distance"])));
+        let query = query.only_if(filter.sql()).limit(limit).select(Select::columns(&["_distance"])).with_row_id();
         let stream = query.execute().await.map_err(|error| self.failed(&error))?;
         let batches: Vec<_> = stream.try_collect().await.map_err(|error| self.failed(&error))?;
         let mut hits = Vec::with_capacity(limit);
         for batch in &batches {
-            let distances = schema::scores(batch, "_distance")?;
-            let scored = schema::passages(batch)?.into_iter().zip(distances.iter());
-            hits.extend(scored.filter_map(|(passage, distance)| Some(Hit { passage, score: 1.0 - distance? })));
+            let (rows, distances) = (schema::rows(batch)?, schema::scores(batch, "_distance")?);
+            let scored = rows.iter().zip(distances.iter());
+            hits.extend(scored.filter_map(|(row, distance)| Some(Hit { row: row?, score: 1.0 - distance? })));
         }
         Ok(ranked(hits))
     }
@@ -63,25 +67,46 @@ impl Table {
         let search = FullTextSearchQuery::new(terms.to_owned()).with_column("terms".to_owned());
         let search = search.map_err(|error| RagError::Failed(error.to_string()))?;
         let query = self.inner.query().full_text_search(search).only_if(filter.sql()).limit(limit);
-        let query = query.select(Select::columns(&with(&["_score"])));
+        let query = query.select(Select::columns(&["_score"])).with_row_id();
         let stream = query.execute().await.map_err(|error| self.failed(&error))?;
         let batches: Vec<_> = stream.try_collect().await.map_err(|error| self.failed(&error))?;
         let mut hits = Vec::with_capacity(limit);
         for batch in &batches {
-            let scores = schema::scores(batch, "_score")?;
-            let scored = schema::passages(batch)?.into_iter().zip(scores.iter());
-            hits.extend(scored.filter_map(|(passage, score)| Some(Hit { passage, score: score? })));
+            let (rows, scores) = (schema::rows(batch)?, schema::scores(batch, "_score")?);
+            let scored = rows.iter().zip(scores.iter());
+            hits.extend(scored.filter_map(|(row, score)| Some(Hit { row: row?, score: score? })));
         }
         Ok(ranked(hits))
     }
+
+    /// Passages by row number, as far as the filter lets them through, in no order.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn read(&self, rows: &[u64], filter: &Filter) -> Result<Vec<(u64, Passage)>, RagError> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let list = rows.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        self.numbered(&format!("_rowid IN ({list}) AND {}", filter.sql()), rows.len()).await
+    }
+
+    /// At most `limit` passages that a condition holds for, with their rows.
+    pub(super) async fn numbered(&self, condition: &str, limit: usize) -> Result<Vec<(u64, Passage)>, RagError> {
+        let query = self.inner.query().select(Select::columns(&PASSAGE)).with_row_id();
+        let stream = query.only_if(condition).limit(limit).execute().await.map_err(|error| self.failed(&error))?;
+        let batches: Vec<_> = stream.try_collect().await.map_err(|error| self.failed(&error))?;
+        let mut found = Vec::with_capacity(limit);
+        for batch in &batches {
+            let passages = schema::passages(batch)?;
+            found.extend(schema::rows(batch)?.iter().zip(passages).filter_map(|(row, passage)| Some((row?, passage))));
+        }
+        Ok(found)
+    }
 }
 
-fn with(further: &[&'static str]) -> Vec<&'static str> {
-    PASSAGE.iter().chain(further).copied().collect()
-}
-
-/// Best first; equal scores in the order of ids, so that the same search gives the same list.
+/// Best first; equal scores in the order of rows, so that the same search gives the same list.
 fn ranked(mut hits: Vec<Hit>) -> Vec<Hit> {
-    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.passage.id.cmp(&b.passage.id)));
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.row.cmp(&b.row)));
     hits
 }

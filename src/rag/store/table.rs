@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::Layout;
 use super::filter::{Filter, in_list, literal};
-use super::schema::{self, PASSAGE, Passage, Row};
+use super::schema::{self, Passage, Row};
 use crate::rag::RagError;
 
 /// Key of a knowledge base's own settings in the table's configuration.
@@ -176,15 +176,20 @@ impl Table {
     /// # Errors
     /// The table cannot be read.
     pub async fn fetch(&self, ids: &[String], filter: &Filter) -> Result<Vec<Passage>, RagError> {
+        let mut found: HashMap<String, Passage> =
+            self.with_ids(ids, filter).await?.into_iter().map(|(_, passage)| (passage.id.clone(), passage)).collect();
+        Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
+    }
+
+    /// As [`Table::fetch`], with their rows and in no order.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn with_ids(&self, ids: &[String], filter: &Filter) -> Result<Vec<(u64, Passage)>, RagError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let condition = format!("{} AND {}", in_list("id", ids), filter.sql());
-        let mut found = HashMap::new();
-        for batch in &self.scan(&PASSAGE, &condition, Some(ids.len())).await? {
-            found.extend(schema::passages(batch)?.into_iter().map(|passage| (passage.id.clone(), passage)));
-        }
-        Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
+        self.numbered(&format!("{} AND {}", in_list("id", ids), filter.sql()), ids.len()).await
     }
 
     /// Id, title and indexed terms of every passage, in no order.

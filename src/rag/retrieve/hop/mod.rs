@@ -18,7 +18,7 @@ use crate::rag::knowledge_base::KnowledgeBase;
 use crate::rag::terms::{Language, language};
 
 /// Passages of the first stage that are ranked again.
-const RANKED: usize = 20;
+pub const RANKED: usize = 20;
 
 /// Passages that are read for the names in them.
 const BRIDGES: usize = 10;
@@ -48,13 +48,11 @@ pub async fn extend(
     let mut read: Vec<Reading> = candidates.iter().map(|candidate| question.read(&candidate.passage)).collect();
     let named = named(&lexicon, &question, &read);
     let mut pool = candidates;
-    let (known, unknown) = behind.drain(..).partition(|candidate| named.contains(&candidate.passage.id));
-    pool.extend::<Vec<Candidate>>(known);
-    behind = unknown;
-    let ranked: HashSet<&str> = pool.iter().map(|candidate| candidate.passage.id.as_str()).collect();
-    let missing: Vec<String> = named.into_iter().filter(|id| !ranked.contains(id.as_str())).collect();
-    let fetched = trace.timed("fetch", base.table.fetch(&missing, &search.filter)).await?;
-    pool.extend(fetched.into_iter().map(|passage| Candidate { passage, ..Candidate::default() }));
+    for (row, passage) in trace.timed("fetch", base.table.with_ids(&named, &search.filter)).await? {
+        let found_before = behind.iter().position(|candidate| candidate.row == row).map(|at| behind.swap_remove(at));
+        pool.push(Candidate { row, passage, ..found_before.unwrap_or_default() });
+    }
+    sort(&mut behind);
 
     trace.timed_sync("hop", || {
         read.extend(pool.iter().skip(read.len()).map(|candidate| question.read(&candidate.passage)));
