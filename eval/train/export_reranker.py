@@ -4,7 +4,7 @@
     export_reranker.py --backbone MINILM --run RUN --out FOLDER      # from RUN/export, written while training
 
 Word embeddings are left out of both files: they are the backbone's, unchanged. In the int8 file every weight matrix of the layers is
-int8 [out, in] with `<name>.scale` float32 [out]; weight = int8 * scale. Embeddings are float16; biases, norms, head: float32.
+int8 [out, in] with `<name>_scale` float32 [out]; weight = int8 * scale. Embeddings are float16; biases, norms, head: float32.
 """
 import argparse
 import json
@@ -41,7 +41,7 @@ def quantised(weights):
         if ".encoder.layer." in name and tensor.ndim == 2:
             scale = tensor.abs().amax(dim=1).clamp(min=1e-8) / 127
             out[name] = (tensor / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-            out[name + ".scale"] = scale
+            out[name + "_scale"] = scale
         elif ".embeddings." in name and tensor.ndim == 2:
             out[name] = tensor.half()
         else:
