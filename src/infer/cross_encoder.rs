@@ -29,25 +29,34 @@ pub struct CrossEncoder {
     max_positions: usize,
 }
 
+/// What can be known of a model before it is loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Description {
+    /// With its version, by which what was measured with it is kept: "weirgate-reranker 3f2a…".
+    pub name: String,
+    /// A passage is ordered by `logit + first_stage * score`, with the score of the search that found it.
+    pub first_stage: f32,
+}
+
 /// Tokens that mark the beginning and the two ends of a pair.
 const MARKS: usize = 3;
 
 impl CrossEncoder {
-    /// Name and version of the model in `dir`, by which what was measured with it is kept: "weirgate-reranker 3f2a…". `None`
-    /// where there is none. Reads the description only, not the weights.
+    /// What the model in `dir` says of itself; `None` where there is none. Does not read the weights.
     ///
     /// # Errors
     /// The description cannot be read, or is none.
-    pub fn identity(dir: &Path) -> Result<Option<String>, InferError> {
+    pub fn describe(dir: &Path) -> Result<Option<Description>, InferError> {
         let folder = ModelFolder::new(dir);
         if !folder.has("config.json") {
             return Ok(None);
         }
-        let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Some(match folder.head()?.version {
-            Some(version) => format!("{name} {version}"),
-            None => name,
-        }))
+        let HeadShape { version, first_stage, .. } = folder.head()?;
+        let mut name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some(version) = version {
+            name = format!("{name} {version}");
+        }
+        Ok(Some(Description { name, first_stage }))
     }
 
     /// `sentence_model` is the folder of the model whose word embeddings it uses if it brings none.

@@ -91,6 +91,7 @@ impl TinyBert {
         let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
         config["pooling"] = json!("interaction");
         config["version"] = json!("tiny");
+        config["first_stage"] = json!(2.5);
         std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
         let mut tensors = self.classifier(Self::HIDDEN + 2);
         tensors.remove("bert.embeddings.word_embeddings.weight");

@@ -11,7 +11,7 @@ use super::embed::blocking;
 use super::ports::Score;
 use super::retrieve::rerank::Reranker;
 use super::terms::Language;
-use crate::infer::{CrossEncoder, Engine, InferError, Library, Manifest, SENTENCE_MODEL};
+use crate::infer::{CrossEncoder, Description, Engine, InferError, Library, Manifest, SENTENCE_MODEL};
 
 /// Scores with the reranker of `models_dir`, which is loaded by the first search that wants it.
 pub struct CrossEncoderScore(Arc<Lazy>);
@@ -39,10 +39,11 @@ impl CrossEncoderScore {
     /// There is one whose description cannot be read.
     pub fn find(library: &Library, engine: Option<Arc<Engine>>) -> Result<Option<Reranker>, InferError> {
         let dir = library.reranker();
-        let Some(name) = CrossEncoder::identity(&dir)? else { return Ok(None) };
+        let Some(Description { name, first_stage }) = CrossEncoder::describe(&dir)? else { return Ok(None) };
         let sentence_model = library.folder(Manifest::shipped().model(SENTENCE_MODEL)?);
         let lazy = Lazy { name, dir, sentence_model, engine, loaded: Mutex::default() };
-        Ok(Some(Reranker { score: Arc::new(Self(Arc::new(lazy))), languages: vec![Language::English] }))
+        let score = Arc::new(Self(Arc::new(lazy)));
+        Ok(Some(Reranker { score, languages: vec![Language::English], first_stage }))
     }
 }
 
@@ -114,6 +115,7 @@ mod tests {
         let dir = models();
         let reranker = CrossEncoderScore::find(&Library::new(dir.path()), None).unwrap().unwrap();
         assert_eq!(reranker.score.name(), "weirgate-reranker tiny");
+        assert!((reranker.first_stage - 2.5).abs() < f32::EPSILON);
         assert!(reranker.reads(Language::English) && !reranker.reads(Language::Chinese));
         let texts = ["the cat sat", "dog"].repeat(PIECE);
         let scores = reranker.score.score("the cat", &texts).await.unwrap();

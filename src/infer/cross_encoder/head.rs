@@ -6,13 +6,15 @@ use crate::infer::kernel::Isa;
 use crate::infer::kernel::matmul_f32::PackedF32;
 use crate::infer::weights::Weights;
 
-/// The members of `config.json` that shape the head.
+/// The members of `config.json` that are about the head and what its logits are worth.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct HeadShape {
     pub pooling: Pooling,
     /// Changes with the weights.
     pub version: Option<String>,
+    /// What a first search's score (a cosine, mostly) is worth beside the logit; found when the model was trained.
+    pub first_stage: f32,
 }
 
 /// What the head looks at; the member `pooling` of `config.json`.

@@ -11,7 +11,8 @@ use crate::rag::testing::{WordCounts, document};
 async fn search(query: &str, rerank: bool, score: impl Fn(&str, &str) -> f32 + Send + Sync + 'static) -> Found {
     let dir = tempfile::tempdir().unwrap();
     let place = Place { uri: dir.path().join("rag").display().to_string(), ..Place::default() };
-    let reranker = Reranker { score: Arc::new(ScriptedScore::new(score)), languages: vec![Language::English] };
+    let (score, languages) = (Arc::new(ScriptedScore::new(score)), vec![Language::English]);
+    let reranker = Reranker { score, languages, first_stage: 10.0 };
     let embed: Arc<dyn Embed> = Arc::new(WordCounts::default());
     let rag = Rag::new(place, Models { embed: Some(embed), rerank: Some(reranker) });
     let base = rag.create("notes", &NewBase::default()).await.unwrap();
