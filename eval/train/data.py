@@ -19,16 +19,16 @@ import model as models
 # Share of the groups drawn from each source. SQuAD is the only large source with annotated positives of Wikipedia passages;
 # nq_qed is tiny but of the kind that people type; medquad teaches that the right disease is not yet the right answer.
 MIX = {
-    "squad_dev": 0.50,
-    "squad_unanswerable": 0.11,
+    "squad_dev": 0.48,
+    "squad_unanswerable": 0.10,
     "squad_sentences": 0.14,
-    "nq_qed": 0.07,
-    "hotpotqa_train100": 0.05,
-    "musique_train100": 0.04,
-    "medquad": 0.09,
+    "nq_qed": 0.10,
+    "hotpotqa_train100": 0.06,
+    "musique_train100": 0.05,
+    "medquad": 0.07,
 }
 # Word pieces kept of every passage of a group, and how often. One length for the whole group: length must not tell the label.
-WINDOWS = ((48, 0.30), (80, 0.30), (128, 0.40))
+WINDOWS = ((48, 0.35), (80, 0.35), (128, 0.30))
 TITLE_DROPPED = 0.15
 
 

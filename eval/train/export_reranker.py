@@ -4,9 +4,11 @@
     export_reranker.py --backbone MINILM --run RUN --out FOLDER      # from RUN/export, written while training
 
 Word embeddings are left out of both files: they are the backbone's, unchanged. In the int8 file every weight matrix of the layers is
-int8 [out, in] with `<name>.scale` float32 [out]; weight = int8 * scale. Embeddings are float16; biases, norms, head: float32.
+int8 [out, in] with `<name>_scale` float32 [out]; weight = int8 * scale. Embeddings are float16; biases, norms, head: float32.
+config.json also says what the first search is worth beside the logit (`first_stage`) and which weights these are (`version`).
 """
 import argparse
+import hashlib
 import json
 import pathlib
 import shutil
@@ -17,19 +19,21 @@ from safetensors.torch import load_file, save_file
 import model as models
 
 
-def write(model, backbone, folder):
+def write(model, backbone, folder, first_stage=10.0):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: t.detach().cpu().float().contiguous() for name, t in model.state_dict().items() if name != models.WORD_EMBEDDINGS}
     config = {key: value for key, value in model.config.items() if not key.startswith("_") and key != "transformers_version"}
     config.update(
         architectures=["BertForSequenceClassification"], num_labels=1, pooling=model.pooling, frozen_layers=model.frozen_layers,
-        word_embeddings="sentence-transformers/all-MiniLM-L6-v2", input="[CLS] question [SEP] title. passage [SEP]",
+        first_stage=first_stage, word_embeddings="sentence-transformers/all-MiniLM-L6-v2", input="[CLS] question [SEP] title. passage [SEP]",
     )
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(pathlib.Path(backbone) / "tokenizer.json", folder / "tokenizer.json")
     save_file(weights, str(folder / "model.safetensors"), {"format": "pt"})
     save_file(quantised(weights), str(folder / "model.int8.safetensors"), {"format": "pt"})
+    # Thresholds that `weirgate rag calibrate` finds are kept under this name: they hold for these weights only.
+    config["version"] = hashlib.sha256((folder / "model.int8.safetensors").read_bytes()).hexdigest()[:12]
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)
 
@@ -41,7 +45,7 @@ def quantised(weights):
         if ".encoder.layer." in name and tensor.ndim == 2:
             scale = tensor.abs().amax(dim=1).clamp(min=1e-8) / 127
             out[name] = (tensor / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-            out[name + ".scale"] = scale
+            out[name + "_scale"] = scale
         elif ".embeddings." in name and tensor.ndim == 2:
             out[name] = tensor.half()
         else:
@@ -54,9 +58,10 @@ def main():
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--first-stage", type=float, default=10.0, help="a in logit + a * (first search's score), from the dev metrics of training")
     args = parser.parse_args()
     model = models.from_export(pathlib.Path(args.run) / "export", args.backbone)
-    write(model, args.backbone, args.out)
+    write(model, args.backbone, args.out, args.first_stage)
     for name in ("model.safetensors", "model.int8.safetensors"):
         path = pathlib.Path(args.out) / name
         print(path, path.stat().st_size, "bytes,", len(load_file(str(path))), "tensors")

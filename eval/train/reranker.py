@@ -13,6 +13,7 @@ can be lengthened before it decays. Exported are the averaged weights (EMA), usa
 Dev metrics are on a part of the training data split off by hash (`data.split`); the test sets are never read.
 """
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -36,7 +37,7 @@ def arguments():
     add("--out", required=True, help="folder of the run: checkpoint.pt, log.jsonl, mined.json, export/")
     add("--sources", default=",".join(data.MIX), help="of the mix in data.py; squad_dev brings squad_unanswerable")
     add("--device", default="cpu", choices=["cpu", "cuda"])
-    add("--threads", type=int, default=2, help="CPU threads")
+    add("--threads", type=int, default=2, help="CPU threads, each with passes of its own: twice as fast as one pass on two")
     add("--bf16", action="store_true", help="autocast to bfloat16 (on GPUs, and CPUs with AMX)")
     add("--pooling", default="interaction", choices=models.POOLINGS)
     add("--frozen-layers", type=int, default=2, help="lowest layers left as they are; 0 also trains position and type embeddings")
@@ -44,7 +45,7 @@ def arguments():
     add("--minutes", type=float, default=1e9, help="stop after this time, checkpoint written")
     add("--groups", type=int, default=24, help="questions a step")
     add("--negatives", type=int, default=4, help="negatives a question")
-    add("--tokens", type=int, default=4096, help="word pieces a forward pass")
+    add("--tokens", type=int, default=3072, help="word pieces a forward pass")
     add("--rate", type=float, default=1e-4)
     add("--head-rate", type=float, default=1e-3)
     add("--pointwise", type=float, default=0.3, help="weight of the binary cross-entropy")
@@ -52,7 +53,7 @@ def arguments():
     add("--seed", type=int, default=1)
     add("--resume", action="store_true")
     add("--dev-every", type=float, default=12, help="minutes between dev metrics and exports")
-    add("--dev-queries", type=int, default=100, help="dev questions a source, for the metrics while training")
+    add("--dev-queries", type=int, default=40, help="dev questions a source, for the metrics while training")
     return parser.parse_args()
 
 
@@ -61,20 +62,20 @@ def rate_at(pairs, total):
     return min(1.0, (pairs + 1) / (0.05 * total), max(0.02, (total - pairs) / (0.25 * total)))
 
 
-def group_loss(logits, sizes, answered, pointwise):
-    """logits: [pairs of the step], grouped; sizes and answered: one entry a group. Returns (listwise, pointwise) scalars."""
-    listwise, target = [], torch.zeros_like(logits)
+def group_loss(logits, sizes, answered, totals, pointwise):
+    """Part of the step's loss that some of its groups make. logits: [pairs of the pass], grouped; sizes and answered: one entry a
+    group; totals: of the step. Returns (listwise, pointwise) scalars; both summed over the step's passes are its means."""
+    listwise, target = logits.sum() * 0.0, torch.zeros_like(logits)
     at = 0
     for size, has_positive in zip(sizes, answered):
         if has_positive:
             target[at] = 1.0
             if size > 1:
-                listwise.append(-F.log_softmax(logits[at : at + size], dim=0)[0])
+                listwise = listwise - F.log_softmax(logits[at : at + size], dim=0)[0]
         at += size
-    positives = target.sum().clamp(min=1.0)
-    weight = torch.where(target > 0, 0.5 * len(logits) / positives, 0.5 * len(logits) / (len(logits) - positives).clamp(min=1.0))
-    binary = F.binary_cross_entropy_with_logits(logits, target, weight=weight)
-    return torch.stack(listwise).mean() if listwise else logits.sum() * 0.0, pointwise * binary
+    weight = torch.where(target > 0, 0.5 / max(1, totals["positives"]), 0.5 / max(1, totals["negatives"]))
+    binary = F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum")
+    return listwise / max(1, totals["lists"]), pointwise * binary
 
 
 class Average:
@@ -180,7 +181,8 @@ def dev_metrics(model, lists, args):
     for name, rows in lists.items():
         if not rows:
             continue
-        scores = models.score_pairs(model, [p for pairs, _, _ in rows for p in pairs], args.device, args.tokens)
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+            scores = models.score_pairs(model, [p for pairs, _, _ in rows for p in pairs], args.device, args.tokens)
         parts = np.split(scores, np.cumsum([len(pairs) for pairs, _, _ in rows])[:-1])
         if name == "squad_unanswerable":
             failing = scores
@@ -204,6 +206,9 @@ def main():
     args = arguments()
     start = time.monotonic()
     torch.manual_seed(args.seed)
+    torch.set_flush_denormal(True)
+    n_workers = args.threads if args.device == "cpu" else 1
+    workers = concurrent.futures.ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(1,))
     torch.set_num_threads(args.threads)
     torch.set_float32_matmul_precision("high")
     out = pathlib.Path(args.out)
@@ -211,7 +216,8 @@ def main():
     tok = models.tokenizer(args.backbone)
     model = models.from_backbone(args.backbone, args.pooling, args.frozen_layers).to(args.device)
     sources = data.load(args.data, tok, args.sources.split(","))
-    cosines = mined(sources, args, model)
+    with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+        cosines = mined(sources, args, model)
     train, dev = data.split(sources)
     lists = dev_lists(dev, cosines, args.dev_queries)
     sampler = data.Sampler(train, args.negatives, args.seed)
@@ -251,7 +257,7 @@ def main():
     running = []
     while state["pairs"] < args.pairs and (time.monotonic() - start) / 60 < args.minutes:
         step_begun = time.monotonic()
-        running.append(train_step(model, adam, average, sampler, state, args))
+        running.append(train_step(model, adam, average, sampler, state, args, workers))
         state["seconds"] += time.monotonic() - step_begun
         if state["step"] % 20 == 0:
             recent = np.mean(running[-20:], axis=0)
@@ -278,37 +284,59 @@ def centre(model, sampler, args):
     model.classifier.bias -= float(np.mean(models.score_pairs(model, pairs, args.device, args.tokens))) + 1.0
 
 
-def train_step(model, adam, average, sampler, state, args):
+def passes(groups, tokens):
+    """Lists of groups of similar length, each of about `tokens` word pieces: one forward and backward pass."""
+    longest = lambda group: max(len(ids) for ids, _ in group[0])
+    out, room = [], 0
+    for group in sorted(groups, key=longest, reverse=True):
+        needed = longest(group) * len(group[0])
+        if not out or room < needed:
+            out.append([])
+            room = tokens
+        out[-1].append(group)
+        room -= needed
+    return out
+
+
+def gradients(model, groups, totals, parameters, args):
+    """Of one pass. Returns (gradients, listwise loss, pointwise loss, groups whose positive came first)."""
+    sizes, answered = [len(pairs) for pairs, _ in groups], [has for _, has in groups]
+    batch = models.collate([pair for pairs, _ in groups for pair in pairs], args.device)
+    with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+        logits = model(*batch).float()
+    listwise, binary = group_loss(logits, sizes, answered, totals, args.pointwise)
+    found = torch.autograd.grad(listwise + binary, parameters)
+    scores = logits.detach().cpu().numpy()
+    firsts = sum(s.argmax() == 0 for s, has in zip(np.split(scores, np.cumsum(sizes)[:-1]), answered) if has)
+    return found, listwise.item(), binary.item(), firsts
+
+
+def train_step(model, adam, average, sampler, state, args, workers):
     """One optimiser step. Returns (listwise loss, pointwise loss, share of groups whose positive came first, pairs)."""
     model.train()
     share = rate_at(state["pairs"], args.pairs)
     for group in adam.param_groups:
         group["lr"] = group["peak"] * share
     groups = sampler.groups(state["step"], args.groups, state["counts"])
-    sizes, answered = [len(pairs) for pairs, _ in groups], [has for _, has in groups]
-    pairs = [p for one, _ in groups for p in one]
-    # Passes of similar length first, all logits together then: the loss needs a group's logits in one place, padding does not pay.
-    rows, logits = [], []
-    for batch in models.by_length(pairs, args.tokens):
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
-            logits.append(model(*models.collate([pairs[i] for i in batch], args.device)).float())
-        rows += batch
-    order = torch.argsort(torch.tensor(rows, device=args.device))
-    flat = torch.cat(logits)[order]
-    listwise, binary = group_loss(flat, sizes, answered, args.pointwise)
-    loss = listwise + binary
-    if not torch.isfinite(loss):
-        sys.exit(f"the loss is {loss.item()} at step {state['step']}: lower --rate")
-    adam.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+    n_pairs, n_positives = sum(len(pairs) for pairs, _ in groups), sum(has for _, has in groups)
+    lists = sum(has and len(pairs) > 1 for pairs, has in groups)
+    totals = {"positives": n_positives, "negatives": n_pairs - n_positives, "lists": lists}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    # Threads take passes as they become free; sums are made in the order of the passes, so that a run can be repeated.
+    run = lambda some: gradients(model, some, totals, parameters, args)
+    done = list(workers.map(run, passes(groups, args.tokens)))
+    with torch.no_grad():
+        for parameter, *parts in zip(parameters, *(found for found, _, _, _ in done)):
+            parameter.grad = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+    listwise, binary, firsts = (sum(one[at] for one in done) for at in (1, 2, 3))
+    if not np.isfinite(listwise + binary):
+        sys.exit(f"the loss is {listwise + binary} at step {state['step']}: lower --rate")
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     adam.step()
     average.update(model)
     state["step"] += 1
-    state["pairs"] += len(pairs)
-    scores = flat.detach().cpu().numpy()
-    firsts = [s.argmax() == 0 for s, has in zip(np.split(scores, np.cumsum(sizes)[:-1]), answered) if has]
-    return listwise.item(), binary.item(), float(np.mean(firsts)), len(pairs)
+    state["pairs"] += n_pairs
+    return listwise, binary, firsts / max(1, n_positives), n_pairs
 
 
 if __name__ == "__main__":

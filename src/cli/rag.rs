@@ -12,6 +12,7 @@ use super::rag_calibrate::{self, Labelled};
 use super::{CliError, Places};
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
 use crate::rag::RagError;
+use crate::rag::cross_encoder::CrossEncoderScore;
 use crate::rag::embed::SentenceModel;
 use crate::rag::ingest::{IngestError, IngestReport, NewDocument};
 use crate::rag::knowledge_base::{Models, NewBase, Rag};
@@ -146,7 +147,13 @@ fn models(dir: &Path) -> Models {
         SentenceEmbedder::load(&library.folder(model))
     });
     match loaded {
-        Ok(embedder) => Models { embed: Some(Arc::new(SentenceModel::loaded(Arc::new(embedder)))), rerank: None },
+        Ok(embedder) => {
+            let rerank = CrossEncoderScore::find(&library, None).unwrap_or_else(|error| {
+                complain(&format!("{error}. Until then passages are not read again beside the question"));
+                None
+            });
+            Models { embed: Some(Arc::new(SentenceModel::loaded(Arc::new(embedder)))), rerank }
+        }
         Err(error) => {
             complain(&format!("{error}. Until then passages are found by their words alone"));
             Models::default()

@@ -1,5 +1,7 @@
-//! A cross-encoder: reads a query and a passage together and says how well the passage answers it. A BERT whose first
-//! token's vector goes through a small head. Blocking and CPU-bound, as `embedder`.
+//! A cross-encoder: reads a query and a passage together and says how well the passage answers it. A BERT whose hidden
+//! vectors go through a small head. Blocking and CPU-bound, as `embedder`.
+
+mod head;
 
 use std::path::Path;
 
@@ -11,10 +13,12 @@ use super::encoder::{Encoder, Sequence};
 use super::folder::{ModelFolder, tokens};
 use super::kernel::Isa;
 use super::linear::Precision;
-use super::weights::Weights;
+use head::Head;
+pub use head::HeadShape;
 
 /// From a folder of `config.json`, `tokenizer.json` and `model.safetensors`, as sequence classifiers with one label are
-/// published. The last may hold int8 matrices, and leave out the word embeddings where they are the sentence model's.
+/// published. The last may hold int8 matrices, and leave out the word embeddings where they are the sentence model's; then
+/// so is the tokenizer, if the folder has none.
 pub struct CrossEncoder {
     tokenizer: Tokenizer,
     encoder: Encoder,
@@ -25,22 +29,36 @@ pub struct CrossEncoder {
     max_positions: usize,
 }
 
-/// `classifier(tanh(pooler(first)))`, or without the pooler.
-struct Head {
-    pooler: Option<Layer>,
-    classifier: Layer,
-}
-
-/// A row of weights per output, and the biases.
-struct Layer {
-    weights: Vec<f32>,
-    bias: Vec<f32>,
+/// What can be known of a model before it is loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Description {
+    /// With its version, by which what was measured with it is kept: "weirgate-reranker 3f2a…".
+    pub name: String,
+    /// A passage is ordered by `logit + first_stage * score`, with the score of the search that found it.
+    pub first_stage: f32,
 }
 
 /// Tokens that mark the beginning and the two ends of a pair.
 const MARKS: usize = 3;
 
 impl CrossEncoder {
+    /// What the model in `dir` says of itself; `None` where there is none. Does not read the weights.
+    ///
+    /// # Errors
+    /// The description cannot be read, or is none.
+    pub fn describe(dir: &Path) -> Result<Option<Description>, InferError> {
+        let folder = ModelFolder::new(dir);
+        if !folder.has("config.json") {
+            return Ok(None);
+        }
+        let HeadShape { version, first_stage, .. } = folder.head()?;
+        let mut name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some(version) = version {
+            name = format!("{name} {version}");
+        }
+        Ok(Some(Description { name, first_stage }))
+    }
+
     /// `sentence_model` is the folder of the model whose word embeddings it uses if it brings none.
     ///
     /// # Errors
@@ -52,21 +70,23 @@ impl CrossEncoder {
     /// # Errors
     /// A file cannot be read, or is not what its name says.
     pub fn load_in(dir: &Path, sentence_model: &Path, precision: Precision) -> Result<Self, InferError> {
-        let (folder, isa) = (ModelFolder::new(dir), Isa::best());
-        let shape = folder.shape()?;
-        let tokenizer = folder.tokenizer(&shape, None)?;
+        let (folder, words_folder) = (ModelFolder::new(dir), ModelFolder::new(sentence_model));
+        let (shape, pooling, isa) = (folder.shape()?, folder.head()?.pooling, Isa::best());
+        let weights = folder.weights()?;
+        let has_tokenizer = weights.has_words() || folder.has("tokenizer.json");
+        let of_tokenizer = if has_tokenizer { &folder } else { &words_folder };
+        let tokenizer = of_tokenizer.tokenizer(&shape, None)?;
         let mark = |name: &str| {
-            let missing = || folder.broken("tokenizer.json", format!("it has no token {name}"));
+            let missing = || of_tokenizer.broken("tokenizer.json", format!("it has no token {name}"));
             tokenizer.token_to_id(name).ok_or_else(missing)
         };
         let (begin, separator) = (mark("[CLS]")?, mark("[SEP]")?);
         if shape.max_position_embeddings <= MARKS || shape.type_vocab_size < 2 {
             return Err(folder.broken("config.json", "there is no room for a pair of texts".into()));
         }
-        let weights = folder.weights()?;
-        let shared = if weights.has_words() { None } else { Some(ModelFolder::new(sentence_model).words()?) };
+        let shared = if weights.has_words() { None } else { Some(words_folder.words()?) };
         let encoder = Encoder::load(isa, &shape, &weights, shared, precision);
-        let head = Head::load(&weights, shape.hidden_size);
+        let head = Head::load(isa, &weights, shape.hidden_size, pooling);
         let broken = |what: String| folder.broken("model.safetensors", what);
         let (encoder, head) = (encoder.map_err(broken)?, head.map_err(broken)?);
         Ok(Self { tokenizer, encoder, head, begin, separator, max_positions: shape.max_position_embeddings })
@@ -89,10 +109,20 @@ impl CrossEncoder {
         order.sort_by_key(|&index| std::cmp::Reverse(pairs[index].ids.len()));
         let sequences: Vec<Sequence<'_>> =
             order.iter().map(|&index| Sequence { ids: &pairs[index].ids, types: Some(&pairs[index].types) }).collect();
-        let first = self.encoder.first(&sequences).map_err(InferError::Run)?;
+        let width = self.encoder.width();
         let mut scores = vec![0.0; passages.len()];
-        for (&index, vector) in order.iter().zip(first.chunks_exact(self.encoder.width())) {
-            scores[index] = self.head.forward(vector);
+        if self.head.needs_first_only() {
+            let first = self.encoder.first(&sequences).map_err(InferError::Run)?;
+            for (&index, vector) in order.iter().zip(first.chunks_exact(width)) {
+                scores[index] = self.head.forward(vector, width, 1);
+            }
+            return Ok(scores);
+        }
+        let hidden = self.encoder.hidden(&sequences).map_err(InferError::Run)?;
+        let logit = |(n, &index): (usize, &usize)| self.head.forward(hidden.text(n), width, pairs[index].n_first);
+        let logits: Vec<f32> = order.par_iter().enumerate().map(logit).collect();
+        for (&index, logit) in order.iter().zip(logits) {
+            scores[index] = logit;
         }
         Ok(scores)
     }
@@ -104,110 +134,21 @@ impl CrossEncoder {
         ids.push(self.begin);
         ids.extend_from_slice(query);
         ids.push(self.separator);
-        let mut types = vec![0; ids.len()];
+        let n_first = ids.len();
         ids.extend_from_slice(&passage);
         ids.push(self.separator);
+        let mut types = vec![0; n_first];
         types.resize(ids.len(), 1);
-        Ok(Pair { ids, types })
+        Ok(Pair { ids, types, n_first })
     }
 }
 
 struct Pair {
     ids: Vec<u32>,
     types: Vec<u8>,
-}
-
-impl Head {
-    fn load(weights: &Weights, width: usize) -> Result<Self, String> {
-        let layer = |name: &str, n_out: usize| {
-            let bias = weights.head(&format!("{name}.bias"), &[n_out])?;
-            Ok::<_, String>(Layer { weights: weights.head(&format!("{name}.weight"), &[n_out, width])?, bias })
-        };
-        let pooler = weights.pooler();
-        Ok(Self { pooler: pooler.map(|name| layer(name, width)).transpose()?, classifier: layer("classifier", 1)? })
-    }
-
-    fn forward(&self, first: &[f32]) -> f32 {
-        let pooled = self.pooler.as_ref().map(|pooler| pooler.forward(first).map(f32::tanh).collect::<Vec<_>>());
-        self.classifier.forward(pooled.as_deref().unwrap_or(first)).next().unwrap_or_default()
-    }
-}
-
-impl Layer {
-    fn forward<'a>(&'a self, input: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
-        let rows = self.weights.chunks_exact(input.len().max(1)).zip(&self.bias);
-        rows.map(move |(row, bias)| row.iter().zip(input).map(|(weight, value)| weight * value).sum::<f32>() + bias)
-    }
+    /// Tokens up to the mark that ends the query.
+    n_first: usize,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::infer::testing::TinyBert;
-
-    fn cross_encoder(is_int8: bool, precision: Precision) -> Result<CrossEncoder, InferError> {
-        let (dir, sentence_model) = (tempfile::tempdir().unwrap(), TinyBert::default().write());
-        TinyBert::default().write_cross_encoder(dir.path(), is_int8);
-        CrossEncoder::load_in(dir.path(), sentence_model.path(), precision)
-    }
-
-    const PASSAGES: [&str; 4] = ["the cat sat on the mat", "dog", "", "on the mat the mat the mat the mat the mat dog"];
-
-    #[test]
-    fn a_pair_is_read_as_bert_reads_pairs_and_its_first_vector_goes_through_the_head() {
-        for is_int8 in [false, true] {
-            let model = cross_encoder(is_int8, Precision::F32).unwrap();
-            let scores = model.score("the cat", &PASSAGES, 512).unwrap();
-            let first = model
-                .encoder
-                .first(&[Sequence { ids: &[2, 4, 5, 3, 9, 3], types: Some(&[0, 0, 0, 0, 1, 1]) }])
-                .unwrap();
-            let pooled: Vec<f32> = match &model.head.pooler {
-                Some(pooler) => pooler.forward(&first).map(f32::tanh).collect(),
-                None => first,
-            };
-            assert_eq!(model.head.pooler.is_some(), !is_int8);
-            // The classifier of the tests is 0.1 n - 0.2.
-            let expected: f32 =
-                pooled.iter().zip(0u8..).map(|(v, n)| v * (f32::from(n) * 0.1 - 0.2)).sum::<f32>() - 0.2;
-            assert!((scores[1] - expected).abs() < 1e-5, "{} {expected}", scores[1]);
-            for (passage, score) in PASSAGES.iter().zip(&scores) {
-                assert_eq!(model.score("the cat", &[passage], 512).unwrap(), [*score], "{passage}");
-            }
-        }
-    }
-
-    #[test]
-    fn stored_int8_is_run_in_either_precision() {
-        let exact = cross_encoder(true, Precision::F32).unwrap().score("cat", &PASSAGES, 512).unwrap();
-        let rounded = cross_encoder(true, Precision::Int8).unwrap().score("cat", &PASSAGES, 512).unwrap();
-        for (exact, rounded) in exact.iter().zip(&rounded) {
-            assert!((exact - rounded).abs() < 0.1, "{exact} {rounded}");
-        }
-    }
-
-    #[test]
-    fn the_end_of_a_passage_is_cut_and_only_a_very_long_query() {
-        let model = cross_encoder(false, Precision::F32).unwrap();
-        let score = |query: &str, passage: &str, max| model.score(query, &[passage], max).unwrap();
-        assert_eq!(score("cat", "dog mat sat", 6), score("cat", "dog mat", 6));
-        assert_ne!(score("cat", "dog mat sat", 7), score("cat", "dog mat", 7));
-        let long = "cat ".repeat(100);
-        assert_eq!(score(&long, &long, 512), score(&long, &long, TinyBert::POSITIONS));
-        assert_eq!(score(&long, "dog", 7), score("cat cat", "dog", 7));
-        assert!(score("", "", 0)[0].is_finite());
-        assert!(model.score("cat", &[], 512).unwrap().is_empty());
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_folder_is_named() {
-        let (dir, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        TinyBert::default().write_cross_encoder(dir.path(), true);
-        let error = |sentence_model: &Path| CrossEncoder::load(dir.path(), sentence_model).err().unwrap().to_string();
-        assert!(error(empty.path()).contains("config.json"));
-        let sentence_model = TinyBert::default().write();
-        std::fs::copy(sentence_model.path().join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
-        let missing = error(sentence_model.path());
-        assert!(missing.contains("classifier.bias"), "{missing}");
-    }
-}
+mod tests;

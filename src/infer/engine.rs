@@ -126,6 +126,16 @@ impl Engine {
         }
     }
 
+    /// Has other work with a model done by the pool, and blocks until it is. One piece at a time: texts of requests get their
+    /// turn in between.
+    ///
+    /// # Errors
+    /// The sentence model, with which the pool begins, is not loaded.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, InferError> {
+        let ready = self.ready().ok_or(InferError::NotLoaded)?;
+        Ok(ready.pool.install(work))
+    }
+
     fn ready(&self) -> Option<Arc<Ready>> {
         match &*self.state.lock() {
             State::Ready(ready) => Some(ready.clone()),
@@ -217,12 +227,14 @@ mod tests {
         }));
         assert!(matches!(engine.embed(&["cat"]), Err(InferError::NotLoaded)));
         assert!(matches!(ask(&engine, "cat"), Err(InferError::NotLoaded)));
+        assert!(matches!(engine.run(|| 6 * 7), Err(InferError::NotLoaded)));
         go.send(()).unwrap();
         loaded(&engine);
         let vector = ask(&engine, "cat").unwrap().recv().unwrap().unwrap();
         let many = ["dog", "cat"].repeat(PIECE);
         let vectors = engine.embed(&many).unwrap();
         assert_eq!(vectors.len(), many.len());
+        assert_eq!(engine.run(|| 6 * 7).unwrap(), 42);
         let distance = vectors[1].iter().zip(&vector).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(distance < 1e-5, "{distance}");
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::InferError;
+use super::cross_encoder::HeadShape;
 use super::encoder::Shape;
 use super::weights::{WORDS, Weights};
 
@@ -23,6 +24,16 @@ impl ModelFolder {
             .map_err(|error| self.broken("config.json", error.to_string()))?;
         shape.check().map_err(|what| self.broken("config.json", what))?;
         Ok(shape)
+    }
+
+    /// What `config.json` says of a cross-encoder's head.
+    pub fn head(&self) -> Result<HeadShape, InferError> {
+        serde_json::from_slice(&self.read("config.json")?)
+            .map_err(|error| self.broken("config.json", error.to_string()))
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.dir.join(name).exists()
     }
 
     /// Cuts texts at `max_tokens` and the positions of the model; not at all where none is given.

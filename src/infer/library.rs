@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::InferError;
 use super::manifest::{self, Model};
+use super::{InferError, RERANKER};
 
 /// `models_dir`.
 #[derive(Debug, Clone)]
@@ -37,6 +37,11 @@ impl Library {
     /// Where the files of a model lie.
     pub fn folder(&self, model: &Model) -> PathBuf {
         self.dir.join(&model.name)
+    }
+
+    /// Where the reranker lies, if there is one.
+    pub fn reranker(&self) -> PathBuf {
+        self.dir.join(RERANKER)
     }
 
     /// By the names and sizes of the files: instantaneous, and finds what is missing or cut off.

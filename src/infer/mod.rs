@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! manifest.toml ── Library (models_dir) ── list, verify, fetch        commands
-//!                         └── Engine ── loads once, in the background; a bounded pool of its own ── Embedder
+//!                         └── Engine ── loads once, in the background; a bounded pool of its own ── Embedder, CrossEncoder
 //! ```
 //!
 //! Called by `server` (the engine of the process, behind `Host`), `learning` (vectors of training prompts) and `cli`. Knows
@@ -28,7 +28,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use bench::{Row, bench};
-pub use cross_encoder::CrossEncoder;
+pub use cross_encoder::{CrossEncoder, Description};
 pub use embedder::{Embedder, SentenceEmbedder};
 pub use encoder::Hidden;
 pub use engine::{Engine, Reply};
@@ -39,6 +39,10 @@ pub use manifest::{Manifest, Model};
 
 /// The model that turns prompts into vectors.
 pub const SENTENCE_MODEL: &str = "all-minilm-l6-v2";
+
+/// The cross-encoder that reads questions and passages together. It has no entry in the manifest: its files are in this
+/// repository or made by `eval/train`, and there may be none.
+pub const RERANKER: &str = "weirgate-reranker";
 
 /// Why a model cannot be used, or its files not be got.
 #[derive(Debug, thiserror::Error)]

@@ -71,11 +71,7 @@ impl TinyBert {
         for name in ["config.json", "tokenizer.json"] {
             std::fs::copy(sentence_model.path().join(name), dir.join(name)).unwrap();
         }
-        let mut tensors: HashMap<String, Tensor> =
-            self.weights().into_iter().map(|(name, tensor)| (format!("bert.{name}"), tensor)).collect();
-        let row = |n: usize| Tensor::arange(0.0f32, n as f32, &Device::Cpu).unwrap().affine(0.1, -0.2).unwrap();
-        tensors.insert("classifier.weight".into(), row(Self::HIDDEN).reshape((1, Self::HIDDEN)).unwrap());
-        tensors.insert("classifier.bias".into(), row(1));
+        let mut tensors = self.classifier(Self::HIDDEN);
         let path = dir.join("model.safetensors");
         if is_int8 {
             tensors.remove("bert.embeddings.word_embeddings.weight");
@@ -85,6 +81,31 @@ impl TinyBert {
         tensors.insert("bert.pooler.dense.weight".into(), square.reshape((Self::HIDDEN, Self::HIDDEN)).unwrap());
         tensors.insert("bert.pooler.dense.bias".into(), row(Self::HIDDEN));
         candle_core::safetensors::save(&tensors, path).unwrap();
+    }
+
+    /// The two files of a cross-encoder with an `interaction` head, as `eval/train` makes them: words and tokenizer are those
+    /// of [`Self::write`].
+    pub fn write_interaction_encoder(&self, dir: &Path) {
+        let sentence_model = self.write();
+        let config = std::fs::read_to_string(sentence_model.path().join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        config["pooling"] = json!("interaction");
+        config["version"] = json!("tiny");
+        config["first_stage"] = json!(2.5);
+        std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+        let mut tensors = self.classifier(Self::HIDDEN + 2);
+        tensors.remove("bert.embeddings.word_embeddings.weight");
+        candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
+    }
+
+    /// The encoder's tensors and a classifier of weights 0.1 n - 0.2.
+    fn classifier(&self, n_in: usize) -> HashMap<String, Tensor> {
+        let weights = self.weights().into_iter();
+        let mut tensors: HashMap<String, Tensor> =
+            weights.map(|(name, tensor)| (format!("bert.{name}"), tensor)).collect();
+        tensors.insert("classifier.weight".into(), row(n_in).reshape((1, n_in)).unwrap());
+        tensors.insert("classifier.bias".into(), row(1));
+        tensors
     }
 
     pub fn weights(&self) -> HashMap<String, Tensor> {
@@ -122,6 +143,11 @@ impl TinyBert {
         }
         weights
     }
+}
+
+/// 0.1 n - 0.2.
+fn row(n: usize) -> Tensor {
+    Tensor::arange(0.0f32, n as f32, &Device::Cpu).unwrap().affine(0.1, -0.2).unwrap()
 }
 
 /// A safetensors file with every layer's matrices as int8 and a scale per row. Written by hand: candle has no int8.

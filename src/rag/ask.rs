@@ -8,6 +8,8 @@ use super::answer::prompt::{Source, refusal};
 use super::answer::{Answer, Extraction, extract};
 use super::correct::Action;
 use super::knowledge_base::KnowledgeBase;
+use super::overlap::LexicalScorer;
+use super::ports::Score;
 use super::retrieve::{Candidate, Found, Search, Steps, Trace};
 
 /// An answer and what it was made of.
@@ -47,9 +49,12 @@ impl KnowledgeBase {
             .iter()
             .map(|candidate| Source { title: &candidate.passage.header, text: &candidate.passage.text })
             .collect();
-        let scorer = self.sentence_scorer(question);
-        // A model's judgement of the passages stands; where there is none, the words decide.
-        let threshold = if action.is_some() { f64::NEG_INFINITY } else { MIN_OVERLAP };
+        // A model's judgement of the passages stands, and then a model may choose the sentences. Where there is none, the
+        // words decide: a threshold for them means nothing on a model's scale.
+        let (scorer, threshold) = match action {
+            Some(_) => (self.sentence_scorer(question), f64::NEG_INFINITY),
+            None => (&LexicalScorer as &dyn Score, MIN_OVERLAP),
+        };
         let extraction = Extraction { threshold, confidence: None, max_sentences: MAX_SENTENCES, margin: MARGIN };
         let extracted = trace.timed("answer", extract(question, &sources, scorer, &extraction)).await;
         let answer = extracted.map_err(RagError::Failed)?;

@@ -76,7 +76,8 @@ impl Embed for SentenceModel {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+/// Where blocking for a model holds nobody up.
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, InferError> + Send + 'static,
 ) -> Result<T, RagError> {
     match tokio::task::spawn_blocking(work).await {

@@ -15,6 +15,7 @@ pub mod chunk;
 pub mod compress;
 pub mod context;
 pub mod correct;
+pub mod cross_encoder;
 pub mod document;
 pub mod embed;
 pub mod expand;

@@ -3,16 +3,22 @@
 use std::sync::Arc;
 
 use crate::config::settings::Settings;
-use crate::infer::Engine;
+use crate::infer::{Engine, Library};
 use crate::rag::RagError;
+use crate::rag::cross_encoder::CrossEncoderScore;
 use crate::rag::embed::SentenceModel;
 use crate::rag::knowledge_base::{Caller, Models, Place, Rag};
 use crate::rag::retrieve::{Candidate, Search};
 
-/// Reads nothing yet: the folder and the model are opened by the first request that needs them.
+/// Reads next to nothing yet: the folder and the models are opened by the first request that needs them.
 pub fn open(settings: &Settings, engine: &Arc<Engine>) -> Rag {
     let embed = SentenceModel::of_engine(engine.clone());
-    Rag::new(place(settings), Models { embed: Some(Arc::new(embed)), rerank: None })
+    let found = CrossEncoderScore::find(&Library::new(&settings.models_dir), Some(engine.clone()));
+    let rerank = found.unwrap_or_else(|error| {
+        tracing::warn!(%error, "The reranker cannot be used; searches go without it");
+        None
+    });
+    Rag::new(place(settings), Models { embed: Some(Arc::new(embed)), rerank })
 }
 
 /// Where the knowledge bases lie: in object storage if the settings say so, else in the data folder.

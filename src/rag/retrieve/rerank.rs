@@ -15,6 +15,9 @@ use crate::rag::terms::{Language, language};
 pub struct Reranker {
     pub score: Arc<dyn Score>,
     pub languages: Vec<Language>,
+    /// What the score of the steps before is worth beside the model's: they err in different ways, and both together order better
+    /// than either.
+    pub first_stage: f32,
 }
 
 impl Reranker {
@@ -26,7 +29,8 @@ impl Reranker {
 /// Candidates that are read again; the rest keep their order behind them.
 pub const DEPTH: usize = 30;
 
-/// The best candidates in the order of the model. Without the model the order stays, and the trace says why.
+/// The best candidates in the order of the model and of the steps before it together. Without the model the order stays, and
+/// the trace says why.
 pub async fn rerank(
     base: &KnowledgeBase,
     query: &str,
@@ -46,7 +50,7 @@ pub async fn rerank(
             let behind = candidates.split_off(n_read);
             for (candidate, logit) in candidates.iter_mut().zip(logits) {
                 candidate.scores.rerank = Some(logit);
-                candidate.score = logit;
+                candidate.score = logit + model.first_stage * candidate.score;
             }
             sort(&mut candidates);
             let lowest = candidates.last().map_or(0.0, |candidate| candidate.score);
@@ -60,3 +64,7 @@ pub async fn rerank(
     trace.count(candidates.len());
     candidates
 }
+
+#[cfg(test)]
+#[path = "rerank_tests.rs"]
+mod tests;
