@@ -50,7 +50,7 @@ pub async fn rerank(
             let behind = candidates.split_off(n_read);
             for (candidate, logit) in candidates.iter_mut().zip(logits) {
                 candidate.scores.rerank = Some(logit);
-                candidate.score = logit + model.first_stage * candidate.score;
+                candidate.score = logit + model.first_stage * before(candidate);
             }
             sort(&mut candidates);
             let lowest = candidates.last().map_or(0.0, |candidate| candidate.score);
@@ -63,6 +63,17 @@ pub async fn rerank(
     }
     trace.count(candidates.len());
     candidates
+}
+
+/// What the steps before think, on a scale that adds up with a logit: the chance that the second hop gives becomes one, too.
+fn before(candidate: &Candidate) -> f32 {
+    match candidate.scores.hop {
+        Some(chance) => {
+            let chance = chance.clamp(1e-6, 1.0 - 1e-6);
+            (chance / (1.0 - chance)).ln()
+        }
+        None => candidate.score,
+    }
 }
 
 #[cfg(test)]
