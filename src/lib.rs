@@ -10,6 +10,7 @@ pub mod proxy;
 pub mod plugins;
 
 pub mod learning;
+pub mod mcp;
 pub mod rag;
 pub mod routing;
 

@@ -4,6 +4,7 @@
 //! requests. Everything under `/api` and `/v1` needs the admin token, also from loopback.
 
 mod api;
+mod mcp;
 mod rag;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::base::secret::Secret;
+use crate::mcp::Mcp;
 use crate::rag::knowledge_base::Rag;
 use crate::telemetry::metrics::Metrics;
 
@@ -61,6 +63,7 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     pub control: Arc<dyn Controls>,
     pub rag: Arc<Rag>,
+    pub mcp: Arc<Mcp>,
     pub token: Secret,
 }
 

@@ -5,6 +5,7 @@
 //! and addresses already parsed, so nobody downstream meets a malformed value.
 
 mod https;
+mod mcp;
 mod policy;
 mod registry;
 mod rpc;
@@ -23,6 +24,7 @@ use serde::{Serialize, Serializer};
 use crate::base::secret::Secret;
 
 pub use https::*;
+pub use mcp::*;
 pub use policy::*;
 pub use registry::*;
 pub use rpc::*;
@@ -417,6 +419,8 @@ pub struct GatewaySettings {
     /// What a line of the access log looks like; `None`: as this gateway has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<LogFormat>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mcp_servers: Vec<McpServer>,
 }
 
 /// Which answers are compressed, and how.

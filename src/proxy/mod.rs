@@ -6,7 +6,8 @@
 //!    certificate authorities
 //! 3. `gate` matches the route (`route`, `context`), chooses arm and destination (`arm`), and asks what the route demands:
 //!    an allowed address, a token (`limit`), https; it answers preflight requests (`cors`) and redirects
-//! 4. `chain` runs the plugins by phase and priority; `body` reads the body if one asks for it
+//! 4. `chain` runs the plugins by phase and priority; `body` reads the body if one asks for it. What is for an MCP server of this
+//!    process is answered then (`mcp`)
 //! 5. `outgoing` changes the head as the route says; `exchange` sends it when the body was read (model calls, for one), `dubbo`
 //!    calls the service of an Http2Rpc, else pingora streams through (`retry` decides about another attempt); `upstream` and
 //!    `resolve` know the addresses, `cluster` what became of them so far, `balance` picks one, `mirror` sends copies. An error may
@@ -39,6 +40,7 @@ pub mod hygiene;
 pub mod limit;
 pub mod listener;
 pub mod log_line;
+pub mod mcp;
 pub mod mirror;
 pub mod outgoing;
 pub mod refused;

@@ -20,9 +20,10 @@ use super::exchange::Exchange;
 use super::resolve::Resolver;
 use super::snapshot::Snapshot;
 use super::upstream::NoPeer;
-use super::{body, chain, conversation, finish, gate, grpc, gzip, hygiene, mirror, outgoing, respond, retry};
+use super::{body, chain, conversation, finish, gate, grpc, gzip, hygiene, mcp, mirror, outgoing, respond, retry};
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
+use crate::mcp::Mcp;
 use crate::plugins::Reply;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -34,6 +35,7 @@ pub struct Gateway {
     pub resolver: Arc<Resolver>,
     pub exchange: Arc<Exchange>,
     pub dubbo: Dubbo,
+    pub mcp: Arc<Mcp>,
     pub challenges: Arc<Challenges>,
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
@@ -46,12 +48,15 @@ pub struct Gateway {
 pub const STAGES: &[&str] = &["listener", "hygiene", "gate", "chain", "outgoing", "respond", "finish"];
 
 impl Gateway {
-    /// Everything between admission and the upstream: match, run the chain. `Some` is an answer to give now.
+    /// Everything between admission and the upstream: match, run the chain, ask the MCP servers. `Some` is an answer to give now.
     async fn before_upstream(&self, session: &mut Session, ctx: &mut Context) -> Result<Option<Reply>> {
         if let Err(reply) = gate::enter(ctx, session.req_header()) {
             return Ok(Some(reply));
         }
-        let reply = chain::run(session, ctx).await?;
+        if let Some(reply) = chain::run(session, ctx).await? {
+            return Ok(Some(reply));
+        }
+        let reply = mcp::answer(self, session, ctx).await?;
         Ok(reply.or_else(|| ctx.unrouted.take()))
     }
 

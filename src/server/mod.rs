@@ -32,6 +32,7 @@ use crate::flywheel::{Flywheel, Options as FlywheelOptions};
 use crate::infer::{Engine, Library};
 use crate::learning::follow::{self, Triggers};
 use crate::learning::live::Routers;
+use crate::mcp::Mcp;
 use crate::plugins::Host;
 use crate::proxy::challenge::Challenges;
 use crate::proxy::cluster::Clusters;
@@ -174,6 +175,7 @@ impl Process {
         let routers = Arc::new(Routers::default());
         let engine = Engine::new(Library::new(&settings.models_dir));
         let rag = Arc::new(knowledge::open(&settings, &engine));
+        let mcp = Arc::new(Mcp::new(rag.clone(), tasks.clone()));
         let resolver = Arc::new(Resolver::new(tasks.clone()));
         let exchange = Arc::new(Exchange::new(resolver.clone(), metrics.clone(), 512));
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(&settings)));
@@ -220,6 +222,7 @@ impl Process {
             resolver,
             exchange,
             dubbo: Dubbo::default(),
+            mcp: mcp.clone(),
             challenges: challenges.clone(),
             metrics: metrics.clone(),
             access_log,
@@ -247,6 +250,7 @@ impl Process {
                 engine: engine.clone(),
             }),
             rag,
+            mcp,
             token,
         };
         let (http, https, admin) = (sockets.http.address, sockets.https.address, sockets.admin_address);

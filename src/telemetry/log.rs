@@ -6,8 +6,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Libraries that tell at `info` what each query does, or dump what they do not understand. A filter that names them wins.
-const QUIET: &str = "lance=warn,lopdf=error";
+/// Libraries that tell at `info` what each query or request does, or dump what they do not understand. A filter that names them wins.
+const QUIET: &str = "lance=warn,lopdf=error,rmcp=error";
 
 /// Installs the subscriber once per process. `filter` is the level from `config.toml`; the variable `WEIRGATE_LOG` wins.
 ///

@@ -23,6 +23,7 @@ mod flywheel;
 mod harness;
 mod ingress;
 mod layering;
+mod mcp;
 mod models;
 mod process;
 mod rag;

@@ -3,6 +3,8 @@
 //! `higress-https`, which [`https`](super::https) reads.
 
 mod log_format;
+mod mcp_rag;
+mod mcp_server;
 mod mesh;
 mod tracing;
 
@@ -101,24 +103,9 @@ fn read_settings(mut fields: Fields<'_>, services: &Services, settings: &mut Gat
         None => Some(Gzip::default()),
     };
     settings.tracing = fields.object("tracing").and_then(|section| tracing::read(section, services));
-    if let Some(mcp_server) = fields.object("mcpServer") {
-        check_mcp_server(mcp_server);
+    if let Some(section) = fields.object("mcpServer") {
+        settings.mcp_servers = mcp_server::read(section);
     }
-    fields.finish();
-}
-
-/// MCP servers and sessions are not part of this gateway yet; what would be missing is said.
-fn check_mcp_server(mut fields: Fields<'_>) {
-    if fields.boolean("enable").unwrap_or(false) {
-        let (servers, rules) = (fields.list("servers").count(), fields.list("match_list").count());
-        fields.report().warn(
-            fields.path(),
-            format!(
-                "is enabled, but MCP is not supported yet: {servers} servers and {rules} match rules have no effect"
-            ),
-        );
-    }
-    fields.inert(&["enable_user_level_server", "match_list", "rate_limit", "redis", "servers", "sse_path_suffix"]);
     fields.finish();
 }
 

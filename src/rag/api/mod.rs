@@ -56,11 +56,14 @@ const OPENAPI: &str = include_str!("openapi.json");
 pub async fn handle(rag: &Rag, request: ApiRequest) -> ApiResponse {
     match answer(rag, &request).await {
         Ok(response) => response,
-        Err(error) => {
-            let (status, code) = status(&error);
-            ApiResponse { status, body: json!({"error": {"message": error.to_string(), "code": code}}) }
-        }
+        Err(error) => refused(&error),
     }
+}
+
+/// The answer that tells of an error.
+pub fn refused(error: &RagError) -> ApiResponse {
+    let (status, code) = status(error);
+    ApiResponse { status, body: json!({"error": {"message": error.to_string(), "code": code}}) }
 }
 
 async fn answer(rag: &Rag, request: &ApiRequest) -> Result<ApiResponse, RagError> {
