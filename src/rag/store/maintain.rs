@@ -48,12 +48,10 @@ impl Table {
         self.optimize(compaction).await?;
         if self.has_words().await? {
             let indexes = self.inner.list_indices().await.map_err(|error| self.failed(&error))?;
-            let names = indexes.into_iter().map(|index| index.name).filter(|name| name != VECTORS).collect();
-            self.optimize(OptimizeAction::Index(OptimizeOptions {
-                index_names: Some(names),
-                ..OptimizeOptions::default()
-            }))
-            .await?;
+            let mut options = OptimizeOptions::default();
+            options.index_names =
+                Some(indexes.into_iter().map(|index| index.name).filter(|name| name != VECTORS).collect());
+            self.optimize(OptimizeAction::Index(options)).await?;
         } else {
             self.index_words().await?;
         }
