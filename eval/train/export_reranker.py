@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import model as models
 
 
-def write(model, backbone, folder, first_stage=10.0):
+def write(model, backbone, folder, first_stage=30.0):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: t.detach().cpu().float().contiguous() for name, t in model.state_dict().items() if name != models.WORD_EMBEDDINGS}
@@ -58,7 +58,7 @@ def main():
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--first-stage", type=float, default=10.0, help="a in logit + a * (first search's score), from the dev metrics of training")
+    parser.add_argument("--first-stage", type=float, default=30.0, help="a in logit + a * (score of the first search); README.md says where 30 comes from")
     args = parser.parse_args()
     model = models.from_export(pathlib.Path(args.run) / "export", args.backbone)
     write(model, args.backbone, args.out, args.first_stage)
