@@ -8,6 +8,7 @@ mod control;
 mod history;
 mod host;
 mod knowledge;
+pub mod outside;
 mod registries;
 mod reload;
 
@@ -173,7 +174,8 @@ impl Process {
         let flywheel = open_flywheel(&settings);
         let routers = Arc::new(Routers::default());
         let engine = Engine::new(Library::new(&settings.models_dir));
-        let rag = Arc::new(knowledge::open(&settings, &engine));
+        let outside = outside::outside(&settings, sockets.http.address).map_err(StartError::Usage)?;
+        let rag = Arc::new(knowledge::open(&settings, &engine).with_outside(outside));
         let resolver = Arc::new(Resolver::new(tasks.clone()));
         let exchange = Arc::new(Exchange::new(resolver.clone(), metrics.clone(), 512));
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(&settings)));

@@ -25,6 +25,7 @@ mod layering;
 mod models;
 mod process;
 mod rag;
+mod rag_answers;
 mod routing;
 mod sdk;
 mod streams;

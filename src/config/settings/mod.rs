@@ -5,6 +5,7 @@
 
 mod document;
 mod load;
+mod rag;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::rag::{Rag, RagWeb};
 pub use document::{commented_default, json_schema};
 
 /// Settings of one Weirgate process.
@@ -30,6 +32,7 @@ pub struct Settings {
     pub outlier_detection: OutlierDetection,
     pub flywheel: Flywheel,
     pub routing: Routing,
+    pub rag: Rag,
     pub telemetry: Telemetry,
     pub acme: Acme,
 }
@@ -214,6 +217,7 @@ impl Default for Settings {
             outlier_detection: OutlierDetection::default(),
             flywheel: Flywheel::default(),
             routing: Routing::default(),
+            rag: Rag::default(),
             telemetry: Telemetry::default(),
             acme: Acme::default(),
         }
