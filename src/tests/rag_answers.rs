@@ -310,8 +310,8 @@ async fn the_web_is_searched_where_the_documents_do_not_answer() {
     assert_eq!(engine.n_calls(), 1, "what the documents answer is not looked for elsewhere");
 }
 
-#[tokio::test]
-async fn wrong_settings_are_told_before_anything_starts() {
+#[test]
+fn wrong_settings_are_told_before_anything_starts() {
     let folder = Folder::new();
     let toml = folder.dir.path().join("config.toml");
     for (text, named) in [
