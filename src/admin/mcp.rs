@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Admin, rag};
 use crate::mcp::{Client, server_of};
-use crate::rag::api::refused;
+use crate::rag::api::shown_error;
 
 #[derive(Deserialize)]
 pub struct Seat {
@@ -22,10 +22,10 @@ pub async fn answer(
     request: Request,
 ) -> Response {
     if let Err(error) = admin.rag.base(&knowledge_base).await {
-        return rag::into_response(refused(&error));
+        return rag::whole(shown_error(&error));
     }
     let (head, body) = request.into_parts();
-    let body = match rag::whole(body).await {
+    let body = match rag::whole_body(body).await {
         Ok(body) => body,
         Err(refused) => return *refused,
     };

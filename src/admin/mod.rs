@@ -81,6 +81,7 @@ fn router(admin: Admin) -> Router {
         .route("/metrics", get(metrics))
         .nest("/api/v1", api::router(&admin))
         .nest("/v1/rag", rag::router(&admin))
+        .nest("/v1/vector_stores", rag::vector_stores_router(&admin))
         .with_state(admin)
 }
 

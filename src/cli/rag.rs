@@ -1,5 +1,6 @@
 //! `weirgate rag`: knowledge bases from the command line, without a running gateway.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::output::{complain, say, say_json, table};
 use super::rag_calibrate::{self, Labelled};
 use super::{CliError, Places};
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
-use crate::rag::RagError;
+use crate::rag::ask::{Ask, AskSteps, Listener};
 use crate::rag::cross_encoder::CrossEncoderScore;
 use crate::rag::embed::SentenceModel;
 use crate::rag::ingest::{IngestError, IngestReport, NewDocument};
@@ -19,7 +20,9 @@ use crate::rag::knowledge_base::{Models, NewBase, Rag};
 use crate::rag::read::{self, Limits};
 use crate::rag::retrieve::{Search, Steps};
 use crate::rag::store::Filter;
+use crate::rag::{RagError, api};
 use crate::server::knowledge;
+use crate::server::outside::outside;
 
 #[derive(Args)]
 pub struct RagArgs {
@@ -60,12 +63,20 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Answer with the documents' own sentences, or say that they do not answer.
+    /// Answer with citations, or say that the documents do not answer. In the words of the model of config.toml, if there is one.
     Ask {
         base: String,
         question: String,
         #[arg(long)]
         tenant: Option<String>,
+        /// Steps to switch, as in the JSON interface: `{"web": true, "decompose": true}`.
+        #[arg(long, value_name = "JSON")]
+        steps: Option<String>,
+        /// The documents' own sentences, whatever model is configured.
+        #[arg(long)]
+        extractive: bool,
+        #[arg(long)]
+        json: bool,
     },
     /// Find from which score on a passage answers, from labelled questions; searches then judge what they found.
     Calibrate {
@@ -111,7 +122,8 @@ async fn act(args: &RagArgs) -> Result<(), CliError> {
     let place = knowledge::place(&settings);
     let needs_model = !matches!(args.action, Action::List { .. } | Action::Remove { .. });
     let models = if needs_model { models(&settings.models_dir) } else { Models::default() };
-    let rag = Rag::new(place, models);
+    let own = SocketAddr::new(settings.listen.bind, settings.listen.http_port);
+    let rag = Rag::new(place, models).with_outside(outside(&settings, own).map_err(CliError::Usage)?);
     match &args.action {
         Action::Ingest { base, paths, tenant, chunk_size, chunk_overlap, json } => {
             let new = NewBase { chunk_size: *chunk_size, chunk_overlap: *chunk_overlap, ..NewBase::default() };
@@ -124,10 +136,14 @@ async fn act(args: &RagArgs) -> Result<(), CliError> {
                 Search { query: query.clone(), top_k: *top_k, filter, steps: Steps::default(), ..Search::default() };
             show_found(&rag, base, &search, *json).await
         }
-        Action::Ask { base, question, tenant } => {
+        Action::Ask { base, question, tenant, steps, extractive, json } => {
+            let named = steps.as_deref().map_or(Ok(serde_json::Map::new()), serde_json::from_str);
+            let named = named.map_err(|error| CliError::Usage(format!("--steps: {error}")))?;
+            let (steps, further) = api::steps(named).map_err(|error| CliError::Usage(format!("--{error}")))?;
             let filter = Filter { tenant: tenant.clone(), ..Filter::default() };
-            let search = Search { query: question.clone(), top_k: SOURCES, filter, ..Search::default() };
-            ask(&rag, base, &search).await
+            let search = Search { query: question.clone(), top_k: SOURCES, filter, steps, ..Search::default() };
+            let further = AskSteps { generate: further.generate && !extractive, ..further };
+            ask(&rag, base, &Ask { steps: further, ..Ask::new(search) }, *json).await
         }
         Action::Calibrate { base, queries, qrels, precision, max_lost, json } => {
             let (precision, max_lost) = (*precision, *max_lost);
@@ -306,9 +322,13 @@ async fn show_found(rag: &Rag, base: &str, search: &Search, as_json: bool) -> Re
 /// Passages that an answer is made of.
 const SOURCES: usize = 5;
 
-async fn ask(rag: &Rag, base: &str, search: &Search) -> Result<(), CliError> {
+async fn ask(rag: &Rag, base: &str, ask: &Ask, json: bool) -> Result<(), CliError> {
     let base = rag.base(base).await.map_err(CliError::failed)?;
-    let asked = base.ask(search).await.map_err(CliError::failed)?;
+    let asked = base.answer(ask, &Listener::default()).await.map_err(CliError::failed)?;
+    if json {
+        say_json(&api::shown_answer(&asked));
+        return Ok(());
+    }
     for note in &asked.trace.notes {
         complain(note);
     }

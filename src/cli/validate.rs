@@ -1,5 +1,6 @@
 //! `weirgate validate [DIR]`: everything `serve` would refuse or warn about, without starting anything.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,6 +13,7 @@ use crate::config::{Folder, Problem, Severity, compile};
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, State};
 use crate::plugins::registry::BuiltIns;
 use crate::proxy::tls::Certificates;
+use crate::server::outside::outside;
 
 #[derive(Args)]
 pub struct ValidateArgs {
@@ -26,6 +28,8 @@ pub struct ValidateArgs {
 
 pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     let settings = args.places.settings()?;
+    let own = SocketAddr::new(settings.listen.bind, settings.listen.http_port);
+    outside(&settings, own).map_err(CliError::Usage)?;
     let dir = args.dir.clone().unwrap_or(settings.config_dir);
     let library = Library::new(settings.models_dir);
     let listing = Folder::new(&dir).read().map_err(|error| CliError::Usage(error.to_string()))?;

@@ -24,6 +24,7 @@ pub mod traffic;
 pub mod transform;
 pub mod values;
 
+use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -32,13 +33,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::Stream;
 use http::{HeaderName, HeaderValue};
+use parking_lot::Mutex;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
 use crate::llm::provider::Provider;
 use crate::rag::RagError;
+use crate::rag::ask::{Ask, Events};
 use crate::rag::knowledge_base::Caller;
 use crate::rag::retrieve::{Candidate, Search};
 use crate::stores::Store;
@@ -169,13 +173,15 @@ pub struct Reply {
     pub status: u16,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
+    /// A body that is written while it is sent, in the place of `body`.
+    pub stream: Option<BodyStream>,
     /// Machine-readable cause for the access log (`response_code_details`), for example `key-auth.unauthorized`.
     pub details: String,
 }
 
 impl Reply {
     pub fn new(status: u16, details: impl Into<String>) -> Reply {
-        Reply { status, headers: Vec::new(), body: Bytes::new(), details: details.into() }
+        Reply { status, headers: Vec::new(), body: Bytes::new(), stream: None, details: details.into() }
     }
 
     pub fn header(mut self, name: HeaderName, value: &str) -> Reply {
@@ -198,6 +204,35 @@ impl Reply {
         self.headers.push((http::header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
         self.body = body;
         self
+    }
+
+    pub fn stream(mut self, stream: BodyStream) -> Reply {
+        self.stream = Some(stream);
+        self
+    }
+}
+
+/// A body in the order of its pieces.
+pub type Pieces = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
+
+/// The pieces of a body, to be taken once: clones share them.
+#[derive(Clone)]
+pub struct BodyStream(Arc<Mutex<Option<Pieces>>>);
+
+impl BodyStream {
+    pub fn new(pieces: impl Stream<Item = Bytes> + Send + 'static) -> BodyStream {
+        BodyStream(Arc::new(Mutex::new(Some(Box::pin(pieces)))))
+    }
+
+    /// `None` if they were taken before.
+    pub fn take(&self) -> Option<Pieces> {
+        self.0.lock().take()
+    }
+}
+
+impl fmt::Debug for BodyStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BodyStream")
     }
 }
 
@@ -233,6 +268,22 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// There is no such knowledge base for this caller, or it cannot be searched.
     async fn find_passages(&self, _base: &str, _search: Search, _caller: Caller) -> Result<Vec<Candidate>, RagError> {
+        Err(RagError::Unavailable("this process has no knowledge bases".to_owned()))
+    }
+
+    /// Knowledge bases that the caller may see, by name, in order.
+    ///
+    /// # Errors
+    /// Their place cannot be read.
+    async fn knowledge_bases(&self, _caller: Caller) -> Result<Vec<String>, RagError> {
+        Ok(Vec::new())
+    }
+
+    /// An answer from a knowledge base that the caller may see, as it is written on the background threads. Dropping it ends the work.
+    ///
+    /// # Errors
+    /// There is no such knowledge base for this caller, or it cannot be read.
+    async fn ask_documents(&self, _base: &str, _ask: Ask, _caller: Caller) -> Result<Events, RagError> {
         Err(RagError::Unavailable("this process has no knowledge bases".to_owned()))
     }
 

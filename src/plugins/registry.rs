@@ -86,6 +86,7 @@ pub static PLUGINS: &[PluginSpec] = &[
     security::request_block::SPEC,
     security::bot_detect::SPEC,
     ai::statistics::SPEC,
+    ai::rag_models::SPEC,
     ai::semantic_router::SPEC,
     traffic::frontend_gray::SPEC,
     ai::rag::SPEC,
@@ -172,6 +173,7 @@ mod tests {
             Authz 320 request-block
             Authz 310 bot-detect
             Unspecified 900 ai-statistics
+            Unspecified 870 rag-models
             Unspecified 860 semantic-router
             Unspecified 450 frontend-gray
             Unspecified 400 ai-rag

@@ -11,9 +11,9 @@ use pingora_proxy::Session;
 
 use super::context::Context;
 use super::hygiene::x_envoy;
-use super::{cors, grpc, outgoing};
+use super::{cors, grpc, outgoing, streamed};
 use crate::llm::error::{ApiError, ErrorKind};
-use crate::plugins::{Reply, Request};
+use crate::plugins::{BodyStream, Reply, Request};
 
 /// How Envoy says that a circuit breaker refused a request: to the client, and in the access log.
 pub const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
@@ -40,9 +40,12 @@ pub async fn write(session: &mut Session, ctx: &mut Context, reply: Reply) -> Re
     if ctx.state.details.is_empty() {
         ctx.state.details.clone_from(&reply.details);
     }
+    let stream = reply.stream.as_ref().and_then(BodyStream::take);
     let (mut head, mut body) = parts(reply)?;
     if let Some(replacement) = finish_head(session, ctx, &mut head)? {
         body = replacement;
+    } else if let Some(pieces) = stream {
+        return streamed::write(session, ctx, head, pieces).await;
     }
     finish_and_write(session, ctx, head, body).await
 }
@@ -102,13 +105,15 @@ pub fn finish_upstream_head(
     finish_head(session, ctx, head)
 }
 
-/// Head, with its length, and body of a reply.
+/// Head, with its length if it is known, and body of a reply.
 fn parts(reply: Reply) -> Result<(ResponseHeader, Bytes)> {
     let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 4))?;
     for (name, value) in reply.headers {
         head.append_header(name, value)?;
     }
-    head.set_content_length(reply.body.len())?;
+    if reply.stream.is_none() {
+        head.set_content_length(reply.body.len())?;
+    }
     Ok((head, reply.body))
 }
 

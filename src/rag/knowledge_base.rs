@@ -12,6 +12,7 @@ use super::RagError;
 use super::chunk::ChunkSettings;
 use super::correct::calibrate::Calibration;
 use super::embed::Embed;
+use super::outside::Outside;
 use super::retrieve::lexicon::LexiconCache;
 use super::retrieve::rerank::Reranker;
 use super::store::{Layout, Store, Table};
@@ -22,6 +23,7 @@ pub struct Rag {
     /// Opened when first needed: a gateway without knowledge bases has neither the folder nor what the library keeps in memory.
     store: OnceCell<Store>,
     models: Models,
+    outside: Outside,
     /// Folder for the files that keep processes apart; `None` where the tables lie in object storage.
     lock_dir: Option<PathBuf>,
     open: Mutex<HashMap<String, Arc<KnowledgeBase>>>,
@@ -91,6 +93,7 @@ pub struct KnowledgeBase {
     pub(super) table: Table,
     pub(super) models: Models,
     pub(super) lexicon: LexiconCache,
+    pub(super) outside: Outside,
     pub(super) lock_file: Option<PathBuf>,
     /// One ingest at a time.
     pub(super) writing: tokio::sync::Mutex<()>,
@@ -100,7 +103,14 @@ impl Rag {
     /// Reads and makes nothing yet.
     pub fn new(place: Place, models: Models) -> Rag {
         let lock_dir = (!place.uri.contains("://")).then(|| PathBuf::from(&place.uri));
-        Rag { place, store: OnceCell::new(), models, lock_dir, open: Mutex::default() }
+        Rag { place, store: OnceCell::new(), models, outside: Outside::default(), lock_dir, open: Mutex::default() }
+    }
+
+    /// With a language model and the web, as far as there are any.
+    #[must_use]
+    pub fn with_outside(mut self, outside: Outside) -> Rag {
+        self.outside = outside;
+        self
     }
 
     async fn store(&self) -> Result<&Store, RagError> {
@@ -198,6 +208,26 @@ impl Rag {
         self.store().await?.names().await
     }
 
+    /// Names of those that this caller may see. One that cannot be read is left out for a consumer, and told in the log.
+    ///
+    /// # Errors
+    /// The place cannot be read.
+    pub async fn names_for(&self, caller: &Caller) -> Result<Vec<String>, RagError> {
+        let names = self.names().await?;
+        if *caller == Caller::Operator {
+            return Ok(names);
+        }
+        let mut seen = Vec::with_capacity(names.len());
+        for name in names {
+            match self.admitted(&name, caller).await {
+                Ok(_) => seen.push(name),
+                Err(RagError::UnknownBase { .. }) => {}
+                Err(error) => tracing::warn!(knowledge_base = name, %error, "A knowledge base cannot be read"),
+            }
+        }
+        Ok(seen)
+    }
+
     /// Deletes a knowledge base with everything in it.
     ///
     /// # Errors
@@ -213,6 +243,7 @@ impl Rag {
             table,
             models: self.models.clone(),
             lexicon: LexiconCache::default(),
+            outside: self.outside.clone(),
             lock_file: self.lock_dir.as_ref().map(|dir| dir.join(format!(".{name}.lock"))),
             writing: tokio::sync::Mutex::default(),
         });
@@ -229,6 +260,11 @@ const NO_MODEL: &str = "none";
 impl KnowledgeBase {
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// Whether a language model writes answers here.
+    pub fn has_model(&self) -> bool {
+        self.outside.model.is_some()
     }
 
     pub fn has_reranker(&self) -> bool {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Called by `cli` (`weirgate rag`), `admin` and plugins through [`knowledge_base::Rag`]. Models that run in the process are reached through
-//! `infer`; model providers and the web through traits that `server` implements. Knows no HTTP, no plugin, no route.
+//! `infer`; model providers and the web through traits that `server` implements (`ports`, `outside`). Knows no HTTP, no plugin, no route.
 
 pub mod answer;
 pub mod api;
@@ -21,6 +21,7 @@ pub mod embed;
 pub mod expand;
 pub mod ingest;
 pub mod knowledge_base;
+pub mod outside;
 pub mod overlap;
 pub mod ports;
 pub mod read;
@@ -73,6 +74,9 @@ pub enum RagError {
     Unavailable(String),
     #[error("{0}")]
     Failed(String),
+    /// Somebody outside ended an answer before its end.
+    #[error("{0}. What came so far is incomplete; ask again")]
+    Cut(String),
 }
 
 impl RagError {

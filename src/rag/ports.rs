@@ -4,9 +4,11 @@
 //! does IO, and no other file of `rag` may reach a model or the network on another way.
 
 use std::fmt;
+use std::pin::Pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::{Stream, stream};
 
 use crate::base::secret::Secret;
 
@@ -99,12 +101,39 @@ impl ChatPrompt {
     }
 }
 
+/// A part of a completion, in the order of its coming.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    Text(String),
+    /// Said once, where the provider says it.
+    Usage(Usage),
+}
+
+/// What a completion took, in tokens, as the provider counts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+}
+
+/// A completion as it comes. An error is its last item; dropping it breaks the call off.
+pub type Pieces = Pin<Box<dyn Stream<Item = Result<Piece, String>> + Send>>;
+
 /// A language model behind one call.
 #[async_trait]
 pub trait Complete: Send + Sync {
     /// # Errors
     /// No model is configured, or it failed; in words for the trace.
     async fn complete(&self, prompt: ChatPrompt) -> Result<String, String>;
+
+    /// The same, piece by piece.
+    ///
+    /// # Errors
+    /// As [`Complete::complete`], as far as it is known before the first piece.
+    async fn stream(&self, prompt: ChatPrompt) -> Result<Pieces, String> {
+        let text = self.complete(prompt).await?;
+        Ok(Box::pin(stream::iter([Ok(Piece::Text(text))])))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use tokio::sync::oneshot;
+use futures_util::{StreamExt, stream};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::knowledge;
@@ -23,6 +24,7 @@ use crate::plugins::{CompletedCall, Host, HttpAnswer, HttpCall, LlmCall};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::snapshot::Snapshot;
 use crate::rag::RagError;
+use crate::rag::ask::{Ask, Event, Events};
 use crate::rag::knowledge_base::{Caller, Rag};
 use crate::rag::retrieve::{Candidate, Search};
 use crate::stores::redis::{Locate, RedisConfig};
@@ -110,12 +112,57 @@ impl Host for ProcessHost {
         let (rag, base) = (self.rag.clone(), base.to_owned());
         // The receiver may be gone: then the client is, too.
         self.tasks.spawn(async move { drop(sender.send(knowledge::search(&rag, &base, search, &caller).await)) });
-        receiver.await.unwrap_or_else(|_| Err(RagError::Unavailable("the gateway is stopping".to_owned())))
+        receiver.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    async fn knowledge_bases(&self, caller: Caller) -> Result<Vec<String>, RagError> {
+        let (sender, receiver) = oneshot::channel();
+        let rag = self.rag.clone();
+        self.tasks.spawn(async move { drop(sender.send(rag.names_for(&caller).await)) });
+        receiver.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    async fn ask_documents(&self, base: &str, ask: Ask, caller: Caller) -> Result<Events, RagError> {
+        let (sender, receiver) = oneshot::channel();
+        let (rag, base) = (self.rag.clone(), base.to_owned());
+        self.tasks.spawn(async move {
+            let events = match knowledge::ask(&rag, &base, ask, &caller).await {
+                Ok(events) => events,
+                Err(error) => return drop(sender.send(Err(error))),
+            };
+            let (teller, listener) = mpsc::channel(WAITING_EVENTS);
+            if sender.send(Ok(listener)).is_ok() {
+                tell(events, teller).await;
+            }
+        });
+        let mut events: mpsc::Receiver<Event> = receiver.await.unwrap_or_else(|_| Err(stopping()))?;
+        Ok(Box::pin(stream::poll_fn(move |context| events.poll_recv(context))))
     }
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
     }
+}
+
+/// Events of an answer that may wait for a slow client; writing waits then.
+const WAITING_EVENTS: usize = 8;
+
+/// Passes events on while somebody listens.
+async fn tell(mut events: Events, teller: mpsc::Sender<Event>) {
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = teller.closed() => return,
+        };
+        let Some(event) = event else { return };
+        if teller.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn stopping() -> RagError {
+    RagError::Unavailable("the gateway is stopping".to_owned())
 }
 
 /// Services of whatever configuration is live, for the stores.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::settings::Settings;
 use crate::infer::{Engine, Library};
 use crate::rag::RagError;
+use crate::rag::ask::{Ask, Events, events};
 use crate::rag::cross_encoder::CrossEncoderScore;
 use crate::rag::embed::SentenceModel;
 use crate::rag::knowledge_base::{Caller, Models, Place, Rag};
@@ -44,4 +45,16 @@ pub async fn search(rag: &Rag, base: &str, mut search: Search, caller: &Caller) 
         search.filter.tenant.clone_from(tenant);
     }
     Ok(base.search(&search).await?.candidates)
+}
+
+/// An answer for a request that passes through the gateway.
+///
+/// # Errors
+/// There is no such knowledge base for this caller, or it cannot be read.
+pub async fn ask(rag: &Rag, base: &str, mut ask: Ask, caller: &Caller) -> Result<Events, RagError> {
+    let base = rag.admitted(base, caller).await?;
+    if let Caller::Consumer { tenant, .. } = caller {
+        ask.search.filter.tenant.clone_from(tenant);
+    }
+    Ok(Box::pin(events(base, ask)))
 }

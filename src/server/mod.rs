@@ -8,6 +8,7 @@ mod control;
 mod history;
 mod host;
 pub mod knowledge;
+pub mod outside;
 mod registries;
 mod reload;
 
@@ -174,7 +175,8 @@ impl Process {
         let flywheel = open_flywheel(&settings);
         let routers = Arc::new(Routers::default());
         let engine = Engine::new(Library::new(&settings.models_dir));
-        let rag = Arc::new(knowledge::open(&settings, &engine));
+        let outside = outside::outside(&settings, sockets.http.address).map_err(StartError::Usage)?;
+        let rag = Arc::new(knowledge::open(&settings, &engine).with_outside(outside));
         let mcp = Arc::new(Mcp::new(rag.clone(), tasks.clone()));
         let resolver = Arc::new(Resolver::new(tasks.clone()));
         let exchange = Arc::new(Exchange::new(resolver.clone(), metrics.clone(), 512));

@@ -64,6 +64,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("governor", &["proxy/limit.rs"]),
     ("rustls", &["proxy/tls.rs", "rag/store/s3.rs"]),
     ("redis", &["stores/redis.rs"]),
+    ("reqwest", &["server/outside/"]),
     ("instant_acme", &["acme/"]),
     ("rcgen", &["acme/"]),
     ("zentinel_modsec", &["plugins/security/waf/"]),

@@ -27,6 +27,7 @@ mod mcp;
 mod models;
 mod process;
 mod rag;
+mod rag_answers;
 mod rag_s3;
 mod routing;
 mod sdk;

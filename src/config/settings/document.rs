@@ -31,7 +31,7 @@ pub fn commented_default() -> String {
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             optional_keys(&mut out, section_of(&schema, section));
             out.push('\n');
-            comment(&mut out, property(&schema, name));
+            comment(&mut out, section_of(&schema, Some(name)));
             section = Some(name);
         } else if let Some((key, _)) = line.split_once(" = ") {
             comment(&mut out, property(section_of(&schema, section), key));
@@ -44,7 +44,7 @@ pub fn commented_default() -> String {
 }
 
 fn section_of<'a>(schema: &'a Value, section: Option<&str>) -> &'a Value {
-    section.map_or(schema, |name| property(schema, name))
+    section.map_or(schema, |name| name.split('.').fold(schema, property))
 }
 
 pub(super) fn property<'a>(schema: &'a Value, name: &str) -> &'a Value {

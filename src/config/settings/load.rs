@@ -89,6 +89,18 @@ impl Settings {
         if rag.storage_endpoint.as_ref().is_some_and(|url| !is_url(url)) {
             add("rag.storage_endpoint", "must be a URL such as http://127.0.0.1:9000");
         }
+        if self.rag.timeout_secs == 0 {
+            add("rag.timeout_secs", "must be greater than 0");
+        }
+        if self.rag.url.as_ref().is_some_and(|url| !is_url(url)) {
+            add("rag.url", "must be a URL such as https://api.openai.com/v1");
+        }
+        if self.rag.model.as_ref().is_some_and(|model| model.is_empty() || model.starts_with("rag/")) {
+            add("rag.model", "must be the name of a model that writes; rag/... is answered by a knowledge base itself");
+        }
+        if !(1..=10).contains(&self.rag.web.results) {
+            add("rag.web.results", "must be between 1 and 10");
+        }
         if !is_url(&self.acme.directory) {
             add("acme.directory", "must be a URL such as https://acme-v02.api.letsencrypt.org/directory");
         }
@@ -151,6 +163,15 @@ mod tests {
                 error: config.toml: listen.http-port: is not a setting (did you mean `http_port`?)
                 error: config.toml: limits.max_body_bytes: must be greater than 0
                 error: config.toml: telemetry.otlp_endpoint: must be a URL such as http://127.0.0.1:4318
+            "#]],
+        );
+        check(
+            "[rag]\nmodel = 'rag/x'\nurl = 'y'\n[rag.web]\nresults = 0\nkee = 'z'\n",
+            &expect_test::expect![[r#"
+                error: config.toml: rag.web.kee: is not a setting (did you mean `key`?)
+                error: config.toml: rag.url: must be a URL such as https://api.openai.com/v1
+                error: config.toml: rag.model: must be the name of a model that writes; rag/... is answered by a knowledge base itself
+                error: config.toml: rag.web.results: must be between 1 and 10
             "#]],
         );
         check(

@@ -5,6 +5,7 @@
 
 mod document;
 mod load;
+mod rag;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::rag::{Rag, RagWeb};
 pub use document::{commented_default, json_schema};
 
 /// Settings of one Weirgate process.
@@ -33,20 +35,6 @@ pub struct Settings {
     pub rag: Rag,
     pub telemetry: Telemetry,
     pub acme: Acme,
-}
-
-/// Where knowledge bases are kept: in `rag/` of the data folder, or in object storage.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct Rag {
-    /// Object storage that speaks S3. Its keys come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.
-    #[schemars(example = "s3://bucket/folder")]
-    pub storage_url: Option<String>,
-    /// Where that storage is, if it is not Amazon's.
-    #[schemars(example = "http://127.0.0.1:9000")]
-    pub storage_endpoint: Option<String>,
-    #[schemars(example = "eu-central-1")]
-    pub storage_region: Option<String>,
 }
 
 /// Where certificates come from that the ConfigMap higress-https wants ordered.

@@ -5,6 +5,7 @@ pub mod model_mapper;
 pub mod model_router;
 pub mod proxy;
 pub mod rag;
+pub mod rag_models;
 pub mod semantic_router;
 pub mod statistics;
 

@@ -33,7 +33,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn refuse(question: &str, confidence: Option<f64>) -> Self {
+    pub fn refuse(question: &str, confidence: Option<f64>) -> Self {
         Answer { text: refusal(question).to_string(), refused: true, sentences: Vec::new(), confidence }
     }
 
@@ -55,7 +55,8 @@ impl BoundSentence {
         !self.evidence.is_empty()
     }
 
-    fn marked(&self) -> String {
+    /// The sentence with its marks behind it.
+    pub fn marked(&self) -> String {
         let citations = self.evidence.iter().map(|evidence| evidence.source).collect();
         CitedSentence { text: self.text.clone(), citations, invalid: Vec::new() }.marked()
     }
@@ -98,24 +99,10 @@ pub async fn bind(
     if refuses(answer) {
         return Ok(Answer::refuse(question, None));
     }
-    let places = source_sentences(sources);
+    let binder = Binder::new(sources, scorer, *binding);
     let mut bound = Vec::with_capacity(answer.len());
     for sentence in answer {
-        let cited = |place: &Place<'_>| sentence.citations.contains(&place.source);
-        let mut evidence = Vec::new();
-        if !sentence.citations.is_empty() {
-            let candidates: Vec<&Place<'_>> = places.iter().filter(|place| cited(place)).collect();
-            evidence = best_of_each(&sentence.text, &candidates, scorer, binding.min_support).await?;
-            // As the model ordered them.
-            evidence.sort_by_key(|found| sentence.citations.iter().position(|source| *source == found.source));
-        }
-        if evidence.is_empty() && binding.min_support.is_some() {
-            let candidates: Vec<&Place<'_>> = places.iter().filter(|place| !cited(place)).collect();
-            let found = best_of_each(&sentence.text, &candidates, scorer, binding.min_support).await?;
-            let best = found.into_iter().max_by(|a, b| a.score.total_cmp(&b.score).then(b.source.cmp(&a.source)));
-            evidence.extend(best.map(|best| Evidence { added: true, ..best }));
-        }
-        bound.push(BoundSentence { text: sentence.text.clone(), evidence });
+        bound.push(binder.bind(sentence).await?);
     }
     if binding.drop_unsupported {
         bound.retain(BoundSentence::is_supported);
@@ -123,20 +110,58 @@ pub async fn bind(
     Ok(answer_of(question, bound))
 }
 
+/// Binds sentence by sentence, for an answer that is given out while it comes.
+pub struct Binder<'a> {
+    places: Vec<Place<'a>>,
+    scorer: &'a dyn Score,
+    binding: Binding,
+}
+
+impl<'a> Binder<'a> {
+    pub fn new(sources: &[Source<'a>], scorer: &'a dyn Score, binding: Binding) -> Binder<'a> {
+        Binder { places: source_sentences(sources), scorer, binding }
+    }
+
+    /// The sentence with what supports it; without evidence where nothing does.
+    ///
+    /// # Errors
+    /// The scorer fails.
+    pub async fn bind(&self, sentence: &CitedSentence) -> Result<BoundSentence, String> {
+        let Binder { places, scorer, binding } = self;
+        let cited = |place: &Place<'_>| sentence.citations.contains(&place.source);
+        let mut evidence = Vec::new();
+        if !sentence.citations.is_empty() {
+            let candidates: Vec<&Place<'_>> = places.iter().filter(|place| cited(place)).collect();
+            evidence = best_of_each(&sentence.text, &candidates, *scorer, binding.min_support).await?;
+            // As the model ordered them.
+            evidence.sort_by_key(|found| sentence.citations.iter().position(|source| *source == found.source));
+        }
+        if evidence.is_empty() && binding.min_support.is_some() {
+            let candidates: Vec<&Place<'_>> = places.iter().filter(|place| !cited(place)).collect();
+            let found = best_of_each(&sentence.text, &candidates, *scorer, binding.min_support).await?;
+            let best = found.into_iter().max_by(|a, b| a.score.total_cmp(&b.score).then(b.source.cmp(&a.source)));
+            evidence.extend(best.map(|best| Evidence { added: true, ..best }));
+        }
+        Ok(BoundSentence { text: sentence.text.clone(), evidence })
+    }
+}
+
+/// A sentence with the sources that the model cites for it, each as a whole.
+pub fn unbound_sentence(sentence: &CitedSentence, sources: &[Source<'_>]) -> BoundSentence {
+    let whole = |source: &usize| {
+        let range = 0..sources.get(*source)?.text.len();
+        Some(Evidence { source: *source, range, score: 0.0, added: false })
+    };
+    let evidence = sentence.citations.iter().filter_map(whole).collect();
+    BoundSentence { text: sentence.text.clone(), evidence }
+}
+
 /// The answer with the model's own citations, each bound to its source as a whole; where there is no scorer.
 pub fn unbound(question: &str, answer: &[CitedSentence], sources: &[Source<'_>]) -> Answer {
     if refuses(answer) {
         return Answer::refuse(question, None);
     }
-    let whole = |source: &usize| {
-        let range = 0..sources.get(*source)?.text.len();
-        Some(Evidence { source: *source, range, score: 0.0, added: false })
-    };
-    let bound = answer.iter().map(|sentence| BoundSentence {
-        text: sentence.text.clone(),
-        evidence: sentence.citations.iter().filter_map(whole).collect(),
-    });
-    answer_of(question, bound.collect())
+    answer_of(question, answer.iter().map(|sentence| unbound_sentence(sentence, sources)).collect())
 }
 
 /// How an answer is made of the sources' own sentences.
@@ -237,7 +262,8 @@ fn refuses(answer: &[CitedSentence]) -> bool {
     is_refusal(&text, answer.iter().any(|sentence| !sentence.citations.is_empty()))
 }
 
-fn answer_of(question: &str, sentences: Vec<BoundSentence>) -> Answer {
+/// The sentences as an answer; the refusal if none of them is supported.
+pub fn answer_of(question: &str, sentences: Vec<BoundSentence>) -> Answer {
     if !sentences.iter().any(BoundSentence::is_supported) {
         return Answer::refuse(question, None);
     }

@@ -10,13 +10,15 @@
 //! | `GET knowledge-bases/{kb}/chunks` | list, `?document=`, `limit`, `offset` |
 //! | `DELETE knowledge-bases/{kb}/chunks/{id}` | one chunk |
 //! | `POST knowledge-bases/{kb}/search` | ranked passages |
-//! | `POST knowledge-bases/{kb}/ask` | an answer with its sources, or the refusal |
+//! | `POST knowledge-bases/{kb}/ask` | an answer with its sources, or the refusal; as events with `"stream": true` |
 //! | `GET openapi.json` | the description of all this |
 
+mod ask;
 mod documents;
 mod search;
 #[cfg(test)]
 mod tests;
+pub mod vector_stores;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +31,9 @@ use serde_json::{Value, json};
 use super::RagError;
 use super::knowledge_base::{Caller, KnowledgeBase, NewBase, Rag};
 use super::store::Filter;
+
+pub use ask::{ask_as_events, shown_answer, wants_stream};
+pub use search::steps;
 
 /// A request as it came in, whoever's server took it.
 #[derive(Debug, Clone)]
@@ -56,18 +61,18 @@ const OPENAPI: &str = include_str!("openapi.json");
 pub async fn handle(rag: &Rag, request: ApiRequest) -> ApiResponse {
     match answer(rag, &request).await {
         Ok(response) => response,
-        Err(error) => refused(&error),
+        Err(error) => shown_error(&error),
     }
 }
 
-/// The answer that tells of an error.
-pub fn refused(error: &RagError) -> ApiResponse {
+/// An error as its answer.
+pub fn shown_error(error: &RagError) -> ApiResponse {
     let (status, code) = status(error);
     ApiResponse { status, body: json!({"error": {"message": error.to_string(), "code": code}}) }
 }
 
 async fn answer(rag: &Rag, request: &ApiRequest) -> Result<ApiResponse, RagError> {
-    let path = request.path.split('/').filter(|part| !part.is_empty()).map(decoded).collect::<Result<Vec<_>, _>>()?;
+    let path = parts(request)?;
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match (request.method.as_str(), path.as_slice()) {
         ("GET", ["openapi.json"]) => ok(serde_json::from_str::<Value>(OPENAPI).unwrap_or_default()),
@@ -93,7 +98,7 @@ async fn answer(rag: &Rag, request: &ApiRequest) -> Result<ApiResponse, RagError
                 ("GET", ["chunks"]) => documents::chunks(&base, filter, request).await,
                 ("DELETE", ["chunks", id]) => documents::remove_chunk(&base, request, id).await,
                 ("POST", ["search"]) => search::search(&base, filter, request).await,
-                ("POST", ["ask"]) => search::ask(&base, filter, request).await,
+                ("POST", ["ask"]) => ask::ask(&base, filter, request).await,
                 _ => Err(no_such_path(request)),
             }
         }
@@ -162,6 +167,11 @@ fn no_such_path(request: &ApiRequest) -> RagError {
     RagError::NoPath(format!("there is no {method} /v1/rag/{path}; GET /v1/rag/openapi.json describes what there is"))
 }
 
+/// The path's parts, decoded.
+fn parts(request: &ApiRequest) -> Result<Vec<String>, RagError> {
+    request.path.split('/').filter(|part| !part.is_empty()).map(decoded).collect()
+}
+
 fn decoded(part: &str) -> Result<String, RagError> {
     let text = percent_encoding::percent_decode_str(part).decode_utf8();
     text.map(Into::into).map_err(|_| RagError::Invalid(format!("\"{part}\" in the path is not UTF-8")))
@@ -175,6 +185,7 @@ fn status(error: &RagError) -> (u16, &'static str) {
         RagError::Exists(_) | RagError::Model { .. } | RagError::Busy(_) => (409, "conflict"),
         RagError::Unreadable(_) => (422, "unreadable"),
         RagError::Unavailable(_) => (503, "unavailable"),
+        RagError::Cut(_) => (502, "cut"),
         RagError::Store { .. } | RagError::Failed(_) => (500, "failed"),
     }
 }

@@ -58,6 +58,12 @@ impl Trace {
         self.notes.push(what.to_string());
     }
 
+    /// The steps and notes of a search that is a part of this one.
+    pub fn take_in(&mut self, part: &Trace) {
+        self.steps.extend_from_slice(&part.steps);
+        self.notes.extend(part.notes.iter().filter(|note| !self.notes.contains(note)).cloned().collect::<Vec<_>>());
+    }
+
     pub fn end(mut self) -> Trace {
         self.ms = self.started.map_or(0.0, milliseconds);
         self
