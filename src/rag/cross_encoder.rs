@@ -131,7 +131,7 @@ mod tests {
         let reranker = CrossEncoderScore::find(&Library::new(dir.path()), None).unwrap().unwrap();
         let error = reranker.score.score("cat", &["dog"]).await.unwrap_err();
         assert!(error.contains("left out") && error.contains("model.safetensors"), "{error}");
-        std::fs::write(dir.path().join("weirgate-reranker/config.json"), "[]").unwrap();
+        std::fs::write(dir.path().join("weirgate-reranker/config.json"), "{").unwrap();
         let error = CrossEncoderScore::find(&Library::new(dir.path()), None).err().unwrap().to_string();
         assert!(error.contains("config.json"), "{error}");
     }
