@@ -46,5 +46,5 @@ pub async fn answer(gateway: &Gateway, session: &mut Session, ctx: &mut Context)
     let (answered, body) = gateway.mcp.answer(server, client, request).await.into_parts();
     let headers = answered.headers.iter().filter(|(name, _)| ![CONTENT_LENGTH, TRANSFER_ENCODING].contains(name));
     let headers = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
-    Ok(Some(Reply { status: answered.status.as_u16(), headers, body, details: "mcp_server".to_owned() }))
+    Ok(Some(Reply { status: answered.status.as_u16(), headers, body, stream: None, details: "mcp_server".to_owned() }))
 }

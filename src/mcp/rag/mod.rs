@@ -132,6 +132,7 @@ impl From<RagError> for Failure {
             | RagError::Store { .. }
             | RagError::Busy(_)
             | RagError::Unavailable(_)
+            | RagError::Cut(_)
             | RagError::Failed(_) => Failure::Gateway(message),
         }
     }

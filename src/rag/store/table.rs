@@ -112,7 +112,8 @@ impl Table {
     /// # Errors
     /// The table cannot be read.
     pub async fn hashes(&self) -> Result<HashMap<String, String>, RagError> {
-        let batches = self.scan(&["document", "hash"], "index = 0", None).await?;
+        // Of all chunks: any of them may have been deleted by itself.
+        let batches = self.scan(&["document", "hash"], "true", None).await?;
         let mut hashes = HashMap::new();
         for batch in &batches {
             let document = schema::column::<StringArray>(batch, "document")?;

@@ -27,7 +27,7 @@ use crate::rag::ports::Complete;
 /// # Errors
 /// The setting that is wrong, and why.
 pub fn outside(settings: &Settings, own: SocketAddr) -> Result<Outside, String> {
-    let Rag { model, url, api_key, timeout_secs, web } = &settings.rag;
+    let Rag { model, url, api_key, timeout_secs, web, .. } = &settings.rag;
     let model = model.as_ref().map(|model| {
         let base = url.clone().unwrap_or_else(|| format!("http://{}/v1", reachable(own)));
         let timeout = Duration::from_secs(*timeout_secs);
