@@ -244,7 +244,8 @@ async fn a_base_that_is_not_there_or_not_for_the_caller_is_no_model() {
     .await;
 }
 
-#[tokio::test]
+// The command blocks one thread while another is its model.
+#[tokio::test(flavor = "multi_thread")]
 async fn the_admin_port_streams_and_the_command_line_answers() {
     let model = writer().await;
     let gateway = gateway(&model, MODEL, &json!({})).await;
@@ -282,7 +283,7 @@ async fn the_admin_port_streams_and_the_command_line_answers() {
     };
     let (code, said, complained) = ask(&[]);
     assert_eq!(code, 0, "{complained}");
-    assert!(said.starts_with("Cats purr when they are content. [1] They sleep a lot [1]\n[1] cats#0"), "{said}");
+    assert!(said.starts_with("Cats purr when they are content. [1] They sleep a lot [1]\n[1] cats#0"), "{said} {complained}");
     let (_, said, _) = ask(&["--extractive", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["written_by"], "sources");
     let (code, _, complained) = ask(&["--steps", "{\"webb\": true}"]);
