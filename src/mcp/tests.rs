@@ -54,7 +54,7 @@ impl World {
 
     /// The result of a call, which may be an error of the tool.
     async fn call(&self, tool: &str, arguments: Value) -> Value {
-        let (status, answer) = self.post(message("tools/call", json!({"name": tool, "arguments": arguments}))).await;
+        let (status, answer) = self.post(message("tools/call", &json!({"name": tool, "arguments": arguments}))).await;
         assert_eq!(status, 200, "{answer}");
         assert!(answer["error"].is_null(), "{answer}");
         answer["result"].clone()
@@ -82,13 +82,13 @@ impl World {
     }
 }
 
-fn message(method: &str, params: Value) -> Value {
+fn message(method: &str, params: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
 }
 
 fn initialize(version: &str) -> Value {
     let client = json!({"name": "test", "version": "1"});
-    message("initialize", json!({"protocolVersion": version, "capabilities": {}, "clientInfo": client}))
+    message("initialize", &json!({"protocolVersion": version, "capabilities": {}, "clientInfo": client}))
 }
 
 const CATS: &str = "Cats purr when they are content.";
@@ -113,7 +113,7 @@ async fn every_version_with_a_handshake_is_agreed_to() {
     }
     let (status, answer) = world.post(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
     assert_eq!((status, answer), (202, json!("")));
-    assert_eq!(world.post(message("ping", json!({}))).await, (200, json!({"jsonrpc": "2.0", "id": 1, "result": {}})));
+    assert_eq!(world.post(message("ping", &json!({}))).await, (200, json!({"jsonrpc": "2.0", "id": 1, "result": {}})));
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn the_version_without_a_handshake_is_spoken_too() {
     let send = async |method: &str, name: Option<&str>, params: Value| {
         let mut headers = vec![("mcp-protocol-version", "2026-07-28"), ("mcp-method", method)];
         headers.extend(name.map(|name| ("mcp-name", name)));
-        world.send("POST", &headers, message(method, with_meta(params)).to_string()).await
+        world.send("POST", &headers, message(method, &with_meta(params)).to_string()).await
     };
     let (status, discovered) = send("server/discover", None, json!({})).await;
     let versions = json!(["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"]);
@@ -151,16 +151,16 @@ async fn the_tools_are_those_of_higress() {
         let tools = answer["result"]["tools"].as_array().unwrap().iter();
         tools.map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
     };
-    let (_, listed) = world.post(message("tools/list", json!({}))).await;
+    let (_, listed) = world.post(message("tools/list", &json!({}))).await;
     assert_eq!(names(&listed), ["chat", "create-chunks-from-text", "delete-chunk", "list-chunks", "search-chunks"]);
     let schema = |at: usize| &listed["result"]["tools"][at]["inputSchema"];
     assert_eq!(schema(1)["required"], json!(["text", "title"]));
     assert_eq!(schema(4)["properties"]["topk"]["type"], "integer");
     assert_eq!(schema(3)["type"], "object");
     world.settings().read_only = true;
-    let (_, listed) = world.post(message("tools/list", json!({}))).await;
+    let (_, listed) = world.post(message("tools/list", &json!({}))).await;
     assert_eq!(names(&listed), ["chat", "list-chunks", "search-chunks"]);
-    let (status, refused) = world.post(message("tools/call", json!({"name": "delete-chunk"}))).await;
+    let (status, refused) = world.post(message("tools/call", &json!({"name": "delete-chunk"}))).await;
     assert_eq!((status, &refused["error"]["code"]), (200, &json!(-32602)), "{refused}");
 }
 
@@ -262,11 +262,11 @@ async fn what_is_wrong_is_said_to_whom_can_put_it_right() {
         assert!(said.contains(expected), "{tool}: {said}");
     }
     assert_eq!(world.ok("list-chunks", json!({})).await.as_array().unwrap().len(), 1, "nothing was deleted");
-    let (status, unknown) = world.post(message("tools/call", json!({"name": "paint", "arguments": {}}))).await;
+    let (status, unknown) = world.post(message("tools/call", &json!({"name": "paint", "arguments": {}}))).await;
     assert_eq!((status, &unknown["error"]["code"]), (200, &json!(-32602)));
     assert!(unknown["error"]["message"].as_str().unwrap().contains("search-chunks"), "{unknown}");
     // A call without arguments is one with none.
-    let (_, listed) = world.post(message("tools/call", json!({"name": "list-chunks"}))).await;
+    let (_, listed) = world.post(message("tools/call", &json!({"name": "list-chunks"}))).await;
     assert_eq!(listed["result"]["isError"], json!(false), "{listed}");
 }
 
@@ -278,7 +278,7 @@ async fn the_gateways_own_failures_are_errors_of_the_protocol() {
     lock.lock().unwrap();
     let arguments = json!({"text": DOGS, "title": "Dogs"});
     let (status, busy) =
-        world.post(message("tools/call", json!({"name": "create-chunks-from-text", "arguments": arguments}))).await;
+        world.post(message("tools/call", &json!({"name": "create-chunks-from-text", "arguments": arguments}))).await;
     assert_eq!((status, &busy["error"]["code"]), (200, &json!(-32603)), "{busy}");
     assert!(busy["error"]["message"].as_str().unwrap().contains("try again"), "{busy}");
 }
@@ -350,7 +350,7 @@ async fn requests_that_are_no_single_message() {
     for (accept, status) in [("application/json", 200), ("*/*", 200), ("text/html", 406)] {
         assert_eq!(world.send("POST", &[("accept", accept)], ping(1).to_string()).await.0, status, "{accept}");
     }
-    assert_eq!(world.post(message("prompts/list", json!({}))).await.1["error"]["code"], json!(-32601));
+    assert_eq!(world.post(message("prompts/list", &json!({}))).await.1["error"]["code"], json!(-32601));
 }
 
 #[test]

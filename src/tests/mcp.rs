@@ -29,12 +29,12 @@ async fn rag(gateway: &Gateway, method: &str, path: &str, body: Value) -> Answer
     send(gateway.admin, method, &format!("/v1/rag/{path}"), &headers, body).await
 }
 
-fn message(method: &str, params: Value) -> Value {
+fn message(method: &str, params: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params})
 }
 
 fn call(tool: &str, arguments: Value) -> String {
-    message("tools/call", json!({"name": tool, "arguments": arguments})).to_string()
+    message("tools/call", &json!({"name": tool, "arguments": arguments})).to_string()
 }
 
 /// The JSON document that a call returned.
@@ -56,13 +56,13 @@ async fn a_server_of_the_configuration_has_the_five_tools() {
     let post = async |body: String| gateway.post(PATH, &headers, body).await;
     let begin =
         json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
-    let begun = post(message("initialize", begin).to_string()).await;
+    let begun = post(message("initialize", &begin).to_string()).await;
     assert_eq!((begun.status, begun.header("content-type")), (200, Some("application/json")), "{}", begun.text());
     assert_eq!(begun.json()["result"]["protocolVersion"], "2025-06-18");
     assert_eq!(begun.json()["result"]["serverInfo"], json!({"name": "rag", "version": "1.0.0"}));
     let ready = post(json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string()).await;
     assert_eq!((ready.status, ready.text().as_str()), (202, ""));
-    let listed = post(message("tools/list", json!({})).to_string()).await.json();
+    let listed = post(message("tools/list", &json!({})).to_string()).await.json();
     let names: Vec<&str> =
         listed["result"]["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["chat", "create-chunks-from-text", "delete-chunk", "list-chunks", "search-chunks"]);
@@ -192,7 +192,7 @@ async fn any_knowledge_base_is_a_server_on_the_admin_port() {
     assert_eq!(document(&rag(&gateway, "POST", "mcp/pets?tenant=us", list).await).as_array().unwrap().len(), 2);
     let begin = message(
         "initialize",
-        json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}),
+        &json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}),
     );
     let begun = rag(&gateway, "POST", "mcp/pets", begin).await.json();
     assert_eq!(begun["result"]["serverInfo"]["name"], "pets", "{begun}");

@@ -265,7 +265,7 @@ async fn the_admin_port_streams_and_the_command_line_answers() {
         .map(|(name, data)| (name.to_owned(), serde_json::from_str(data).unwrap()))
         .collect();
     let heard: String =
-        events.iter().filter_map(|(name, data)| (name == "text").then(|| data["text"].as_str().unwrap())).collect();
+        events.iter().filter(|(name, _)| name == "text").map(|(_, data)| data["text"].as_str().unwrap()).collect();
     let (last, answer) = events.last().unwrap();
     assert_eq!((last.as_str(), answer["answer"].as_str()), ("answer", Some(heard.as_str())));
     assert_eq!(answer["sentences"][0]["citations"][0]["text"], "Cats purr when they are content.");
@@ -283,7 +283,10 @@ async fn the_admin_port_streams_and_the_command_line_answers() {
     };
     let (code, said, complained) = ask(&[]);
     assert_eq!(code, 0, "{complained}");
-    assert!(said.starts_with("Cats purr when they are content. [1] They sleep a lot [1]\n[1] cats#0"), "{said} {complained}");
+    assert!(
+        said.starts_with("Cats purr when they are content. [1] They sleep a lot [1]\n[1] cats#0"),
+        "{said} {complained}"
+    );
     let (_, said, _) = ask(&["--extractive", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["written_by"], "sources");
     let (code, _, complained) = ask(&["--steps", "{\"webb\": true}"]);

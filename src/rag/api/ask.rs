@@ -46,7 +46,7 @@ pub fn wants_stream(request: &ApiRequest) -> bool {
         && serde_json::from_slice::<AskBody>(&request.body).is_ok_and(|body| body.stream)
 }
 
-/// The answer as server-sent events: `text` with a piece of it, at the end `answer` with what [`ask`] returns, or `error`.
+/// The answer as server-sent events: `text` with a piece of it, at the end `answer` with what `ask` returns, or `error`.
 ///
 /// # Errors
 /// There is no such base for the caller, or the request is not one.

@@ -61,7 +61,7 @@ fn no_such_path(request: &ApiRequest) -> RagError {
     RagError::NoPath(format!("there is no {} /v1/vector_stores/{}", request.method, request.path))
 }
 
-fn listed(data: Vec<Value>) -> Result<ApiResponse, RagError> {
+fn listed(data: &[Value]) -> Result<ApiResponse, RagError> {
     let id = |entry: Option<&Value>| entry.map(|entry| entry["id"].clone());
     let (first, last) = (id(data.first()), id(data.last()));
     ok(json!({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": false}))
@@ -73,7 +73,7 @@ async fn list(rag: &Rag, request: &ApiRequest) -> Result<ApiResponse, RagError> 
         let (base, filter) = admitted(rag, request, &name).await?;
         data.push(described(&base, &filter).await?);
     }
-    listed(data)
+    listed(&data)
 }
 
 /// What of a new store has a meaning here. Other members are an error, and no silent loss.
@@ -110,7 +110,8 @@ async fn described(base: &Arc<KnowledgeBase>, filter: &Filter) -> Result<Value, 
 }
 
 async fn files(base: &KnowledgeBase, filter: &Filter) -> Result<ApiResponse, RagError> {
-    listed(base.table().documents(filter).await?.iter().map(|document| shown(base, document)).collect())
+    let data: Vec<Value> = base.table().documents(filter).await?.iter().map(|document| shown(base, document)).collect();
+    listed(&data)
 }
 
 fn shown(base: &KnowledgeBase, document: &DocumentInfo) -> Value {

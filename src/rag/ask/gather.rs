@@ -43,7 +43,7 @@ impl KnowledgeBase {
         }
         let is_wanting = candidates.is_empty() || action.is_some_and(Action::searches_web);
         if ask.steps.web && is_wanting {
-            gathered.extend(self.from_the_web(question, &mut trace).await);
+            gathered.extend(self.search_the_web(question, &mut trace).await);
         }
         let gathered = within(gathered, ask.max_tokens);
         if gathered.is_empty() {
@@ -70,7 +70,7 @@ impl KnowledgeBase {
         }
     }
 
-    async fn from_the_web(&self, question: &str, trace: &mut Trace) -> Vec<Source> {
+    async fn search_the_web(&self, question: &str, trace: &mut Trace) -> Vec<Source> {
         let Some(web) = &self.outside.web else {
             trace.note("web: no search engine is configured, see [rag.web] in config.toml");
             return Vec::new();

@@ -1,7 +1,7 @@
 //! The second hop without a language model: a passage that was found names things, and the passages about those things are
 //! candidates too. Questions that need two passages ("who directed the film in which …") often share no word with the
 //! second; the first one names it. What was found and what it names are then ranked together by what they share with the
-//! question and with each other ([`features`]), weighed as was learnt ([`weights`]).
+//! question and with each other ([`features`]), weighed as was learnt (`weights`).
 
 pub mod features;
 mod weights;
