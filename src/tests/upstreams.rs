@@ -69,6 +69,23 @@ async fn said(socket: &mut Socket, text: &str) -> String {
     socket.next().await.unwrap().unwrap().into_text().unwrap().to_string()
 }
 
+/// A conversation and the answer to its first word. The proxy library may end one whose server accepts before the library has seen that the
+/// request has no body (pingora-proxy 0.9, `proxy_handle_upstream`); a client connects again then, and so does this one.
+async fn talking(gateway: &Gateway, path: &str, text: &str) -> (Socket, Response<Option<Vec<u8>>>, String) {
+    for _ in 0..10 {
+        let (mut socket, response) = open(gateway, path).await.unwrap();
+        if socket.send(Message::text(text)).await.is_err() {
+            continue;
+        }
+        match socket.next().await.unwrap() {
+            Ok(answer) => return (socket, response, answer.into_text().unwrap().to_string()),
+            Err(WsError::Protocol(_) | WsError::Io(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("ten conversations ended with their first word")
+}
+
 #[tokio::test]
 async fn a_websocket_passes_the_chain_and_outlives_its_route() {
     let folder = Folder::new();
@@ -78,10 +95,10 @@ async fn a_websocket_passes_the_chain_and_outlives_its_route() {
     folder.plugin("request-block", &json!({"block_bodies": ["secret"]}), &json!([]));
     folder.plugin("response-cache", &json!({"cacheKeyFromHeader": "x-key"}), &json!([]));
     let gateway = Gateway::start(folder);
-    let (mut socket, response) = open(&gateway, "/room").await.unwrap();
+    let (mut socket, response, answer) = talking(&gateway, "/room", "hello").await;
+    assert_eq!(answer, "/room hello");
     assert_eq!((response.status().as_u16(), &response.headers()["x-by"]), (101, &HeaderValue::from_static("gateway")));
     assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
-    assert_eq!(said(&mut socket, "hello").await, "/room hello");
     let large = Bytes::from(vec![7; 1 << 20]);
     socket.send(Message::Binary(large.clone())).await.unwrap();
     assert_eq!(socket.next().await.unwrap().unwrap().into_data(), large);
@@ -90,8 +107,7 @@ async fn a_websocket_passes_the_chain_and_outlives_its_route() {
     gateway.folder.route("other", "/other", "talk.static");
     eventually_async("the route is gone", || async { open(&gateway, "/room").await.is_err().then_some(()) }).await;
     assert_eq!(said(&mut socket, "still here").await, "/room still here");
-    let (mut second, _) = open(&gateway, "/other").await.unwrap();
-    assert_eq!(said(&mut second, "hello").await, "/other hello");
+    assert_eq!(talking(&gateway, "/other", "hello").await.2, "/other hello");
     socket.close(None).await.unwrap();
     assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
     drop(socket);
@@ -324,8 +340,7 @@ async fn conversations_pass_over_tls_to_those_whose_authority_is_known() {
     let outer = Gateway::start(folder);
     check_calls(&outer, "a.com").await;
     // The inner gateway prefers HTTP/2, which has no such upgrade.
-    let (mut socket, _) = open(&outer, "/room").await.unwrap();
-    assert_eq!(said(&mut socket, "hello").await, "/room hello");
+    assert_eq!(talking(&outer, "/room", "hello").await.2, "/room hello");
     assert_eq!(outer.get("/distrusted").await.status, 502);
 }
 
