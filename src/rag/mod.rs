@@ -81,8 +81,39 @@ pub enum RagError {
 
 impl RagError {
     fn store(place: &str, error: &impl std::fmt::Display) -> RagError {
-        // The first line tells what happened; the rest are places in the library's source.
-        let error = error.to_string();
-        RagError::Store { place: place.to_owned(), error: error.lines().next().unwrap_or_default().to_owned() }
+        let mut error = without_source_place(&error.to_string());
+        if error.contains(DISK_FULL) {
+            error.push_str(". What was stored before is whole; free some space and do the same again");
+        }
+        RagError::Store { place: place.to_owned(), error }
+    }
+}
+
+/// How the operating system says it (`ENOSPC`).
+const DISK_FULL: &str = "os error 28";
+
+/// What happened, without the places in the library's source that its errors end with: further lines, and `, /…/file.rs:1:2`.
+fn without_source_place(error: &str) -> String {
+    let first = error.lines().next().unwrap_or_default();
+    let is_place =
+        |tail: &str| tail.split_once(".rs:").is_some_and(|(_, at)| at.chars().all(|c| c.is_ascii_digit() || c == ':'));
+    match first.rsplit_once(", ") {
+        Some((said, tail)) if is_place(tail) => said.to_owned(),
+        _ => first.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_store_say_what_happened_and_not_where_in_the_source() {
+        let full = "lance error: LanceError(IO): No space left on device (os error 28), /home/a/lance-file/src/writer.rs:190:9\nmore";
+        let told = RagError::store("base", &full).to_string();
+        assert!(told.contains("No space left on device (os error 28). What was stored before is whole"), "{told}");
+        assert!(!told.contains(".rs") && !told.contains("more"), "{told}");
+        let other = RagError::store("base", &"not found, try b").to_string();
+        assert_eq!(other, "knowledge base base: not found, try b");
     }
 }
