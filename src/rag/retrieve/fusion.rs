@@ -15,8 +15,8 @@ pub struct Lists {
 /// Of reciprocal rank fusion (Cormack, Clarke, Büttcher 2009): damps the first ranks.
 const RRF_K: f32 = 60.0;
 
-/// What the best match by words is worth beside a cosine, which runs from about 0 to 0.9. On the same questions as the
-/// constants of `hop` everything from 0.2 to 0.6 is within a point of recall.
+/// What the best match by words is worth beside a cosine, which runs from about 0 to 0.9. On 100 HotpotQA
+/// training questions everything from 0.2 to 0.6 is within a point of recall.
 const LEXICAL_WEIGHT: f32 = 0.3;
 
 /// Candidates of both lists, each once, ordered by the fused score.
