@@ -17,16 +17,19 @@ import numpy as np
 import model as models
 
 # Share of the groups drawn from each source. SQuAD is the only large source with annotated positives of Wikipedia passages;
-# nq_qed is tiny but of the kind that people type; medquad teaches that the right disease is not yet the right answer.
+# nq_qed and nq_distant are tiny but of the kind that people type; medquad teaches that the right disease is not yet the right answer.
 MIX = {
-    "squad_dev": 0.48,
-    "squad_unanswerable": 0.10,
-    "squad_sentences": 0.14,
+    "squad_dev": 0.40,
+    "squad_unanswerable": 0.09,
+    "squad_sentences": 0.11,
     "nq_qed": 0.10,
+    "nq_distant": 0.13,
     "hotpotqa_train100": 0.06,
     "musique_train100": 0.05,
-    "medquad": 0.07,
+    "medquad": 0.06,
 }
+# Sources with answer strings and passages longer than a window: their candidates are cut around, or away from, the answer.
+WINDOWED = ("squad_dev", "nq_qed", "nq_distant")
 # Word pieces kept of every passage of a group, and how often. One length for the whole group: length must not tell the label.
 WINDOWS = ((48, 0.35), (80, 0.35), (128, 0.30))
 TITLE_DROPPED = 0.15
@@ -73,8 +76,10 @@ def in_dev(key, percent):
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100 < percent
 
 
-def read_source(root, name, tok):
-    folder = pathlib.Path(root) / name
+def read_source(roots, name, tok):
+    folder = next((folder for folder in (pathlib.Path(one) / name for one in roots) if folder.is_dir()), None)
+    if folder is None:
+        raise SystemExit(f"{name} is in none of {', '.join(map(str, roots))}: give its folder with --data, or leave it out with --sources")
     rows = read_lines(folder / "corpus.jsonl.gz")
     titles = models.pieces(tok, [(row["title"].strip() + ".") if row["title"].strip() else "" for row in rows])
     texts = models.pieces(tok, [row["text"] for row in rows])
@@ -103,13 +108,13 @@ def read_source(root, name, tok):
     return Source(name, passages, queries)
 
 
-def load(root, tok, names=tuple(MIX)):
-    """The sources called `names`; `squad_unanswerable` comes with `squad_dev` and shares its passages."""
+def load(roots, tok, names=tuple(MIX)):
+    """The sources called `names`, each from the first of the folders `roots` that has it; `squad_unanswerable` comes with `squad_dev` and shares its passages."""
     sources = {}
     for name in names:
         if name == "squad_unanswerable":
             continue
-        source = read_source(root, name, tok)
+        source = read_source(roots, name, tok)
         if name == "squad_dev":
             without = [q for q in source.queries if not q.positives]
             source.queries = [q for q in source.queries if q.positives]
@@ -177,7 +182,7 @@ def window(text, budget, rng, span=None):
 def candidate(query, passage, budget, rng, positive, titled):
     """Word pieces of the passage as one candidate sees them. None if a positive's window cannot be shown to hold the answer."""
     text = passage.text
-    if query.source == "squad_dev" and len(text) > budget:
+    if query.source in WINDOWED and len(text) > budget:
         span = None
         if positive:
             spans = [(at, at + len(a)) for a in query.answers if (at := find(a, text)) >= 0]

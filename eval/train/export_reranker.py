@@ -5,7 +5,7 @@
 
 Word embeddings are left out of both files: they are the backbone's, unchanged. In the int8 file every weight matrix of the layers is
 int8 [out, in] with `<name>_scale` float32 [out]; weight = int8 * scale. Embeddings are float16; biases, norms, head: float32.
-config.json also says what the first search is worth beside the logit (`first_stage`) and which weights these are (`version`).
+config.json also says which weights these are (`version`); what the search before is worth beside the logit is added by rerank_weights.py.
 """
 import argparse
 import hashlib
@@ -19,14 +19,14 @@ from safetensors.torch import load_file, save_file
 import model as models
 
 
-def write(model, backbone, folder, first_stage=30.0):
+def write(model, backbone, folder):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: t.detach().cpu().float().contiguous() for name, t in model.state_dict().items() if name != models.WORD_EMBEDDINGS}
     config = {key: value for key, value in model.config.items() if not key.startswith("_") and key != "transformers_version"}
     config.update(
         architectures=["BertForSequenceClassification"], num_labels=1, pooling=model.pooling, frozen_layers=model.frozen_layers,
-        first_stage=first_stage, word_embeddings="sentence-transformers/all-MiniLM-L6-v2", input="[CLS] question [SEP] title. passage [SEP]",
+        word_embeddings="sentence-transformers/all-MiniLM-L6-v2", input="[CLS] question [SEP] title. passage [SEP]",
     )
     shutil.copyfile(pathlib.Path(backbone) / "tokenizer.json", folder / "tokenizer.json")
     save_file(weights, str(folder / "model.safetensors"), {"format": "pt"})
@@ -58,10 +58,9 @@ def main():
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--first-stage", type=float, default=30.0, help="a in logit + a * (score of the first search); README.md says where 30 comes from")
     args = parser.parse_args()
     model = models.from_export(pathlib.Path(args.run) / "export", args.backbone)
-    write(model, args.backbone, args.out, args.first_stage)
+    write(model, args.backbone, args.out)
     for name in ("model.safetensors", "model.int8.safetensors"):
         path = pathlib.Path(args.out) / name
         print(path, path.stat().st_size, "bytes,", len(load_file(str(path))), "tensors")

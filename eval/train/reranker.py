@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the reranker: a cross-encoder over all-MiniLM-L6-v2 that also says whether a passage answers a question at all.
 
-    reranker.py --backbone MINILM --data RAG_TRAIN --out RUN --pairs 120000 --minutes 60
+    reranker.py --backbone MINILM --data RAG_TRAIN DISTANT --out RUN --pairs 200000
     reranker.py … --resume                      # goes on from RUN/checkpoint.pt, with the flags given now
 
 Loss of a step: softmax cross-entropy over each question's candidates (one positive, the rest hard negatives), plus --pointwise times
@@ -33,7 +33,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--backbone", required=True, help="folder of all-MiniLM-L6-v2: config.json, tokenizer.json, model.safetensors")
-    add("--data", required=True, help="folder with squad_dev, nq_qed, …")
+    add("--data", required=True, nargs="+", help="folders with squad_dev, nq_qed, …; nq_distant is made by distant.py")
     add("--out", required=True, help="folder of the run: checkpoint.pt, log.jsonl, mined.json, export/")
     add("--sources", default=",".join(data.MIX), help="of the mix in data.py; squad_dev brings squad_unanswerable")
     add("--device", default="cpu", choices=["cpu", "cuda"])

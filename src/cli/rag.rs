@@ -11,7 +11,7 @@ use serde_json::json;
 use super::output::{complain, say, say_json, table};
 use super::rag_calibrate::{self, Labelled};
 use super::{CliError, Places};
-use crate::infer::{Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
+use crate::infer::{InferError, Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
 use crate::rag::ask::{Ask, AskSteps, Listener};
 use crate::rag::cross_encoder::CrossEncoderScore;
 use crate::rag::embed::SentenceModel;
@@ -164,10 +164,10 @@ fn models(dir: &Path) -> Models {
     });
     match loaded {
         Ok(embedder) => {
-            let rerank = CrossEncoderScore::find(&library, None).unwrap_or_else(|error| {
+            let told = |error: &InferError| {
                 complain(&format!("{error}. Until then passages are not read again beside the question"));
-                None
-            });
+            };
+            let rerank = CrossEncoderScore::find(&library, None).inspect_err(told).ok();
             Models { embed: Some(Arc::new(SentenceModel::loaded(Arc::new(embedder)))), rerank }
         }
         Err(error) => {

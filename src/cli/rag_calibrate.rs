@@ -1,6 +1,6 @@
 //! `weirgate rag calibrate`: thresholds of the evaluator for one knowledge base, from labelled questions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -37,17 +37,24 @@ pub struct Labelled<'a> {
 pub async fn run(rag: &Rag, labelled: &Labelled<'_>, json: bool) -> Result<(), CliError> {
     let base = rag.base(labelled.base).await.map_err(CliError::failed)?;
     let relevant = relevant(labelled.qrels)?;
-    let mut pairs: HashMap<String, Vec<(f32, bool)>> = HashMap::new();
-    for question in questions(labelled.queries)? {
+    let mut pairs: BTreeMap<String, Vec<(f32, bool)>> = BTreeMap::new();
+    // A search that reranks is judged by another model, with thresholds of its own.
+    let asked = questions(labelled.queries)?;
+    for (question, rerank) in asked.iter().flat_map(|question| [(question, false), (question, true)]) {
         let search = Search {
-            query: question.question,
+            query: question.question.clone(),
             top_k: judge::DEPTH,
             filter: Filter::everything(),
-            steps: Steps { rerank: base.has_reranker(), ..Steps::default() },
+            steps: Steps { rerank, ..Steps::default() },
             ..Search::default()
         };
         let found = base.search(&search).await.map_err(CliError::failed)?;
-        let Some(Evaluated { evaluator, scores }) = judge::evaluate(&base, &found.candidates) else { continue };
+        let is_reranked = found.candidates.iter().any(|candidate| candidate.scores.rerank.is_some());
+        let Some(Evaluated { evaluator, scores }) =
+            judge::evaluate(&base, &found.candidates).filter(|_| is_reranked == rerank)
+        else {
+            continue;
+        };
         let pairs = pairs.entry(evaluator).or_default();
         for (place, score) in scores {
             let document = found.candidates.get(place).map_or("", |candidate| &candidate.passage.document);
@@ -59,20 +66,24 @@ pub async fn run(rag: &Rag, labelled: &Labelled<'_>, json: bool) -> Result<(), C
         return Err(CliError::Failed(what.to_owned()));
     }
     let goal = Goal { upper: UpperGoal::Precision(labelled.precision), max_lost: labelled.max_lost };
-    let mut settings = base.settings().await.map_err(CliError::failed)?;
-    let mut evaluators: Vec<_> = pairs.into_iter().collect();
-    evaluators.sort_by(|a, b| a.0.cmp(&b.0));
-    for (evaluator, pairs) in evaluators {
-        let calibration =
-            calibrate(&pairs, &goal).map_err(|error| CliError::Failed(format!("{evaluator}: {error}")))?;
-        if json {
-            say_json(&calibration);
-        } else {
-            show(&evaluator, &calibration);
+    let (mut found, mut failed) = (BTreeMap::new(), Vec::new());
+    for (evaluator, pairs) in pairs {
+        match calibrate(&pairs, &goal) {
+            Ok(calibration) => _ = found.insert(evaluator, calibration),
+            Err(error) => failed.push(format!("{evaluator}: {error}")),
         }
-        settings.calibrations.insert(evaluator, calibration);
     }
-    base.set_settings(&settings).await.map_err(CliError::failed)
+    if json {
+        say_json(&found);
+    } else {
+        found.iter().for_each(|(evaluator, calibration)| show(evaluator, calibration));
+    }
+    if !found.is_empty() {
+        let mut settings = base.settings().await.map_err(CliError::failed)?;
+        settings.calibrations.extend(found);
+        base.set_settings(&settings).await.map_err(CliError::failed)?;
+    }
+    if failed.is_empty() { Ok(()) } else { Err(CliError::Failed(failed.join("\n"))) }
 }
 
 fn show(evaluator: &str, calibration: &Calibration) {

@@ -14,7 +14,7 @@ use super::folder::{ModelFolder, tokens};
 use super::kernel::Isa;
 use super::linear::Precision;
 use head::Head;
-pub use head::HeadShape;
+pub use head::{Blend, HeadShape};
 
 /// From a folder of `config.json`, `tokenizer.json` and `model.safetensors`, as sequence classifiers with one label are
 /// published. The last may hold int8 matrices, and leave out the word embeddings where they are the sentence model's; then
@@ -34,32 +34,31 @@ pub struct CrossEncoder {
 pub struct Description {
     /// With its version, by which what was measured with it is kept: "weirgate-reranker 3f2a…".
     pub name: String,
-    /// A passage is ordered by `logit + first_stage * score`, with the score of the search that found it.
-    pub first_stage: f32,
+    pub after_hop: Blend,
+    pub after_hop_several: Blend,
+    pub after_fusion: Blend,
 }
 
 /// Tokens that mark the beginning and the two ends of a pair.
 const MARKS: usize = 3;
 
 impl CrossEncoder {
-    /// What the model in `dir` says of itself; `None` where there is none. Does not read the weights.
+    /// What the model in `dir`, or the one that the program carries, says of itself. Does not read the weights.
     ///
     /// # Errors
     /// The description cannot be read, or is none.
-    pub fn describe(dir: &Path) -> Result<Option<Description>, InferError> {
-        let folder = ModelFolder::new(dir);
-        if !folder.has("config.json") {
-            return Ok(None);
-        }
-        let HeadShape { version, first_stage, .. } = folder.head()?;
+    pub fn describe(dir: &Path) -> Result<Description, InferError> {
+        let folder = ModelFolder::reranker(dir);
+        let HeadShape { version, after_hop, after_hop_several, after_fusion, .. } = folder.head()?;
         let mut name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if let Some(version) = version {
             name = format!("{name} {version}");
         }
-        Ok(Some(Description { name, first_stage }))
+        Ok(Description { name, after_hop, after_hop_several, after_fusion })
     }
 
-    /// `sentence_model` is the folder of the model whose word embeddings it uses if it brings none.
+    /// The model in `dir`, or the one that the program carries where there is no such folder. `sentence_model` is the folder of the model
+    /// whose word embeddings it uses if it brings none.
     ///
     /// # Errors
     /// A file cannot be read, or is not what its name says.
@@ -70,7 +69,7 @@ impl CrossEncoder {
     /// # Errors
     /// A file cannot be read, or is not what its name says.
     pub fn load_in(dir: &Path, sentence_model: &Path, precision: Precision) -> Result<Self, InferError> {
-        let (folder, words_folder) = (ModelFolder::new(dir), ModelFolder::new(sentence_model));
+        let (folder, words_folder) = (ModelFolder::reranker(dir), ModelFolder::new(sentence_model));
         let (shape, pooling, isa) = (folder.shape()?, folder.head()?.pooling, Isa::best());
         let weights = folder.weights()?;
         let has_tokenizer = weights.has_words() || folder.has("tokenizer.json");

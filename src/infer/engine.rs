@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use rustix::process::{Pid, setpriority_process};
 
 use super::manifest::Manifest;
 use super::{Embedder, InferError, Library, SENTENCE_MODEL, SentenceEmbedder};
@@ -25,8 +26,11 @@ const PIECE: usize = 16;
 /// Between two attempts to load a model that could not be loaded.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// Most threads; otherwise half the processor's, because the proxy needs the rest.
+/// Most threads; otherwise as many as processors, which they leave to the proxy when it needs them.
 const MAX_THREADS: usize = 4;
+
+/// Niceness of the threads: with as much to do, the proxy's get nine tenths of a processor.
+const NICENESS: i32 = 10;
 
 type Load = Box<dyn Fn() -> Result<Box<dyn Embedder>, InferError> + Send + Sync>;
 
@@ -171,14 +175,25 @@ impl Engine {
 
 impl Ready {
     fn new(embedder: Box<dyn Embedder>) -> Result<Self, InferError> {
-        let n_threads = std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, MAX_THREADS));
+        let n_threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
         let pool = ThreadPoolBuilder::new()
             .num_threads(n_threads)
             .thread_name(|n| format!("infer-{n}"))
+            .start_handler(|_| stand_back())
             .panic_handler(|_| tracing::error!("Embedding a text broke off; its request goes without"))
             .build()
             .map_err(|error| InferError::Run(format!("its threads cannot be started: {error}")))?;
         Ok(Self { pool, embedder })
+    }
+}
+
+/// Lets other threads go first where there are not processors for all. On Linux a thread has a niceness of its own; elsewhere, and
+/// where it is not allowed, nothing happens.
+fn stand_back() {
+    let thread = std::fs::read_link("/proc/thread-self").ok();
+    let id = thread.and_then(|path| path.file_name()?.to_str()?.parse().ok()).and_then(Pid::from_raw);
+    if id.is_some() {
+        let _ = setpriority_process(id, NICENESS);
     }
 }
 

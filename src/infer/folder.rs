@@ -12,11 +12,25 @@ use super::weights::{WORDS, Weights};
 
 pub struct ModelFolder {
     dir: PathBuf,
+    /// What the program carries in the place of the folder.
+    carried: &'static [(&'static str, &'static [u8])],
 }
+
+/// The reranker that the program carries; its tokenizer and word embeddings are the sentence model's.
+static RERANKER: [(&str, &[u8]); 2] = [
+    ("config.json", include_bytes!("../../models/weirgate-reranker/config.json")),
+    ("model.safetensors", include_bytes!("../../models/weirgate-reranker/model.safetensors")),
+];
 
 impl ModelFolder {
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self { dir: dir.to_owned(), carried: &[] }
+    }
+
+    /// A folder with a reranker, or the reranker that the program carries where there is no such folder.
+    pub fn reranker(dir: &Path) -> Self {
+        let carried: &'static [_] = if dir.exists() { &[] } else { &RERANKER };
+        Self { dir: dir.to_owned(), carried }
     }
 
     pub fn shape(&self) -> Result<Shape, InferError> {
@@ -33,7 +47,7 @@ impl ModelFolder {
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.dir.join(name).exists()
+        self.carried(name).is_some() || self.dir.join(name).exists()
     }
 
     /// Cuts texts at `max_tokens` and the positions of the model; not at all where none is given.
@@ -69,7 +83,14 @@ impl ModelFolder {
         InferError::Broken { path: self.dir.join(name), what }
     }
 
+    fn carried(&self, name: &str) -> Option<&'static [u8]> {
+        self.carried.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
+    }
+
     fn read(&self, name: &str) -> Result<Vec<u8>, InferError> {
+        if let Some(bytes) = self.carried(name) {
+            return Ok(bytes.to_vec());
+        }
         let path = self.dir.join(name);
         std::fs::read(&path).map_err(|error| InferError::Read { path, error })
     }

@@ -39,7 +39,7 @@ impl Library {
         self.dir.join(&model.name)
     }
 
-    /// Where the reranker lies, if there is one.
+    /// Where a reranker lies that takes the place of the one that the program carries.
     pub fn reranker(&self) -> PathBuf {
         self.dir.join(RERANKER)
     }

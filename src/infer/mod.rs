@@ -28,7 +28,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use bench::{Row, bench};
-pub use cross_encoder::{CrossEncoder, Description};
+pub use cross_encoder::{Blend, CrossEncoder, Description};
 pub use embedder::{Embedder, SentenceEmbedder};
 pub use encoder::Hidden;
 pub use engine::{Engine, Reply};
@@ -40,8 +40,8 @@ pub use manifest::{Manifest, Model};
 /// The model that turns prompts into vectors.
 pub const SENTENCE_MODEL: &str = "all-minilm-l6-v2";
 
-/// The cross-encoder that reads questions and passages together. It has no entry in the manifest: its files are in this
-/// repository or made by `eval/train`, and there may be none.
+/// The cross-encoder that reads questions and passages together. It has no entry in the manifest: the program carries it, and a folder
+/// of this name takes its place.
 pub const RERANKER: &str = "weirgate-reranker";
 
 /// Why a model cannot be used, or its files not be got.

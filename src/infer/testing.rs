@@ -91,7 +91,7 @@ impl TinyBert {
         let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
         config["pooling"] = json!("interaction");
         config["version"] = json!("tiny");
-        config["first_stage"] = json!(2.5);
+        config["after_hop"] = json!({"logit": 2.0, "before": 0.5, "bias": -1.0});
         std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
         let mut tensors = self.classifier(Self::HIDDEN + 2);
         tensors.remove("bert.embeddings.word_embeddings.weight");

@@ -33,17 +33,17 @@ const MAX_TOKENS: usize = 256;
 const PIECE: usize = 8;
 
 impl CrossEncoderScore {
-    /// The reranker of `library`; `None` where there is none. Its weights are not read yet.
+    /// The reranker of `library`, or the one that the program carries. Its weights are not read yet.
     ///
     /// # Errors
-    /// There is one whose description cannot be read.
-    pub fn find(library: &Library, engine: Option<Arc<Engine>>) -> Result<Option<Reranker>, InferError> {
+    /// The library's cannot be read.
+    pub fn find(library: &Library, engine: Option<Arc<Engine>>) -> Result<Reranker, InferError> {
         let dir = library.reranker();
-        let Some(Description { name, first_stage }) = CrossEncoder::describe(&dir)? else { return Ok(None) };
+        let Description { name, after_hop, after_hop_several, after_fusion } = CrossEncoder::describe(&dir)?;
         let sentence_model = library.folder(Manifest::shipped().model(SENTENCE_MODEL)?);
         let lazy = Lazy { name, dir, sentence_model, engine, loaded: Mutex::default() };
         let score = Arc::new(Self(Arc::new(lazy)));
-        Ok(Some(Reranker { score, languages: vec![Language::English], first_stage }))
+        Ok(Reranker { score, languages: vec![Language::English], after_hop, after_hop_several, after_fusion })
     }
 }
 
@@ -95,6 +95,7 @@ impl Lazy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::infer::Blend;
     use crate::infer::testing::TinyBert;
 
     /// A `models_dir` with the tiny sentence model and a reranker over it.
@@ -113,9 +114,10 @@ mod tests {
     #[tokio::test]
     async fn a_reranker_is_found_and_scores_every_text() {
         let dir = models();
-        let reranker = CrossEncoderScore::find(&Library::new(dir.path()), None).unwrap().unwrap();
+        let reranker = CrossEncoderScore::find(&Library::new(dir.path()), None).unwrap();
         assert_eq!(reranker.score.name(), "weirgate-reranker tiny");
-        assert!((reranker.first_stage - 2.5).abs() < f32::EPSILON);
+        assert_eq!(reranker.after_hop, Blend { logit: 2.0, before: 0.5, bias: -1.0 });
+        assert_eq!(reranker.after_fusion, Blend::default());
         assert!(reranker.reads(Language::English) && !reranker.reads(Language::Chinese));
         let texts = ["the cat sat", "dog"].repeat(PIECE);
         let scores = reranker.score.score("the cat", &texts).await.unwrap();
@@ -124,11 +126,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn none_is_no_error_and_a_broken_one_is_named_when_it_is_wanted() {
+    async fn the_carried_one_needs_the_sentence_model_and_a_broken_one_is_named_when_it_is_wanted() {
         let dir = models();
-        assert!(CrossEncoderScore::find(&Library::new(dir.path().join("elsewhere")), None).unwrap().is_none());
+        let carried = CrossEncoderScore::find(&Library::new(dir.path().join("elsewhere")), None).unwrap();
+        assert!(carried.score.name().starts_with("weirgate-reranker "), "{}", carried.score.name());
+        let error = carried.score.score("cat", &["dog"]).await.unwrap_err();
+        assert!(error.contains("left out") && error.contains("weirgate models fetch"), "{error}");
         std::fs::write(dir.path().join("weirgate-reranker/model.safetensors"), "cut off").unwrap();
-        let reranker = CrossEncoderScore::find(&Library::new(dir.path()), None).unwrap().unwrap();
+        let reranker = CrossEncoderScore::find(&Library::new(dir.path()), None).unwrap();
         let error = reranker.score.score("cat", &["dog"]).await.unwrap_err();
         assert!(error.contains("left out") && error.contains("model.safetensors"), "{error}");
         std::fs::write(dir.path().join("weirgate-reranker/config.json"), "{").unwrap();

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::chunk::{ChunkSettings, chunks};
 use super::knowledge_base::KnowledgeBase;
 use super::store::{Passage, Row};
-use super::terms::{language, terms};
+use super::terms::{VERSION, language, terms};
 use super::{Chunk, Document, RagError};
 
 /// A document and the id it is stored under.
@@ -195,7 +195,8 @@ impl KnowledgeBase {
     fn hash(&self, new: &NewDocument) -> String {
         let mut digest = Sha256::new();
         let layout = self.table.layout();
-        for part in [FORMAT, &layout.model, &layout.chunk_size.to_string(), &layout.chunk_overlap.to_string()] {
+        let numbers = [VERSION as usize, layout.chunk_size, layout.chunk_overlap].map(|number| number.to_string());
+        for part in [FORMAT, &layout.model].into_iter().chain(numbers.iter().map(String::as_str)) {
             digest.update(part.as_bytes());
             digest.update([0]);
         }

@@ -15,10 +15,8 @@ use crate::rag::retrieve::{Candidate, Search};
 pub fn open(settings: &Settings, engine: &Arc<Engine>) -> Rag {
     let embed = SentenceModel::of_engine(engine.clone());
     let found = CrossEncoderScore::find(&Library::new(&settings.models_dir), Some(engine.clone()));
-    let rerank = found.unwrap_or_else(|error| {
-        tracing::warn!(%error, "The reranker cannot be used; searches go without it");
-        None
-    });
+    let rerank =
+        found.inspect_err(|error| tracing::warn!(%error, "The reranker cannot be used; searches go without it")).ok();
     Rag::new(place(settings), Models { embed: Some(Arc::new(embed)), rerank })
 }
 

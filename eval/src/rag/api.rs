@@ -57,6 +57,9 @@ pub struct Hit {
     #[serde(default)]
     pub header: Option<String>,
     pub text: String,
+    /// What the list is ordered by.
+    #[serde(default)]
+    pub score: Option<f64>,
     #[serde(default)]
     pub scores: BTreeMap<String, Option<f64>>,
 }
@@ -91,6 +94,13 @@ pub struct TraceStep {
 }
 
 impl Hit {
+    /// What the last part that judges passages thinks of it: the reranker, else the second hop, which both say it in the score, else the
+    /// cosine.
+    pub fn judgement(&self) -> Option<f64> {
+        let is_judged = ["rerank", "hop"].iter().any(|kind| self.score_of(kind).is_some());
+        if is_judged { self.score.or_else(|| self.score_of("rerank")) } else { self.score_of("dense") }
+    }
+
     /// The chunk as it would be sent: under its headings, which carry the title where there are any.
     pub fn whole_text(&self) -> String {
         let above = [&self.header, &self.title].into_iter().flatten().find(|text| !text.is_empty());

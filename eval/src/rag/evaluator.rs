@@ -1,5 +1,5 @@
-//! The retrieval evaluator's task: does a retrieved passage contain an answer? Scored by the server's reranker on the pairs that
-//! published baselines use, the first ten of the plain reciprocal rank fusion, so that a better ranking does not change the test.
+//! The retrieval evaluator's task: does a retrieved passage contain an answer? Scored by what judges passages on the server, on the
+//! pairs that published baselines use, the first ten of the plain reciprocal rank fusion, so that a better ranking does not change the test.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -13,6 +13,9 @@ use super::set::{Query, RagSet};
 use super::steps::Step;
 
 const N_PAIRS_PER_QUERY: usize = 10;
+
+/// Parts that say how sure they are of a passage.
+const JUDGING: [&str; 2] = ["hop", "rerank"];
 
 #[derive(Debug, Clone)]
 pub struct Evaluation {
@@ -34,11 +37,12 @@ pub struct EvaluatorRow {
     pub pairs: Vec<Scored>,
 }
 
-/// None where passages cannot contain the set's answers, or where the server does not rerank.
+/// `parts` are those of the step whose judgement is asked for. None where passages cannot contain the set's answers.
 pub async fn run(
     gateway: &Gateway,
     set: &RagSet,
     asking: &Asking,
+    parts: &[&'static str],
     n_candidates: usize,
     threshold: Option<f64>,
 ) -> Result<Option<(Evaluation, Vec<EvaluatorRow>)>> {
@@ -46,7 +50,8 @@ pub async fn run(
     if queries.is_empty() {
         return Ok(None);
     }
-    let step = Step { name: "evaluator".to_string(), parts: vec!["dense", "lexical", "rrf", "rerank"] };
+    let judging = parts.iter().copied().filter(|part| JUDGING.contains(part));
+    let step = Step { name: "evaluator".to_string(), parts: ["dense", "lexical", "rrf"].into_iter().chain(judging).collect() };
     let bar = progress_bar(&format!("{} evaluator", set.key), queries.len());
     let (mut rows, mut n_failed, mut lacks_fused) = (Vec::new(), 0usize, false);
     for query in queries {

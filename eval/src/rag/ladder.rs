@@ -40,12 +40,12 @@ pub struct Row {
     pub step: String,
     pub query: String,
     pub documents: Vec<Ranked>,
-    /// Reranker's score and whether the chunk contains an answer string, for the first ten chunks that have both.
+    /// What was judged of the first ten chunks, and whether they contain an answer string.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pairs: Vec<(f64, bool)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
-    /// The server's confidence, else the best score of the reranker.
+    /// The server's confidence, else the best judgement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confidence: Option<f64>,
     pub values: Values,
@@ -176,7 +176,7 @@ fn row(query: &Query, found: Timed<Found>, deep: Option<&[Hit]>, asking: &Asking
     let documents = documents_in_order(ranking.iter().map(|hit| hit.document.as_str()));
     let mut values = metrics::ranking(&documents, &query.gold);
     values.extend(sent_values(query, &found, asking.context_chunks));
-    let best_rerank = ranking.iter().filter_map(|hit| hit.score_of("rerank")).max_by(f64::total_cmp);
+    let best = ranking.iter().filter_map(Hit::judgement).max_by(f64::total_cmp);
     let ranked = |document: &&str| Ranked {
         document: (*document).to_string(),
         gain: query.gold.get(*document).copied().unwrap_or_default(),
@@ -186,7 +186,7 @@ fn row(query: &Query, found: Timed<Found>, deep: Option<&[Hit]>, asking: &Asking
         documents: documents.iter().take(10).map(ranked).collect(),
         pairs: pairs(query, ranking.iter().take(10)),
         action: found.action,
-        confidence: found.confidence.or(best_rerank),
+        confidence: found.confidence.or(best),
         values,
         server_ms: found.trace.ms,
         client_ms,
@@ -197,13 +197,13 @@ fn row(query: &Query, found: Timed<Found>, deep: Option<&[Hit]>, asking: &Asking
     }
 }
 
-/// Scores of the reranker with the label "contains an answer string".
+/// Judgements of chunks with the label "contains an answer string".
 pub fn pairs<'a>(query: &Query, hits: impl Iterator<Item = &'a Hit>) -> Vec<(f64, bool)> {
     if query.answer_strings.is_empty() {
         return Vec::new();
     }
     let is_right = |hit: &Hit| contains_answer(&normalize(&hit.whole_text()), &query.answer_strings);
-    hits.filter_map(|hit| Some((hit.score_of("rerank")?, is_right(hit)))).collect()
+    hits.filter_map(|hit| Some((hit.judgement()?, is_right(hit)))).collect()
 }
 
 /// What the texts say that would be sent to a language model.

@@ -93,8 +93,8 @@ pub struct RagArgs {
     /// Questions asked before each step without being counted
     #[arg(long, default_value_t = 3)]
     warmup: usize,
-    /// Chunks asked for in the retrieval evaluator's task, so that the fusion's first ten are among those reranked
-    #[arg(long, default_value_t = 30)]
+    /// Chunks asked for in the retrieval evaluator's task, so that the fusion's first ten are among them in any order
+    #[arg(long, default_value_t = 100)]
     evaluator_candidates: usize,
     /// Threshold of the retrieval evaluator; chosen on the pairs themselves if not given
     #[arg(long)]
@@ -187,11 +187,14 @@ async fn measure(
             asking.concurrency
         ));
     }
-    let mut reranks = false;
+    let mut judging: Vec<&str> = Vec::new();
     for step in steps {
         match ladder::run(gateway, set, step, &asking).await? {
             StepOutcome::Measured(rows) => {
-                reranks |= step.has("rerank");
+                // The last one measured is the best judge there is.
+                if step.has("hop") || step.has("rerank") {
+                    judging.clone_from(&step.parts);
+                }
                 result.push(set, step, rows, args.refusal_threshold);
             }
             StepOutcome::Unavailable(reason) => {
@@ -199,9 +202,9 @@ async fn measure(
             }
         }
     }
-    if reranks {
-        result.evaluation =
-            evaluator::run(gateway, set, &asking, args.evaluator_candidates, args.evaluator_threshold).await?;
+    if !judging.is_empty() {
+        let (n_candidates, threshold) = (args.evaluator_candidates, args.evaluator_threshold);
+        result.evaluation = evaluator::run(gateway, set, &asking, &judging, n_candidates, threshold).await?;
     }
     if args.answers {
         result.answers = answers::run(gateway, set, &asking, judge).await?;

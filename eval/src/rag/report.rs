@@ -346,7 +346,7 @@ fn definitions(text: &mut String) -> Result<()> {
          differences per query, 10,000 flips. Both with a fixed seed.\n\
          - *Latency*: the server's own trace, one query at a time unless `--concurrency` says otherwise; *client* includes HTTP and JSON. \
          Where a step compresses, latency and what is sent are those of a second request for just the chunks that would be sent.\n\
-         - *Refused by confidence*: questions whose confidence (else the reranker's best score) is below the threshold.\n\
+         - *Refused by confidence*: questions whose confidence (else the best judgement of a passage) is below the threshold.\n\
          - *factuality*: share of the judge's grades A, B, C and E; *strict*: B and C. Refusals and unreadable grades are not graded and are \
          counted separately; EM and F1 as for SQuAD, refusals of answerable questions count as wrong."
     )?;

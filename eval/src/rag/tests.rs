@@ -107,7 +107,7 @@ impl ScriptedGateway {
         let hit = |n: usize, fused: f64, rerank: f64| {
             let scores = if on("rerank") { json!({"fused": fused, "rerank": rerank}) } else { json!({"fused": fused}) };
             json!({"id": format!("c{n}"), "document": format!("d{n}"), "title": format!("T{n}"), "text": format!("the answer is {n}"),
-                "score": 1.0, "scores": scores})
+                "score": if on("rerank") { rerank } else { fused }, "scores": scores})
         };
         let (first, second) = (hit(wrong, 0.9, 0.1), hit(wanted, 0.8, 0.95));
         let results = if on("lexical") { json!([second, second, first]) } else { json!([first, first, second]) };
@@ -270,7 +270,7 @@ async fn reranking_correction_and_compression_are_measured() {
     let n = N_DOCUMENTS;
     // Compression asks twice: for the ranking, and for the chunks that would be sent. The evaluator's task asks for thirty.
     let calls = gateway.take_calls();
-    assert_eq!((calls["search compress 20"], calls["search compress 5"], calls["search rerank 30"]), (n + 1, n, n));
+    assert_eq!((calls["search compress 20"], calls["search compress 5"], calls["search rerank 100"]), (n + 1, n, n));
     let (summary, report, _) = read_run(root.path());
     for (key, expected) in [
         ("toy.evaluator_auc", 1.0),

@@ -13,8 +13,45 @@ pub struct HeadShape {
     pub pooling: Pooling,
     /// Changes with the weights.
     pub version: Option<String>,
-    /// What a first search's score (a cosine, mostly) is worth beside the logit; found when the model was trained.
-    pub first_stage: f32,
+    /// What a logit is worth beside the score of the search that found the passage, found when the model was trained. After the second
+    /// hop, whose log odds are that score: for a question that one passage answers, and for one that needs several, of which
+    /// none may look like an answer by itself. Without it, beside the fused score.
+    pub after_hop: Blend,
+    pub after_hop_several: Blend,
+    pub after_fusion: Blend,
+}
+
+/// A logit and the score of the search before it as the chance that the passage answers: `sigmoid(bias + logit + before)`, weighted.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct Blend {
+    pub logit: f32,
+    pub before: f32,
+    pub bias: f32,
+}
+
+impl Default for Blend {
+    /// The model's own opinion.
+    fn default() -> Self {
+        Blend { logit: 1.0, before: 0.0, bias: 0.0 }
+    }
+}
+
+impl Blend {
+    /// From 0 to 1.
+    pub fn chance(&self, logit: f32, before: f32) -> f32 {
+        1.0 / (1.0 + (-(self.bias + self.logit * logit + self.before * before)).exp())
+    }
+
+    /// A blend between two: this one at 0, the other at 1.
+    #[must_use]
+    pub fn towards(&self, other: Blend, share: f32) -> Blend {
+        let between = |own: f32, other: f32| own + share * (other - own);
+        Blend {
+            logit: between(self.logit, other.logit),
+            before: between(self.before, other.before),
+            bias: between(self.bias, other.bias),
+        }
+    }
 }
 
 /// What the head looks at; the member `pooling` of `config.json`.

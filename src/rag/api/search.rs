@@ -55,7 +55,7 @@ pub async fn search(base: &KnowledgeBase, filter: Filter, request: &ApiRequest) 
     }
     let (_, found) = base.find(&ask).await?;
     ok(json!({
-        "results": found.candidates.iter().map(result).collect::<Vec<_>>(), "action": found.action, "confidence": found.confidence,
+        "results": found.candidates.iter().map(result).collect::<Vec<_>>(), "several": found.several, "action": found.action, "confidence": found.confidence,
         "context": found.context.as_ref().map(context), "trace": found.trace,
     }))
 }

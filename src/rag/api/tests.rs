@@ -53,6 +53,7 @@ async fn a_knowledge_base_from_making_to_deleting() {
     );
     let (status, found) =
         client.ask("POST", "knowledge-bases/pets/search", json!({"query": "when do cats purr", "top_k": 1})).await;
+    assert!(found["trace"]["ms"].as_f64().unwrap() > 0.0, "{found}");
     let best = &found["results"][0];
     assert_eq!((status, &best["document"], &best["id"]), (200, &json!("pets/cats"), &json!("pets/cats#0")));
     assert_eq!(best["metadata"], json!({"kind": "cat", "legs": "4"}));

@@ -42,7 +42,7 @@ impl KnowledgeBase {
         let found = if ask.steps.is_single_search() {
             let found = self.search(&search).await?;
             trace.take_in(&found.trace);
-            Found { trace, ..found }
+            Found { trace: trace.end(), ..found }
         } else {
             self.find_by_several(ask, &search, model, trace).await?
         };
@@ -64,10 +64,12 @@ impl KnowledgeBase {
         for query in queries(question, ask, model, &mut trace).await {
             searches.push(Search { query, ..one.clone() });
         }
-        let mut lists = Vec::new();
+        let (mut lists, mut several) = (Vec::new(), None);
         for search in &searches {
             let found = self.search(search).await?;
             trace.take_in(&found.trace);
+            // The question's own, which comes first.
+            several = several.or(found.several);
             lists.push(found.candidates);
         }
         if let Some(model) = model.filter(|_| ask.steps.hyde) {
@@ -90,7 +92,7 @@ impl KnowledgeBase {
         let mut candidates = trace.timed_sync("merge", || merged(lists));
         trace.count(candidates.len());
         if search.steps.rerank {
-            candidates = rerank(self, question, candidates, &mut trace).await;
+            candidates = rerank(self, question, several, candidates, &mut trace).await;
         }
         let judged = if search.steps.correct { judge(self, &candidates, &mut trace).await? } else { None };
         candidates.retain(|candidate| search.threshold.is_none_or(|threshold| candidate.score >= threshold));
@@ -101,7 +103,7 @@ impl KnowledgeBase {
             None
         };
         let (action, confidence) = (judged.map(|judged| judged.action), judged.map(|judged| judged.confidence));
-        Ok(Found { candidates, action, confidence, context, trace })
+        Ok(Found { candidates, several, action, confidence, context, trace: trace.end() })
     }
 }
 
@@ -154,7 +156,7 @@ fn believed_words(question: &str, found: &[Candidate]) -> String {
 
 /// A candidate without the score that is not the question's, for a judge would take it for that.
 fn unjudged(mut candidate: Candidate) -> Candidate {
-    candidate.scores.dense = None;
+    (candidate.scores.dense, candidate.scores.hop) = (None, None);
     candidate
 }
 

@@ -58,7 +58,7 @@ impl KnowledgeBase {
         let passages: Vec<&str> = candidates.iter().map(|candidate| candidate.passage.text.as_str()).collect();
         let scorer = self.sentence_scorer(question);
         let refinement = Refinement::new(Mode::Excerption);
-        match trace.timed("refine", refine(question, &passages, scorer, &refinement)).await {
+        match trace.timed("refine", refine(question, &passages, &scorer, &refinement)).await {
             Ok(strips) => by_passage(&strips)
                 .into_iter()
                 .filter_map(|(passage, text)| Some((candidates.get(passage)?.clone(), text)))
@@ -90,7 +90,7 @@ impl KnowledgeBase {
         let (pages, notes) = trace.timed("visit", visit(web.fetch.as_ref(), pages, &web.settings, &read_page)).await;
         notes.iter().for_each(|note| trace.note(note));
         let scorer = self.sentence_scorer(question);
-        match trace.timed("refine", refine_pages(question, &pages, scorer, &Refinement::for_web())).await {
+        match trace.timed("refine", refine_pages(question, &pages, &scorer, &Refinement::for_web())).await {
             Ok(strips) => {
                 let kept = paragraphs(&pages, &strips);
                 kept.into_iter().filter_map(|(page, text)| Some(of_page(pages.get(page)?, text))).collect()

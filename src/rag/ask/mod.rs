@@ -168,11 +168,9 @@ impl KnowledgeBase {
         // A model's judgement of the passages stands, and then a model may choose the sentences. Where there is none, the
         // words decide: a threshold for them means nothing on a model's scale.
         let is_judged = action.is_some_and(Action::uses_documents);
-        let (scorer, threshold) = if is_judged {
-            (self.sentence_scorer(question), f64::NEG_INFINITY)
-        } else {
-            (&LexicalScorer as &dyn Score, MIN_OVERLAP)
-        };
+        let by_model = self.sentence_scorer(question);
+        let (scorer, threshold): (&dyn Score, f64) =
+            if is_judged { (&by_model, f64::NEG_INFINITY) } else { (&LexicalScorer, MIN_OVERLAP) };
         let extraction = Extraction { threshold, confidence: None, max_sentences: MAX_SENTENCES, margin: MARGIN };
         extract(question, &whole(sources), scorer, &extraction).await.map_err(RagError::Failed)
     }

@@ -48,7 +48,8 @@ impl KnowledgeBase {
         // The standalone question: a part of the conversation may be cut off, and the sources were found with it.
         let asked = prompt(question, &numbered, &ask.turns);
         let whole = whole(sources);
-        let binder = Binder::new(&whole, self.sentence_scorer(question), BINDING);
+        let scorer = self.sentence_scorer(question);
+        let binder = Binder::new(&whole, &scorer, BINDING);
         let mut pieces = model.stream(asked).await.map_err(Failure::NotBegun)?;
         let mut reader = AnswerReader::new(sources.len());
         let mut telling = Telling { sources: &whole, binder, listener, sentences: Vec::new(), n_told: 0 };

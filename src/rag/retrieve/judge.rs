@@ -43,17 +43,23 @@ pub async fn judge(
     Ok(Some(Judgement { action: decision.action, confidence }))
 }
 
-/// The evaluator of a search and its scores of the best candidates: the reranker's where it read them, else cosines. `None`
-/// where neither has seen any.
+/// The evaluator of a search and its scores of the best candidates: the chance that the last model to rank them gives, else
+/// cosines. `None` where neither has seen any.
 pub fn evaluate(base: &KnowledgeBase, candidates: &[Candidate]) -> Option<Evaluated> {
-    let of = |name: String, score: fn(&Candidate) -> Option<f32>| {
+    let of = |evaluator: String, score: fn(&Candidate) -> Option<f32>| {
         let seen = candidates.iter().take(DEPTH).enumerate();
         let scores: Vec<(usize, f32)> = seen.filter_map(|(at, candidate)| Some((at, score(candidate)?))).collect();
-        (!scores.is_empty()).then_some(Evaluated { evaluator: name, scores })
+        (!scores.is_empty()).then_some(Evaluated { evaluator, scores })
     };
-    let reranked =
-        base.models.rerank.as_ref().and_then(|reranker| of(reranker.score.name().to_owned(), |c| c.scores.rerank));
-    reranked.or_else(|| of(format!("cosine of {}", base.table().layout().model), |c| c.scores.dense))
+    let after_hop = candidates.iter().any(|candidate| candidate.scores.hop.is_some());
+    let reranked = base.models.rerank.as_ref().and_then(|reranker| {
+        let name = reranker.score.name();
+        let evaluator = if after_hop { format!("{name} after the hop") } else { name.to_owned() };
+        of(evaluator, |candidate| candidate.scores.rerank.map(|_| candidate.score))
+    });
+    let hopped = || of(format!("hop over {}", base.table().layout().model), |candidate| candidate.scores.hop);
+    let near = || of(format!("cosine of {}", base.table().layout().model), |candidate| candidate.scores.dense);
+    reranked.or_else(hopped).or_else(near)
 }
 
 /// Scores of one evaluator.

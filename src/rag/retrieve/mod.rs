@@ -25,6 +25,9 @@ pub use trace::{Trace, TraceStep};
 /// Passages that each way of searching contributes.
 const CANDIDATES: usize = 100;
 
+/// Searches that are begun for one question, should somebody write during each of them. Commits are seconds apart.
+const ATTEMPTS: usize = 10;
+
 /// A question and how to answer it.
 #[derive(Debug, Clone, Default)]
 pub struct Search {
@@ -87,11 +90,19 @@ pub struct Candidate {
     pub row: u64,
     /// Empty until it is read.
     pub passage: Passage,
-    /// What the list is ordered by after the last step that ran: a chance from 0 to 1 after the hop, a logit after `rerank`.
+    /// What the list is ordered by after the last step that ran: after the hop and after `rerank` the chance, from 0 to 1, that the
+    /// question needs it.
     pub score: f32,
     pub scores: Scores,
     /// Where the search was asked to explain itself; named by [`hop::features::NAMES`].
     pub features: Option<Box<hop::features::Features>>,
+}
+
+impl Candidate {
+    /// Whether the score is a chance, and not a cosine or what fusion made of it.
+    pub fn is_chance(&self) -> bool {
+        self.scores.rerank.or(self.scores.hop).is_some()
+    }
 }
 
 /// What each step thought of a passage; `None` if it did not see it.
@@ -117,6 +128,8 @@ pub struct Scores {
 #[derive(Debug, Clone, Default)]
 pub struct Found {
     pub candidates: Vec<Candidate>,
+    /// How much the question looks like one that needs several passages, from 0 to 1, where the hop has read it.
+    pub several: Option<f32>,
     /// What the evaluator thinks of them, where that step ran and has thresholds.
     pub action: Option<Action>,
     pub confidence: Option<f64>,
@@ -135,11 +148,12 @@ impl KnowledgeBase {
         let mut trace = Trace::begin();
         let vector = self.query_vector(search, &mut trace).await?;
         let (mut candidates, scale) = self.first_stage(search, vector.as_deref(), &mut trace).await?;
+        let mut several = None;
         if search.steps.hop {
-            candidates = hop::extend(self, search, scale, candidates, &mut trace).await?;
+            hop::Hopped { candidates, several } = hop::extend(self, search, scale, candidates, &mut trace).await?;
         }
         if search.steps.rerank {
-            candidates = rerank::rerank(self, &search.query, candidates, &mut trace).await;
+            candidates = rerank::rerank(self, &search.query, several, candidates, &mut trace).await;
         }
         let judged = if search.steps.correct { judge::judge(self, &candidates, &mut trace).await? } else { None };
         candidates.retain(|candidate| !candidate.passage.id.is_empty());
@@ -153,7 +167,7 @@ impl KnowledgeBase {
             _ => self.compress(&search.query, &candidates, &search.compression, &mut trace).await,
         };
         let confidence = judged.map(|judged| judged.confidence);
-        Ok(Found { candidates, action, confidence, context, trace: trace.end() })
+        Ok(Found { candidates, several, action, confidence, context, trace: trace.end() })
     }
 
     /// The question as a vector, where the base has vectors and the model reads the question's language.
@@ -194,14 +208,15 @@ impl KnowledgeBase {
             (search.steps.correct, judge::DEPTH),
         ];
         let n_read = needed.iter().filter(|(is_on, _)| *is_on).map(|(_, depth)| *depth).fold(search.top_k, usize::max);
-        loop {
+        for _ in 0..ATTEMPTS {
+            let mut attempt = Trace::default();
             let version = self.table.version().await?;
-            let lists = self.lists(search, vector, trace).await?;
+            let lists = self.lists(search, vector, &mut attempt).await?;
             let scale = fusion::Scale::of(&lists);
-            let mut candidates = trace.timed_sync("fusion", || fusion::fuse(search.steps.fusion, &lists));
+            let mut candidates = attempt.timed_sync("fusion", || fusion::fuse(search.steps.fusion, &lists));
             let rows: Vec<u64> = candidates.iter().take(n_read).map(|candidate| candidate.row).collect();
             let mut read: HashMap<u64, Passage> =
-                trace.timed("read", self.table.read(&rows, &search.filter)).await?.into_iter().collect();
+                attempt.timed("read", self.table.read(&rows, &search.filter)).await?.into_iter().collect();
             // Somebody wrote meanwhile: row numbers may mean other passages now.
             if self.table.version().await? != version {
                 continue;
@@ -209,8 +224,10 @@ impl KnowledgeBase {
             for candidate in candidates.iter_mut().take(n_read) {
                 candidate.passage = read.remove(&candidate.row).unwrap_or_default();
             }
+            trace.take_in(&attempt);
             return Ok((candidates, scale));
         }
+        Err(RagError::Busy(self.table.name().to_owned()))
     }
 
     async fn lists(

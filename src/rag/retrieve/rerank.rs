@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::trace::Trace;
 use super::{Candidate, sort};
+use crate::infer::Blend;
 use crate::rag::ingest::passage_text;
 use crate::rag::knowledge_base::KnowledgeBase;
 use crate::rag::ports::{Score, scores_of};
@@ -15,25 +16,38 @@ use crate::rag::terms::{Language, language};
 pub struct Reranker {
     pub score: Arc<dyn Score>,
     pub languages: Vec<Language>,
-    /// What the score of the steps before is worth beside the model's: they err in different ways, and both together order better
-    /// than either.
-    pub first_stage: f32,
+    /// What the model's score and that of the steps before are worth together: they err in different ways, and both order better than
+    /// either. After the hop for a question that needs one passage, and one that needs several.
+    pub after_hop: Blend,
+    pub after_hop_several: Blend,
+    pub after_fusion: Blend,
 }
 
 impl Reranker {
     pub fn reads(&self, language: Language) -> bool {
         self.languages.contains(&language)
     }
+
+    /// How likely it is that the passage answers, from 0 to 1.
+    fn chance(&self, logit: f32, candidate: &Candidate, several: f32) -> f32 {
+        match candidate.scores.hop {
+            Some(chance) => {
+                self.after_hop.towards(self.after_hop_several, several).chance(logit, log_odds(chance))
+            }
+            None => self.after_fusion.chance(logit, candidate.score),
+        }
+    }
 }
 
 /// Candidates that are read again; the rest keep their order behind them.
 pub const DEPTH: usize = 30;
 
-/// The best candidates in the order of the model and of the steps before it together. Without the model the order stays, and
-/// the trace says why.
+/// The best candidates in the order of the model and of the steps before it together. `several` is how much the question looks like one
+/// that needs several passages, where the hop has seen it. Without the model the order stays, and the trace says why.
 pub async fn rerank(
     base: &KnowledgeBase,
     query: &str,
+    several: Option<f32>,
     mut candidates: Vec<Candidate>,
     trace: &mut Trace,
 ) -> Vec<Candidate> {
@@ -50,12 +64,12 @@ pub async fn rerank(
             let behind = candidates.split_off(n_read);
             for (candidate, logit) in candidates.iter_mut().zip(logits) {
                 candidate.scores.rerank = Some(logit);
-                candidate.score = logit + model.first_stage * before(candidate);
+                candidate.score = model.chance(logit, candidate, several.unwrap_or_default());
             }
             sort(&mut candidates);
             let lowest = candidates.last().map_or(0.0, |candidate| candidate.score);
             candidates.extend(behind.into_iter().zip(1u16..).map(|(mut candidate, place)| {
-                candidate.score = lowest - f32::from(place);
+                candidate.score = lowest / (1.0 + f32::from(place));
                 candidate
             }));
         }
@@ -65,15 +79,10 @@ pub async fn rerank(
     candidates
 }
 
-/// What the steps before think, on a scale that adds up with a logit: the chance that the second hop gives becomes one, too.
-fn before(candidate: &Candidate) -> f32 {
-    match candidate.scores.hop {
-        Some(chance) => {
-            let chance = chance.clamp(1e-6, 1.0 - 1e-6);
-            (chance / (1.0 - chance)).ln()
-        }
-        None => candidate.score,
-    }
+/// A chance on the scale on which evidence adds up.
+pub fn log_odds(chance: f32) -> f32 {
+    let chance = chance.clamp(1e-6, 1.0 - 1e-6);
+    (chance / (1.0 - chance)).ln()
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ async fn search(query: &str, rerank: bool, score: impl Fn(&str, &str) -> f32 + S
     let dir = tempfile::tempdir().unwrap();
     let place = Place { uri: dir.path().join("rag").display().to_string(), ..Place::default() };
     let (score, languages) = (Arc::new(ScriptedScore::new(score)), vec![Language::English]);
-    let reranker = Reranker { score, languages, first_stage: 10.0 };
+    let blend = Blend { logit: 0.1, before: 1.0, bias: 0.0 };
+    let reranker = Reranker { score, languages, after_hop: blend, after_hop_several: blend, after_fusion: blend };
     let embed: Arc<dyn Embed> = Arc::new(WordCounts::default());
     let rag = Rag::new(place, Models { embed: Some(embed), rerank: Some(reranker) });
     let base = rag.create("notes", &NewBase::default()).await.unwrap();
@@ -41,6 +42,7 @@ async fn a_clear_judgement_of_the_model_decides_and_is_told() {
     let found = search("which is the longest river", true, answers).await;
     assert_eq!(order(&found)[..2], ["c", "b"], "the rest keep the order of the first stage");
     assert_eq!(found.candidates[0].scores.rerank, Some(50.0));
+    assert!(found.candidates.iter().all(|candidate| (0.0..=1.0).contains(&candidate.score)), "a score is a chance");
 }
 
 #[tokio::test]

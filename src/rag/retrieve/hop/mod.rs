@@ -26,6 +26,13 @@ const BRIDGES: usize = 10;
 /// Passages that the hop may add.
 const MAX_ADDED: usize = 60;
 
+/// Where the hop led.
+pub struct Hopped {
+    pub candidates: Vec<Candidate>,
+    /// How much the question looks like one that needs several passages, from 0 to 1; none where it was not read.
+    pub several: Option<f32>,
+}
+
 /// The candidates with those that they, or the question, name; all in the new order.
 ///
 /// # Errors
@@ -36,11 +43,11 @@ pub async fn extend(
     scale: Scale,
     mut candidates: Vec<Candidate>,
     trace: &mut Trace,
-) -> Result<Vec<Candidate>, RagError> {
+) -> Result<Hopped, RagError> {
     if language(&search.query) != Language::English {
         // Names in other scripts have neither capitals nor spaces around them.
         trace.note("hop: reads English questions only; the order stays");
-        return Ok(candidates);
+        return Ok(Hopped { candidates, several: None });
     }
     let lexicon = trace.timed("lexicon", base.lexicon.get(&base.table)).await?;
     let question = Question::new(&lexicon, &search.query);
@@ -54,7 +61,7 @@ pub async fn extend(
     }
     sort(&mut behind);
 
-    trace.timed_sync("hop", || {
+    let several = trace.timed_sync("hop", || {
         read.extend(pool.iter().skip(read.len()).map(|candidate| question.read(&candidate.passage)));
         let own: Vec<f32> = pool.iter().map(|candidate| scale.score(candidate)).collect();
         let cosines =
@@ -67,6 +74,7 @@ pub async fn extend(
             candidate.features = search.explain.then(|| Box::new(features));
         }
         sort(&mut pool);
+        several
     });
     let lowest = pool.last().map_or(0.0, |candidate| candidate.score);
     for (place, candidate) in (1u16..).zip(&mut behind) {
@@ -74,7 +82,7 @@ pub async fn extend(
     }
     pool.append(&mut behind);
     trace.count(pool.len());
-    Ok(pool)
+    Ok(Hopped { candidates: pool, several: Some(several) })
 }
 
 /// Passages that the question or one of the best passages names, those of better passages first.
