@@ -1,4 +1,4 @@
-//! What every other module may use: secrets, request ids, tracked tasks, a bounded cache.
+//! What every other module may use: secrets, request ids, tracked tasks, a bounded cache, the cryptography of the process.
 //!
 //! Standard library and small crates only. Nothing here knows HTTP, configuration or models.
 
@@ -6,3 +6,4 @@ pub mod cache;
 pub mod ids;
 pub mod secret;
 pub mod tasks;
+pub mod tls;

@@ -8,6 +8,7 @@ mod models;
 mod output;
 mod rag;
 mod rag_calibrate;
+mod rag_ingest;
 mod router;
 mod router_eval;
 mod router_families;

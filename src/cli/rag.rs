@@ -1,28 +1,28 @@
 //! `weirgate rag`: knowledge bases from the command line, without a running gateway.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::output::{complain, say, say_json, table};
 use super::rag_calibrate::{self, Labelled};
+use super::rag_ingest::{ingest, show_report};
 use super::{CliError, Places};
-use crate::infer::{InferError, Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
+use crate::config::settings::Settings;
+use crate::infer::{Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
 use crate::rag::ask::{Ask, AskSteps, Listener};
 use crate::rag::cross_encoder::CrossEncoderScore;
 use crate::rag::embed::SentenceModel;
-use crate::rag::ingest::{IngestError, IngestReport, NewDocument};
 use crate::rag::knowledge_base::{Models, NewBase, Rag};
-use crate::rag::read::{self, Limits};
 use crate::rag::retrieve::{Search, Steps};
 use crate::rag::store::Filter;
-use crate::rag::{RagError, api};
+use crate::rag::api;
 use crate::server::knowledge;
-use crate::server::outside::outside;
+use crate::server::outside::{embedding, outside, web_client};
 
 #[derive(Args)]
 pub struct RagArgs {
@@ -34,12 +34,12 @@ pub struct RagArgs {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Store files and folders in a knowledge base; makes the base if there is none. Unchanged files cost nothing.
+    /// Store files, folders and pages in a knowledge base; makes the base if there is none. What has not changed costs nothing.
     Ingest {
         base: String,
-        /// Files, and folders with everything in them: text, Markdown, HTML, PDF, DOCX, CSV, TSV, JSON, JSONL.
-        #[arg(required = true)]
-        paths: Vec<PathBuf>,
+        /// Files, folders with everything in them, and addresses (http, https): text, Markdown, HTML, PDF, DOCX, CSV, TSV, JSON, JSONL.
+        #[arg(required = true, value_name = "PATH|URL")]
+        sources: Vec<OsString>,
         /// Whose documents these are; nobody else's searches find them.
         #[arg(long)]
         tenant: Option<String>,
@@ -121,13 +121,13 @@ async fn act(args: &RagArgs) -> Result<(), CliError> {
     let settings = args.places.settings()?;
     let place = knowledge::place(&settings);
     let needs_model = !matches!(args.action, Action::List { .. } | Action::Remove { .. });
-    let models = if needs_model { models(&settings.models_dir) } else { Models::default() };
+    let models = if needs_model { models(&settings) } else { Models::default() };
     let own = SocketAddr::new(settings.listen.bind, settings.listen.http_port);
     let rag = Rag::new(place, models).with_outside(outside(&settings, own).map_err(CliError::Usage)?);
     match &args.action {
-        Action::Ingest { base, paths, tenant, chunk_size, chunk_overlap, json } => {
+        Action::Ingest { base, sources, tenant, chunk_size, chunk_overlap, json } => {
             let new = NewBase { chunk_size: *chunk_size, chunk_overlap: *chunk_overlap, ..NewBase::default() };
-            let report = ingest(&rag, base, &new, paths, tenant.as_deref()).await?;
+            let report = ingest(&rag, base, &new, sources, tenant.as_deref(), web_client().as_ref()).await?;
             show_report(&report, *json)
         }
         Action::Search { base, query, top_k, tenant, json } => {
@@ -156,142 +156,25 @@ async fn act(args: &RagArgs) -> Result<(), CliError> {
 }
 
 /// The models at hand. One that is missing is told, and what it is for goes without it.
-fn models(dir: &Path) -> Models {
-    let library = Library::new(dir);
+fn models(settings: &Settings) -> Models {
+    let library = Library::new(&settings.models_dir);
+    let rerank = CrossEncoderScore::find(&library, None)
+        .inspect_err(|error| complain(&format!("{error}. Until then passages are not read again beside the question")))
+        .ok();
+    if let Some(embed) = embedding(settings) {
+        return Models { embed: Some(embed), rerank };
+    }
     let loaded = Manifest::shipped().model(SENTENCE_MODEL).and_then(|model| {
         library.verify(model)?;
         SentenceEmbedder::load(&library.folder(model))
     });
     match loaded {
-        Ok(embedder) => {
-            let told = |error: &InferError| {
-                complain(&format!("{error}. Until then passages are not read again beside the question"));
-            };
-            let rerank = CrossEncoderScore::find(&library, None).inspect_err(told).ok();
-            Models { embed: Some(Arc::new(SentenceModel::loaded(Arc::new(embedder)))), rerank }
-        }
+        Ok(embedder) => Models { embed: Some(Arc::new(SentenceModel::loaded(Arc::new(embedder)))), rerank },
         Err(error) => {
             complain(&format!("{error}. Until then passages are found by their words alone"));
             Models::default()
         }
     }
-}
-
-/// Documents that are handed over together: bounds what an ingest keeps in memory.
-const GROUP_BYTES: usize = 16 << 20;
-
-async fn ingest(
-    rag: &Rag,
-    name: &str,
-    new: &NewBase,
-    paths: &[PathBuf],
-    tenant: Option<&str>,
-) -> Result<IngestReport, CliError> {
-    let base = match rag.base(name).await {
-        Err(RagError::UnknownBase { .. }) => rag.create(name, new).await,
-        found => found,
-    };
-    let base = base.map_err(CliError::failed)?;
-    let files = files(paths)?;
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} files  {msg}  {elapsed}, {eta} left");
-    let bar = ProgressBar::new(files.len() as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let (mut total, mut group, mut bytes) = (IngestReport::default(), Vec::new(), 0);
-    for file in &files {
-        match read_file(file, tenant) {
-            Ok((documents, n_bytes)) => {
-                group.extend(documents);
-                bytes += n_bytes;
-            }
-            Err(message) => {
-                total.errors.push(IngestError { document: file.display().to_string(), message });
-            }
-        }
-        if bytes >= GROUP_BYTES {
-            add(&mut total, base.ingest(std::mem::take(&mut group), &|_| {}).await.map_err(CliError::failed)?);
-            bytes = 0;
-        }
-        bar.set_message(format!("{} chunks", total.chunks));
-        bar.inc(1);
-    }
-    let written = total.chunks;
-    let last = base.ingest(group, &|progress| bar.set_message(format!("{} chunks", written + progress.chunks))).await;
-    add(&mut total, last.map_err(CliError::failed)?);
-    if total.chunks > 0 {
-        base.table().maintain().await.map_err(CliError::failed)?;
-    }
-    bar.finish_and_clear();
-    Ok(total)
-}
-
-fn read_file(path: &Path, tenant: Option<&str>) -> Result<(Vec<NewDocument>, usize), String> {
-    let limits = Limits::default();
-    let size = path.metadata().map_err(|error| error.to_string())?.len();
-    limits.check_size(size).map_err(|error| error.to_string())?;
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    let source = path.display().to_string();
-    let documents = read::read(&source, None, &bytes, &limits).map_err(|error| error.to_string())?;
-    let new =
-        documents.into_iter().map(|document| NewDocument::of_source(&source, document, tenant.map(str::to_owned)));
-    Ok((new.collect(), bytes.len()))
-}
-
-/// The files below these paths in order; hidden ones are left out.
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
-    let mut files = Vec::new();
-    for path in paths {
-        let error = |error: std::io::Error| CliError::Usage(format!("{}: {error}", path.display()));
-        if path.metadata().map_err(error)?.is_dir() {
-            walk(path, &mut files).map_err(error)?;
-        } else {
-            files.push(path.clone());
-        }
-    }
-    Ok(files)
-}
-
-fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    let mut entries: Vec<PathBuf> =
-        std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    entries.sort();
-    for path in entries {
-        let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        // Links are not followed: a loop would not end.
-        let kind = path.symlink_metadata()?.file_type();
-        if is_hidden || kind.is_symlink() {
-            continue;
-        }
-        if kind.is_dir() {
-            walk(&path, files)?;
-        } else {
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
-fn add(total: &mut IngestReport, part: IngestReport) {
-    total.added += part.added;
-    total.updated += part.updated;
-    total.unchanged += part.unchanged;
-    total.chunks += part.chunks;
-    total.errors.extend(part.errors);
-}
-
-fn show_report(report: &IngestReport, json: bool) -> Result<(), CliError> {
-    if json {
-        say_json(report);
-    } else {
-        let IngestReport { added, updated, unchanged, chunks, errors } = report;
-        for error in errors {
-            complain(&format!("{}: {}", error.document, error.message));
-        }
-        say(&format!(
-            "{added} documents added, {updated} updated, {unchanged} unchanged, {chunks} chunks written, {} left out",
-            errors.len()
-        ));
-    }
-    let nothing = report.added + report.updated + report.unchanged == 0 && !report.errors.is_empty();
-    if nothing { Err(CliError::Failed("nothing could be stored".to_owned())) } else { Ok(()) }
 }
 
 async fn show_found(rag: &Rag, base: &str, search: &Search, as_json: bool) -> Result<(), CliError> {

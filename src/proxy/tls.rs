@@ -209,12 +209,6 @@ impl TlsAccept for Notes {
     }
 }
 
-/// Names the cryptography of this process, for libraries that bring none. Doing it again changes nothing.
-pub fn install_provider() {
-    // It fails only if there is one already.
-    let _ = default_provider().install_default();
-}
-
 /// Everything but the suites of TLS 1.2 that were not chosen.
 fn provider(ciphers: &[CipherSuite]) -> CryptoProvider {
     let mut provider = default_provider();

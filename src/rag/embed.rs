@@ -14,7 +14,11 @@ pub trait Embed: Send + Sync {
     /// Recorded with each knowledge base; another name never meets its vectors.
     fn model(&self) -> &str;
 
-    fn dimensions(&self) -> usize;
+    /// Numbers in a vector.
+    ///
+    /// # Errors
+    /// It is not known before the model is asked, and the model does not answer.
+    async fn dimensions(&self) -> Result<usize, RagError>;
 
     /// Whether its vectors of texts in this language mean anything. Others are found by their words alone.
     fn reads(&self, language: Language) -> bool;
@@ -55,8 +59,8 @@ impl Embed for SentenceModel {
         SENTENCE_MODEL
     }
 
-    fn dimensions(&self) -> usize {
-        SENTENCE_DIMENSIONS
+    async fn dimensions(&self) -> Result<usize, RagError> {
+        Ok(SENTENCE_DIMENSIONS)
     }
 
     fn reads(&self, language: Language) -> bool {

@@ -138,7 +138,7 @@ impl Rag {
                 "chunk_size {size} and chunk_overlap {overlap}: a chunk has 50 to 20,000 characters, and the overlap is at most half of it"
             )));
         }
-        let (model, dimensions) = self.model_for(name, new.model.as_deref())?;
+        let (model, dimensions) = self.model_for(name, new.model.as_deref()).await?;
         let table = self
             .store()
             .await?
@@ -150,16 +150,16 @@ impl Rag {
         Ok(base)
     }
 
-    fn model_for(&self, base: &str, asked_for: Option<&str>) -> Result<(String, usize), RagError> {
-        let own = self.models.embed.as_ref().map(|embed| (embed.model(), embed.dimensions()));
-        match (asked_for, own) {
+    async fn model_for(&self, base: &str, asked_for: Option<&str>) -> Result<(String, usize), RagError> {
+        match (asked_for, &self.models.embed) {
             (Some(NO_MODEL), _) | (None, None) => Ok((NO_MODEL.to_owned(), 0)),
-            (None, Some((model, dimensions))) => Ok((model.to_owned(), dimensions)),
-            (Some(name), Some((model, dimensions))) if name == model => Ok((model.to_owned(), dimensions)),
-            (Some(name), own) => Err(RagError::Model {
+            (asked_for, Some(embed)) if asked_for.is_none_or(|name| name == embed.model()) => {
+                Ok((embed.model().to_owned(), embed.dimensions().await?))
+            }
+            (asked_for, own) => Err(RagError::Model {
                 base: base.to_owned(),
-                expected: name.to_owned(),
-                found: own.map_or(NO_MODEL, |(model, _)| model).to_owned(),
+                expected: asked_for.unwrap_or(NO_MODEL).to_owned(),
+                found: own.as_ref().map_or(NO_MODEL, |embed| embed.model()).to_owned(),
             }),
         }
     }
@@ -267,10 +267,6 @@ impl KnowledgeBase {
         self.outside.model.is_some()
     }
 
-    pub fn has_reranker(&self) -> bool {
-        self.models.rerank.is_some()
-    }
-
     /// # Errors
     /// The table cannot be read.
     pub async fn settings(&self) -> Result<BaseSettings, RagError> {
@@ -295,7 +291,8 @@ impl KnowledgeBase {
             return Ok(None);
         }
         let found = self.models.embed.as_ref();
-        if found.is_some_and(|embed| embed.model() == layout.model && embed.dimensions() == layout.dimensions) {
+        // Vectors of another length are refused by the table.
+        if found.is_some_and(|embed| embed.model() == layout.model) {
             return Ok(found);
         }
         Err(RagError::Model {

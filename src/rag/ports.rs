@@ -152,9 +152,18 @@ pub struct WebRequest {
     pub timeout: Duration,
     /// More than this is cut off or refused.
     pub max_bytes: usize,
-    /// The address comes from the internet and not from the configuration: private and local addresses are refused
-    /// after the name is resolved, on every redirect too.
-    pub public_only: bool,
+    pub reach: Reach,
+}
+
+/// Where a request may end, which depends on who named its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The configuration: anywhere, and no redirect, which would take a key elsewhere.
+    Configured,
+    /// The operator, who may name what is in the own network: anywhere, and wherever a redirect leads.
+    Operator,
+    /// The internet: private and local addresses are refused after the name is resolved, on every redirect too.
+    Stranger,
 }
 
 impl fmt::Debug for WebRequest {
@@ -210,7 +219,7 @@ mod tests {
             body: Some("{\"api_key\":\"k-789\"}".into()),
             timeout: Duration::from_secs(1),
             max_bytes: 1,
-            public_only: false,
+            reach: Reach::Configured,
         };
         let shown = format!("{request:?}");
         assert!(shown.contains("https://example.org/search"), "{shown}");

@@ -30,8 +30,8 @@ impl Embed for WordCounts {
         "word-counts"
     }
 
-    fn dimensions(&self) -> usize {
-        16
+    async fn dimensions(&self) -> Result<usize, RagError> {
+        Ok(16)
     }
 
     fn reads(&self, language: Language) -> bool {

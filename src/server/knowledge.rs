@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::outside::embedding;
 use crate::config::settings::Settings;
 use crate::infer::{Engine, Library};
 use crate::rag::RagError;
@@ -13,11 +14,11 @@ use crate::rag::retrieve::{Candidate, Search};
 
 /// Reads next to nothing yet: the folder and the models are opened by the first request that needs them.
 pub fn open(settings: &Settings, engine: &Arc<Engine>) -> Rag {
-    let embed = SentenceModel::of_engine(engine.clone());
+    let embed = embedding(settings).unwrap_or_else(|| Arc::new(SentenceModel::of_engine(engine.clone())));
     let found = CrossEncoderScore::find(&Library::new(&settings.models_dir), Some(engine.clone()));
     let rerank =
         found.inspect_err(|error| tracing::warn!(%error, "The reranker cannot be used; searches go without it")).ok();
-    Rag::new(place(settings), Models { embed: Some(Arc::new(embed)), rerank })
+    Rag::new(place(settings), Models { embed: Some(embed), rerank })
 }
 
 /// Where the knowledge bases lie: in object storage if the settings say so, else in the data folder.

@@ -43,6 +43,11 @@ impl Folder {
         self.dir.path().join("data")
     }
 
+    /// A folder for models that has none.
+    pub fn no_models(&self) -> PathBuf {
+        self.dir.path().join("no-models")
+    }
+
     pub fn access_log(&self) -> PathBuf {
         self.dir.path().join("access.log")
     }
@@ -143,10 +148,14 @@ impl Gateway {
 
     /// `settings` is appended to a config.toml made for tests.
     pub fn start_with(folder: Folder, settings: &str) -> Gateway {
+        Gateway::start_with_first(folder, "", settings)
+    }
+
+    fn start_with_first(folder: Folder, first: &str, settings: &str) -> Gateway {
         let toml = folder.dir.path().join("config.toml");
         let log = folder.access_log();
-        let text =
-            format!("[telemetry]\naccess_log = {:?}\nlog_level = \"warn\"\n{settings}", log.display().to_string());
+        let log = log.display().to_string();
+        let text = format!("{first}[telemetry]\naccess_log = {log:?}\nlog_level = \"warn\"\n{settings}");
         std::fs::write(&toml, text).unwrap();
         let child = Command::new(binary())
             .args(["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1"])
@@ -160,6 +169,12 @@ impl Gateway {
             .spawn()
             .unwrap();
         Gateway::of(child, folder)
+    }
+
+    /// Without the models that this machine may have.
+    pub fn start_without_models(folder: Folder) -> Gateway {
+        let settings = format!("models_dir = {:?}\n", folder.no_models());
+        Gateway::start_with_first(folder, &settings, "")
     }
 
     /// A `serve` just started, with its standard output piped, once it says where it listens.
@@ -251,6 +266,27 @@ pub fn run_cli(args: &[&str], folder: &Folder) -> (i32, String, String) {
         .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// The Python that has the clients of the tests; `make test` makes it.
+pub fn python() -> String {
+    let made = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python").to_owned();
+    std::env::var("WEIRGATE_TEST_PYTHON").unwrap_or(made)
+}
+
+/// Runs a script of this folder, which says "all good" at its end.
+pub fn run_script(script: &str, args: &[String]) {
+    let python = python();
+    let output = Command::new(&python)
+        .arg(format!("{}/src/tests/{script}", env!("CARGO_MANIFEST_DIR")))
+        .args(args)
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("{python}: {error}; run `make test`, which installs the SDK, or set WEIRGATE_TEST_PYTHON")
+        });
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    assert!(text(&output.stdout).contains("all good"), "{}", text(&output.stdout));
 }
 
 /// Asks until there is an answer.

@@ -29,6 +29,7 @@ mod process;
 mod rag;
 mod rag_answers;
 mod rag_s3;
+mod rag_sources;
 mod routing;
 mod sdk;
 mod streams;

@@ -1,20 +1,18 @@
 //! Knowledge bases through the admin port and the command line of the real program. Search by words only: no model is at hand.
 
-use std::process::{Command, Stdio};
-
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::harness::*;
 
-async fn rag(gateway: &Gateway, method: &str, path: &str, body: Value) -> Answer {
+pub async fn rag(gateway: &Gateway, method: &str, path: &str, body: Value) -> Answer {
     let token = format!("Bearer {}", gateway.token());
     let headers = [("authorization", token.as_str()), ("content-type", "application/json")];
     let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
     send(gateway.admin, method, &format!("/v1/rag/{path}"), &headers, body).await
 }
 
-fn found(answer: &Answer) -> Vec<String> {
+pub fn found(answer: &Answer) -> Vec<String> {
     let json = answer.json();
     json["results"].as_array().unwrap().iter().map(|result| result["document"].as_str().unwrap().to_owned()).collect()
 }
@@ -47,21 +45,7 @@ async fn documents_are_stored_found_and_outlive_a_killed_gateway() {
 
 #[tokio::test]
 async fn a_missing_embedding_model_is_an_error_that_names_the_command() {
-    let folder = Folder::new();
-    let models = folder.dir.path().join("no-models");
-    let child = Command::new(binary())
-        .args(["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1"])
-        .arg("--config-dir")
-        .arg(folder.config())
-        .arg("--data-dir")
-        .arg(folder.data())
-        .arg("--models-dir")
-        .arg(&models)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let gateway = Gateway::of(child, folder);
+    let gateway = Gateway::start_without_models(Folder::new());
     assert_eq!(rag(&gateway, "PUT", "knowledge-bases/pets", Value::Null).await.status, 201);
     let documents = json!({"documents": [{"id": "cats", "text": "Cats purr."}]});
     let refused = rag(&gateway, "POST", "knowledge-bases/pets/documents", documents).await;
@@ -84,7 +68,7 @@ fn a_folder_is_ingested_searched_and_emptied_by_commands() {
     file("broken.pdf", b"%PDF-1.7 not really");
     file("binary.txt", &[0, 159, 146, 150, 0, 1, 2, 3]);
     file("empty.txt", b"");
-    let models = folder.dir.path().join("no-models");
+    let models = folder.no_models();
     let rag = |args: &[&str]| run_cli(&[&["rag", "--models-dir", models.to_str().unwrap()], args].concat(), &folder);
     let path = documents.to_str().unwrap();
     let (code, said, complained) = rag(&["ingest", "pets", path, "--json"]);

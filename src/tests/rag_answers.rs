@@ -1,8 +1,6 @@
 //! Knowledge bases that answer: as models on the traffic port, on the admin port, on the command line; with a scripted model behind the
 //! gateway's own route, without one, and with one that is down.
 
-use std::process::Command;
-
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -331,18 +329,8 @@ fn wrong_settings_are_told_before_anything_starts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_openai_sdk_reads_answers_and_vector_stores() {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let python = std::env::var("WEIRGATE_TEST_PYTHON").unwrap_or_else(|_| format!("{root}/.venv/bin/python"));
     let model = writer().await;
     let gateway = gateway(&model, MODEL, &json!({})).await;
-    let output = Command::new(&python)
-        .arg(format!("{root}/src/tests/openai_rag.py"))
-        .args([format!("http://{}/v1", gateway.http), format!("http://{}/v1", gateway.admin), gateway.token()])
-        .output()
-        .unwrap_or_else(|error| {
-            panic!("{python}: {error}; run `make test`, which installs the SDK, or set WEIRGATE_TEST_PYTHON")
-        });
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
-    assert!(text(&output.stdout).contains("all good"));
+    let url = |port: std::net::SocketAddr| format!("http://{port}/v1");
+    run_script("openai_rag.py", &[url(gateway.http), url(gateway.admin), gateway.token()]);
 }

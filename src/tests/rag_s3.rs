@@ -27,8 +27,7 @@ sys.stdin.read()
 
 impl S3 {
     fn start() -> S3 {
-        let root = env!("CARGO_MANIFEST_DIR");
-        let python = std::env::var("WEIRGATE_TEST_PYTHON").unwrap_or_else(|_| format!("{root}/.venv/bin/python"));
+        let python = python();
         let mut child = Command::new(&python)
             .args(["-c", SERVER])
             .stdin(Stdio::piped())

@@ -8,8 +8,6 @@ use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_openai_sdk_works_against_the_gateway() {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let python = std::env::var("WEIRGATE_TEST_PYTHON").unwrap_or_else(|_| format!("{root}/.venv/bin/python"));
     let upstream = Upstream::start(|_, seen| async move {
         let asked: serde_json::Value = serde_json::from_slice(&seen.body).unwrap_or_default();
         let model = asked["model"].as_str().unwrap_or("none").to_owned();
@@ -34,16 +32,7 @@ async fn the_openai_sdk_works_against_the_gateway() {
     let config = json!({"candidates": [{"model": "a"}, {"model": "b"}], "baseline": "a"});
     folder.plugin("semantic-router", &config, &json!([]));
     let gateway = Gateway::start(folder);
-    let output = Command::new(&python)
-        .arg(format!("{root}/src/tests/openai_sdk.py"))
-        .arg(format!("http://{}/v1", gateway.http))
-        .output()
-        .unwrap_or_else(|error| {
-            panic!("{python}: {error}; run `make test`, which installs the SDK, or set WEIRGATE_TEST_PYTHON")
-        });
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
-    assert!(text(&output.stdout).contains("all good"));
+    run_script("openai_sdk.py", &[format!("http://{}/v1", gateway.http)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

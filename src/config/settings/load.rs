@@ -7,7 +7,7 @@ use serde_json::Value;
 use toml::Table;
 
 use super::document::{json_schema, property};
-use super::{Flywheel, Limits, Settings, Telemetry, Timeouts};
+use super::{Flywheel, Limits, RagEmbedding, Settings, Telemetry, Timeouts};
 use crate::config::suggest::did_you_mean;
 use crate::config::{Problem, Severity};
 
@@ -97,6 +97,22 @@ impl Settings {
         }
         if self.rag.model.as_ref().is_some_and(|model| model.is_empty() || model.starts_with("rag/")) {
             add("rag.model", "must be the name of a model that writes; rag/... is answered by a knowledge base itself");
+        }
+        let RagEmbedding { url, model, dimensions, batch, timeout_secs, .. } = &rag.embedding;
+        if url.as_ref().is_some_and(|url| !is_url(url)) {
+            add("rag.embedding.url", "must be a URL such as https://api.openai.com/v1");
+        }
+        if url.is_some() != model.as_ref().is_some_and(|model| !model.is_empty()) {
+            add("rag.embedding.model", "must be set together with rag.embedding.url: one is no use without the other");
+        }
+        if dimensions.is_some_and(|dimensions| !(8..=16_384).contains(&dimensions)) {
+            add("rag.embedding.dimensions", "must be between 8 and 16384");
+        }
+        if !(1..=2_048).contains(batch) {
+            add("rag.embedding.batch", "must be between 1 and 2048");
+        }
+        if *timeout_secs == 0 {
+            add("rag.embedding.timeout_secs", "must be greater than 0");
         }
         if !(1..=10).contains(&self.rag.web.results) {
             add("rag.web.results", "must be between 1 and 10");

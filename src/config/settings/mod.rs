@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::rag::{Rag, RagWeb};
+pub use self::rag::{Rag, RagEmbedding, RagWeb};
 pub use document::{commented_default, json_schema};
 
 /// Settings of one Weirgate process.

@@ -38,7 +38,33 @@ pub struct Rag {
     pub api_key: Option<Secret>,
     /// For the first byte of an answer, and between two pieces of it.
     pub timeout_secs: u64,
+    pub embedding: RagEmbedding,
     pub web: RagWeb,
+}
+
+/// Embedding model behind an OpenAI-compatible API, in the place of the sentence model in the process. A knowledge base keeps the model that it
+/// was made with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct RagEmbedding {
+    /// Up to and with /v1. Text is embedded in the process without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "https://api.openai.com/v1")]
+    pub url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "text-embedding-3-small")]
+    pub model: Option<String>,
+    /// Sent as `Authorization: Bearer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", example = "sk-...")]
+    pub api_key: Option<Secret>,
+    /// Numbers in a vector, where the model can be asked for fewer than it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = 512)]
+    pub dimensions: Option<usize>,
+    /// Texts in one call.
+    pub batch: usize,
+    pub timeout_secs: u64,
 }
 
 /// Search engine for questions that the documents do not answer, where the step `web` is on.
@@ -93,8 +119,15 @@ impl Default for Rag {
             url: None,
             api_key: None,
             timeout_secs: 60,
+            embedding: RagEmbedding::default(),
             web: RagWeb::default(),
         }
+    }
+}
+
+impl Default for RagEmbedding {
+    fn default() -> Self {
+        Self { url: None, model: None, api_key: None, dimensions: None, batch: 64, timeout_secs: 60 }
     }
 }
 

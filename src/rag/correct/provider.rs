@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::base::secret::Secret;
-use crate::rag::ports::{Method, WebRequest, WebResponse};
+use crate::rag::ports::{Method, Reach, WebRequest, WebResponse};
 
 use super::web::WebPage;
 
@@ -153,7 +153,7 @@ impl Provider {
             body: endpoint.body.as_ref().map(|body| filled(body, query, count).to_string()),
             timeout,
             max_bytes: MAX_ANSWER_BYTES,
-            public_only: false,
+            reach: Reach::Configured,
         })
     }
 

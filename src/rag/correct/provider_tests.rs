@@ -60,7 +60,7 @@ fn requests_as_each_engine_wants_them() {
         if let Some((name, value)) = header {
             assert!(request.headers.contains(&(name.into(), Secret::new(value))), "{settings}");
         }
-        assert!(!request.public_only, "an engine may be in the own network");
+        assert_eq!(request.reach, Reach::Configured, "an engine may be in the own network");
     }
 }
 

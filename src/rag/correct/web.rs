@@ -2,7 +2,7 @@
 //!
 //! Called by the search pipeline when the documents do not answer. What comes back is text of strangers: it is refined
 //! and cited like any passage, and never followed. Reaches the network only through `Fetch`, which must keep private
-//! addresses out of reach for requests marked `public_only`.
+//! addresses out of reach of strangers' requests (`Reach::Stranger`).
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::rag::document::{BlockKind, Document};
-use crate::rag::ports::{Fetch, Method, WebRequest};
+use crate::rag::ports::{Fetch, Method, Reach, WebRequest};
 
 use super::provider::Provider;
 
@@ -152,7 +152,7 @@ async fn visit_one(
         body: None,
         timeout: timeout(settings),
         max_bytes: MAX_PAGE_BYTES,
-        public_only: true,
+        reach: Reach::Stranger,
     };
     let response = fetch.fetch(request).await?;
     if !(200..300).contains(&response.status) {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::rag::document::Block;
-use crate::rag::ports::WebResponse;
+use crate::rag::ports::{Reach, WebResponse};
 use crate::rag::scripted::ScriptedWeb;
 
 fn searxng() -> Provider {
@@ -102,7 +102,7 @@ async fn pages_are_read_and_failures_keep_their_snippet() {
         ]
     );
     assert_eq!(web.calls(), 4, "the private address is not asked");
-    assert!(web.requests.lock().iter().all(|request| request.public_only));
+    assert!(web.requests.lock().iter().all(|request| request.reach == Reach::Stranger));
 
     let snippets = WebSettings { read_pages: false, ..WebSettings::default() };
     assert_eq!(visit(&web, pages.clone(), &snippets, &read).await, (pages, vec![]));

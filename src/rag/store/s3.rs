@@ -14,6 +14,8 @@ use object_store::RetryConfig;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3CopyIfNotExists};
 use url::Url;
 
+use crate::base::tls::install_provider;
+
 /// Reads and writes that are under way at a time.
 const PARALLELISM: usize = 64;
 
@@ -33,8 +35,7 @@ struct S3;
 #[async_trait]
 impl ObjectStoreProvider for S3 {
     async fn new_store(&self, url: Url, params: &ObjectStoreParams) -> Result<ObjectStore> {
-        // The HTTP client takes the TLS provider of the process; a second call finds the first one's and changes nothing.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        install_provider();
         let options = params.storage_options();
         let mut builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(retries());
         for (name, value) in options.into_iter().flatten() {

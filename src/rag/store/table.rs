@@ -129,27 +129,33 @@ impl Table {
     /// # Errors
     /// The table cannot be read.
     pub async fn documents(&self, filter: &Filter) -> Result<Vec<DocumentInfo>, RagError> {
-        let condition = format!("index = 0 AND {}", filter.sql());
-        let columns = ["document", "title", "n_chunks", "metadata", "hash", "created_at"];
-        let mut documents = Vec::new();
-        for batch in &self.scan(&columns, &condition, None).await? {
+        let columns = ["document", "title", "metadata", "hash", "created_at"];
+        // Of all chunks: any of them, the first too, may have been deleted by itself.
+        let mut documents: BTreeMap<String, DocumentInfo> = BTreeMap::new();
+        for batch in &self.scan(&columns, &filter.sql(), None).await? {
             let [document, title] = ["document", "title"].map(|name| schema::column::<StringArray>(batch, name));
             let (document, title) = (document?, title?);
             let [metadata, hash] = ["metadata", "hash"].map(|name| schema::column::<StringArray>(batch, name));
             let (metadata, hash) = (metadata?, hash?);
-            let n_chunks = schema::column::<UInt32Array>(batch, "n_chunks")?;
             let created_at = schema::column::<Int64Array>(batch, "created_at")?;
-            documents.extend((0..batch.num_rows()).map(|at| DocumentInfo {
-                id: document.value(at).to_owned(),
-                title: title.value(at).to_owned(),
-                chunks: n_chunks.value(at),
-                metadata: serde_json::from_str(metadata.value(at)).unwrap_or_default(),
-                hash: hash.value(at).to_owned(),
-                created_at: created_at.value(at),
-            }));
+            for at in 0..batch.num_rows() {
+                let id = document.value(at);
+                if let Some(known) = documents.get_mut(id) {
+                    known.chunks += 1;
+                    continue;
+                }
+                let info = DocumentInfo {
+                    id: id.to_owned(),
+                    title: title.value(at).to_owned(),
+                    chunks: 1,
+                    metadata: serde_json::from_str(metadata.value(at)).unwrap_or_default(),
+                    hash: hash.value(at).to_owned(),
+                    created_at: created_at.value(at),
+                };
+                documents.insert(info.id.clone(), info);
+            }
         }
-        documents.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(documents)
+        Ok(documents.into_values().collect())
     }
 
     /// Chunks in the order of document and position: `limit` of them after the first `offset`.

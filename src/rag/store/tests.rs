@@ -95,6 +95,16 @@ async fn a_document_is_replaced_whole_and_removed_whole() {
 }
 
 #[tokio::test]
+async fn a_document_without_its_first_chunk_is_still_listed() {
+    let (_dir, store) = store().await;
+    let table = store.create("base", &layout(2)).await.unwrap();
+    table.replace(&names(&["a"]), &[row("a", 0, "one", None), row("a", 1, "two", None)], true).await.unwrap();
+    table.remove_chunk("a#0").await.unwrap();
+    let documents = table.documents(&Filter::default()).await.unwrap();
+    assert_eq!(documents.iter().map(|document| (document.id.as_str(), document.chunks)).collect::<Vec<_>>(), [("a", 1)]);
+}
+
+#[tokio::test]
 async fn tenants_and_metadata_are_conditions_of_the_query() {
     let (_dir, store) = store().await;
     let table = store.create("base", &layout(0)).await.unwrap();

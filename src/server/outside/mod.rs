@@ -1,8 +1,10 @@
-//! The ways out of the process that knowledge bases may take, as `config.toml` has them: a language model, and the web.
+//! The ways out of the process that knowledge bases may take, as `config.toml` has them: a language model, an embedding model, and the web.
 //!
 //! A model is asked over HTTP like any client would ask it, usually at this gateway's own port: then providers, token pools, failover,
 //! limits and records are those of its routes, and nothing of them is here again.
 
+mod embedding;
+mod endpoint;
 mod model;
 mod web;
 
@@ -13,14 +15,17 @@ use std::time::Duration;
 use reqwest::{Client, ClientBuilder};
 use serde_json::{Map, Value};
 
+use self::embedding::EmbeddingModel;
 use self::model::ChatModel;
 use self::web::WebClient;
 use crate::base::secret::Secret;
+use crate::base::tls::install_provider;
 use crate::config::settings::{Rag, RagWeb, Settings};
 use crate::rag::correct::provider::Provider;
 use crate::rag::correct::web::WebSettings;
+use crate::rag::embed::Embed;
 use crate::rag::outside::{Outside, Web};
-use crate::rag::ports::Complete;
+use crate::rag::ports::{Complete, Fetch};
 
 /// What the settings configure. `own` is where this gateway takes requests. Connects to nothing yet.
 ///
@@ -34,6 +39,16 @@ pub fn outside(settings: &Settings, own: SocketAddr) -> Result<Outside, String> 
         Arc::new(ChatModel::new(model, &base, api_key.clone(), timeout)) as Arc<dyn Complete>
     });
     Ok(Outside { model, web: search_engine(web)? })
+}
+
+/// The embedding model that the settings name, in the place of the one in the process. Connects to nothing yet.
+pub fn embedding(settings: &Settings) -> Option<Arc<dyn Embed>> {
+    EmbeddingModel::configured(&settings.rag.embedding).map(|model| Arc::new(model) as Arc<dyn Embed>)
+}
+
+/// The way to addresses that the operator names.
+pub fn web_client() -> Arc<dyn Fetch> {
+    Arc::new(WebClient::default())
 }
 
 /// The address at which a process on this machine reaches a listener.
@@ -80,7 +95,7 @@ impl Lazy {
     /// Variables of the environment play no part: what is configured is in the configuration.
     fn get(&self, build: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<&Client, String> {
         let made = self.0.get_or_init(|| {
-            crate::proxy::tls::install_provider();
+            install_provider();
             let builder = || build(Client::builder().no_proxy().connect_timeout(CONNECT));
             // A machine without certificates of authorities can call what needs none.
             let made = builder().build().or_else(|_| builder().tls_certs_only([]).build());

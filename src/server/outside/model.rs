@@ -6,11 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream;
 use reqwest::Response;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
-use super::{Lazy, described};
+use super::Lazy;
+use super::endpoint::{Endpoint, MAX_TOLD, next};
 use crate::base::secret::Secret;
 use crate::llm::sse::SseParser;
 use crate::rag::ports::{ChatPrompt, Complete, Piece, Pieces, Usage};
@@ -18,42 +17,28 @@ use crate::rag::ports::{ChatPrompt, Complete, Piece, Pieces, Usage};
 /// No answer that is wanted here is as long.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
-/// Characters of an error answer that are told on.
-const MAX_TOLD: usize = 300;
-
 pub struct ChatModel {
     model: String,
-    url: String,
-    key: Option<Secret>,
-    /// Until the first byte of an answer, and between two pieces of it.
-    patience: Duration,
-    client: Lazy,
+    endpoint: Endpoint,
 }
 
 impl ChatModel {
     /// `base` is the address up to and with `/v1`.
     pub fn new(model: &str, base: &str, key: Option<Secret>, patience: Duration) -> ChatModel {
-        let url = format!("{}/chat/completions", base.trim_end_matches('/'));
-        ChatModel { model: model.to_owned(), url, key, patience, client: Lazy::default() }
+        let endpoint = Endpoint {
+            what: format!("model \"{model}\""),
+            url: format!("{}/chat/completions", base.trim_end_matches('/')),
+            key,
+            key_setting: "rag.api_key",
+            patience,
+            client: Lazy::default(),
+        };
+        ChatModel { model: model.to_owned(), endpoint }
     }
 
-    /// An answer with a success status.
     async fn ask(&self, prompt: &ChatPrompt, is_stream: bool) -> Result<Response, String> {
-        // A redirect would take the key elsewhere.
-        let client = self.client.get(|builder| builder.redirect(reqwest::redirect::Policy::none()))?;
-        let body = self.body(prompt, is_stream).to_string();
-        let request = client.post(&self.url).headers(self.headers(is_stream)?).body(body);
-        let answered = timeout(self.patience, request.send()).await.map_err(|_| self.late())?;
-        let mut response = answered.map_err(|error| format!("model \"{}\": {}", self.model, described(&error)))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status().as_u16();
-        let body = self.whole(&mut response).await.unwrap_or_default();
-        let told = serde_json::from_slice::<Value>(&body).ok();
-        let told = told.as_ref().and_then(|error| error["error"]["message"].as_str()).unwrap_or_default();
-        let told: String = told.chars().take(MAX_TOLD).collect();
-        Err(format!("model \"{}\" answered {status}: {told}", self.model))
+        let accept = if is_stream { "text/event-stream" } else { "application/json" };
+        self.endpoint.post(&self.body(prompt, is_stream), accept).await.map_err(|refused| refused.told)
     }
 
     fn body(&self, prompt: &ChatPrompt, is_stream: bool) -> Value {
@@ -71,52 +56,13 @@ impl ChatModel {
         }
         body
     }
-
-    fn headers(&self, is_stream: bool) -> Result<HeaderMap, String> {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let wanted = if is_stream { "text/event-stream" } else { "application/json" };
-        headers.insert(ACCEPT, HeaderValue::from_static(wanted));
-        if let Some(key) = self.key.as_ref().filter(|key| !key.is_empty()) {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
-                .map_err(|_| "rag.api_key in config.toml has characters that no header can carry".to_owned())?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        Ok(headers)
-    }
-
-    async fn whole(&self, response: &mut Response) -> Result<Vec<u8>, String> {
-        let mut body = Vec::new();
-        while let Some(chunk) = self.next(response).await? {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_ANSWER_BYTES {
-                return Err(format!("model \"{}\": the answer is longer than {MAX_ANSWER_BYTES} bytes", self.model));
-            }
-        }
-        Ok(body)
-    }
-
-    async fn next(&self, response: &mut Response) -> Result<Option<bytes::Bytes>, String> {
-        next(response, self.patience).await.map_err(|error| format!("model \"{}\": {error}", self.model))
-    }
-
-    fn late(&self) -> String {
-        format!("model \"{}\" said nothing for {} seconds", self.model, self.patience.as_secs())
-    }
-}
-
-async fn next(response: &mut Response, patience: Duration) -> Result<Option<bytes::Bytes>, String> {
-    let read = timeout(patience, response.chunk()).await;
-    let read = read.map_err(|_| format!("nothing came for {} seconds", patience.as_secs()))?;
-    read.map_err(|error| described(&error))
 }
 
 #[async_trait]
 impl Complete for ChatModel {
     async fn complete(&self, prompt: ChatPrompt) -> Result<String, String> {
         let mut response = self.ask(&prompt, false).await?;
-        let body = self.whole(&mut response).await?;
+        let body = self.endpoint.whole(&mut response, MAX_ANSWER_BYTES).await?;
         let answer: Value = serde_json::from_slice(&body)
             .map_err(|error| format!("model \"{}\" answered what is not JSON: {error}", self.model))?;
         let text = answer["choices"][0]["message"]["content"].as_str();
@@ -127,7 +73,7 @@ impl Complete for ChatModel {
         let response = self.ask(&prompt, true).await?;
         let reading = Reading {
             response,
-            patience: self.patience,
+            patience: self.endpoint.patience,
             parser: SseParser::new(MAX_ANSWER_BYTES),
             ready: VecDeque::new(),
             is_complete: false,
@@ -258,12 +204,9 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_sent_and_never_shown() {
-        let model = ChatModel::new("m", "http://127.0.0.1:1/v1/", Some(Secret::new("sk-1")), Duration::from_secs(1));
-        assert_eq!(model.url, "http://127.0.0.1:1/v1/chat/completions");
-        let headers = model.headers(false).unwrap();
-        assert_eq!(headers.get(AUTHORIZATION).unwrap(), "Bearer sk-1");
-        assert!(!format!("{headers:?}").contains("sk-1"));
+    fn a_call_names_the_model_and_what_it_is_asked() {
+        let model = ChatModel::new("m", "http://127.0.0.1:1/v1/", None, Duration::from_secs(1));
+        assert_eq!(model.endpoint.url, "http://127.0.0.1:1/v1/chat/completions");
         let body = model.body(&ChatPrompt::new("s", "u"), true);
         assert_eq!((&body["stream"], &body["messages"][1]["content"]), (&json!(true), &json!("u")));
     }

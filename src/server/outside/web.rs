@@ -12,9 +12,9 @@ use reqwest::{Response, Url};
 use tokio::time::timeout;
 
 use super::{Lazy, described};
-use crate::rag::ports::{Fetch, Method, WebRequest, WebResponse};
+use crate::rag::ports::{Fetch, Method, Reach, WebRequest, WebResponse};
 
-/// Redirects that a page may take.
+/// Redirects that a request may take.
 const MAX_REDIRECTS: usize = 5;
 
 const NOT_PUBLIC: &str = "the address is not one of the public internet";
@@ -25,6 +25,8 @@ pub struct WebClient {
     engines: Lazy,
     /// To addresses that came from the internet.
     pages: Lazy,
+    /// To addresses that the operator named.
+    named: Lazy,
 }
 
 #[async_trait]
@@ -38,13 +40,15 @@ impl Fetch for WebClient {
 
 impl WebClient {
     async fn answer(&self, request: WebRequest) -> Result<WebResponse, String> {
-        let client = if request.public_only {
-            self.pages.get(|builder| builder.dns_resolver(PublicNames).redirect(Policy::custom(follow)))
-        } else {
-            self.engines.get(|builder| builder.redirect(Policy::none()))
+        let client = match request.reach {
+            Reach::Configured => self.engines.get(|builder| builder.redirect(Policy::none())),
+            Reach::Operator => self.named.get(|builder| builder.redirect(Policy::limited(MAX_REDIRECTS))),
+            Reach::Stranger => {
+                self.pages.get(|builder| builder.dns_resolver(PublicNames).redirect(Policy::custom(follow)))
+            }
         }?;
         let url: Url = request.url.parse().map_err(|error| format!("it is no address: {error}"))?;
-        if request.public_only && !may_be_public(&url) {
+        if request.reach == Reach::Stranger && !may_be_public(&url) {
             return Err(NOT_PUBLIC.to_owned());
         }
         let mut call = match request.method {
@@ -202,7 +206,7 @@ mod tests {
             body: None,
             timeout: Duration::from_secs(10),
             max_bytes: 1_000,
-            public_only: true,
+            reach: Reach::Stranger,
         };
         for host in ["127.0.0.1", "localhost", "[::1]"] {
             let error = WebClient::default().fetch(request(format!("http://{host}:{port}/"))).await.unwrap_err();

@@ -1,0 +1,215 @@
+//! `weirgate rag ingest`: files, folders and addresses into a knowledge base. What cannot be read is named and costs nothing else.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::CliError;
+use super::output::{complain, say, say_json};
+use crate::rag::RagError;
+use crate::rag::ingest::{IngestError, IngestReport, NewDocument};
+use crate::rag::knowledge_base::{NewBase, Rag};
+use crate::rag::ports::{Fetch, Method, Reach, WebRequest};
+use crate::rag::read::{self, Limits};
+
+/// Documents that are handed over together: bounds what an ingest keeps in memory.
+const GROUP_BYTES: usize = 16 << 20;
+
+/// For the whole of one address.
+const FETCH: Duration = Duration::from_secs(120);
+
+/// Name of the metadata that citations link to.
+const URL: &str = "url";
+
+/// What one name on the command line, or one file below it, stands for.
+enum Source {
+    File(PathBuf),
+    Url(String),
+}
+
+impl Source {
+    fn name(&self) -> String {
+        match self {
+            Source::File(path) => path.display().to_string(),
+            Source::Url(url) => url.clone(),
+        }
+    }
+}
+
+pub async fn ingest(
+    rag: &Rag,
+    name: &str,
+    new: &NewBase,
+    named: &[OsString],
+    tenant: Option<&str>,
+    web: &dyn Fetch,
+) -> Result<IngestReport, CliError> {
+    let base = match rag.base(name).await {
+        Err(RagError::UnknownBase { .. }) => rag.create(name, new).await,
+        found => found,
+    };
+    let base = base.map_err(CliError::failed)?;
+    let sources = sources(named)?;
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} files  {msg}  {elapsed}, {eta} left");
+    let bar = ProgressBar::new(sources.len() as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let (mut total, mut group, mut bytes) = (IngestReport::default(), Vec::new(), 0);
+    for source in &sources {
+        let read = match source {
+            Source::File(path) => read_file(path, tenant),
+            Source::Url(url) => read_url(url, tenant, web).await,
+        };
+        match read {
+            Ok((documents, n_bytes)) => {
+                group.extend(documents);
+                bytes += n_bytes;
+            }
+            Err(message) => total.errors.push(IngestError { document: source.name(), message }),
+        }
+        if bytes >= GROUP_BYTES {
+            add(&mut total, base.ingest(std::mem::take(&mut group), &|_| {}).await.map_err(CliError::failed)?);
+            bytes = 0;
+        }
+        bar.set_message(format!("{} chunks", total.chunks));
+        bar.inc(1);
+    }
+    let written = total.chunks;
+    let last = base.ingest(group, &|progress| bar.set_message(format!("{} chunks", written + progress.chunks))).await;
+    add(&mut total, last.map_err(CliError::failed)?);
+    if total.chunks > 0 {
+        base.table().maintain().await.map_err(CliError::failed)?;
+    }
+    bar.finish_and_clear();
+    Ok(total)
+}
+
+pub fn show_report(report: &IngestReport, json: bool) -> Result<(), CliError> {
+    if json {
+        say_json(report);
+    } else {
+        let IngestReport { added, updated, unchanged, chunks, errors } = report;
+        for error in errors {
+            complain(&format!("{}: {}", error.document, error.message));
+        }
+        say(&format!(
+            "{added} documents added, {updated} updated, {unchanged} unchanged, {chunks} chunks written, {} left out",
+            errors.len()
+        ));
+    }
+    let nothing = report.added + report.updated + report.unchanged == 0 && !report.errors.is_empty();
+    if nothing { Err(CliError::Failed("nothing could be stored".to_owned())) } else { Ok(()) }
+}
+
+/// The new documents of a source, and how many bytes it had.
+type Read = Result<(Vec<NewDocument>, usize), String>;
+
+fn read_file(path: &Path, tenant: Option<&str>) -> Read {
+    let limits = Limits::default();
+    let size = path.metadata().map_err(|error| error.to_string())?.len();
+    limits.check_size(size).map_err(|error| error.to_string())?;
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let source = path.display().to_string();
+    let documents = read::read(&source, None, &bytes, &limits).map_err(|error| error.to_string())?;
+    let new =
+        documents.into_iter().map(|document| NewDocument::of_source(&source, document, tenant.map(str::to_owned)));
+    Ok((new.collect(), bytes.len()))
+}
+
+async fn read_url(url: &str, tenant: Option<&str>, web: &dyn Fetch) -> Read {
+    let limits = Limits::default();
+    let request = WebRequest {
+        method: Method::Get,
+        url: url.to_owned(),
+        headers: Vec::new(),
+        body: None,
+        timeout: FETCH,
+        max_bytes: limits.max_file_bytes,
+        reach: Reach::Operator,
+    };
+    let answer = web.fetch(request).await?;
+    if !(200..300).contains(&answer.status) {
+        return Err(format!("it answered {}", answer.status));
+    }
+    let name = file_name(url);
+    // Many servers call everything they do not know plain text; the name then says more.
+    let is_a_guess = answer.content_type.starts_with("text/plain") && name.contains('.');
+    let media_type = Some(answer.content_type.as_str()).filter(|media_type| !media_type.is_empty() && !is_a_guess);
+    let documents = read::read(name, media_type, &answer.body, &limits).map_err(|error| error.to_string())?;
+    let new = documents.into_iter().map(|mut document| {
+        document.metadata.entry(URL.to_owned()).or_insert_with(|| url.to_owned());
+        NewDocument::of_source(url, document, tenant.map(str::to_owned))
+    });
+    Ok((new.collect(), answer.body.len()))
+}
+
+/// The last part of an address' path, which names a file or is empty.
+fn file_name(url: &str) -> &str {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    let path = path.split_once("://").map_or(path, |(_, rest)| rest);
+    path.split_once('/').map_or("", |(_, path)| path.rsplit('/').next().unwrap_or_default())
+}
+
+/// What the names stand for in order: of a folder its files, without hidden ones.
+fn sources(named: &[OsString]) -> Result<Vec<Source>, CliError> {
+    let mut sources = Vec::new();
+    for name in named {
+        if let Some(url) = name.to_str().filter(|name| name.starts_with("http://") || name.starts_with("https://")) {
+            sources.push(Source::Url(url.to_owned()));
+            continue;
+        }
+        let path = Path::new(name);
+        let error = |error: std::io::Error| CliError::Usage(format!("{}: {error}", path.display()));
+        if path.metadata().map_err(error)?.is_dir() {
+            walk(path, &mut sources).map_err(error)?;
+        } else {
+            sources.push(Source::File(path.to_owned()));
+        }
+    }
+    Ok(sources)
+}
+
+fn walk(dir: &Path, files: &mut Vec<Source>) -> std::io::Result<()> {
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    entries.sort();
+    for path in entries {
+        let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        // Links are not followed: a loop would not end.
+        let kind = path.symlink_metadata()?.file_type();
+        if is_hidden || kind.is_symlink() {
+            continue;
+        }
+        if kind.is_dir() {
+            walk(&path, files)?;
+        } else {
+            files.push(Source::File(path));
+        }
+    }
+    Ok(())
+}
+
+fn add(total: &mut IngestReport, part: IngestReport) {
+    total.added += part.added;
+    total.updated += part.updated;
+    total.unchanged += part.unchanged;
+    total.chunks += part.chunks;
+    total.errors.extend(part.errors);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_names_a_file_or_none() {
+        for (url, expected) in [
+            ("https://example.org/docs/guide.md?raw=1#top", "guide.md"),
+            ("https://example.org/docs/", ""),
+            ("https://example.org", ""),
+            ("http://127.0.0.1:8000/a%20b.pdf", "a%20b.pdf"),
+        ] {
+            assert_eq!(file_name(url), expected, "{url}");
+        }
+    }
+}
