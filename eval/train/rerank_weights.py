@@ -68,6 +68,7 @@ def groups(gateway, base, folder, limit):
                 "x": np.concatenate([(1 - several) * raw, several * raw], axis=1) if before == "hop" else raw,
                 "several": several,
                 "gold": np.array([r["document"] in gold[query["id"]] for r in results]),
+                "documents": [r["document"] for r in results],
                 "n_gold": len(gold[query["id"]]),
                 "fitted": kept is not None or data.in_dev(query["id"], 50),
             })
@@ -124,7 +125,11 @@ def measure(some, score):
     """R@2, R@5, all@5, MRR@10 in percent, ordered by `score` of a group."""
     values = []
     for g in some:
-        hit = g["gold"][np.argsort(-score(g), kind="stable")]
+        # A document of several passages stands where its best one does.
+        first_of = {}
+        for at in np.argsort(-score(g), kind="stable"):
+            first_of.setdefault(g["documents"][at], at)
+        hit = g["gold"][list(first_of.values())]
         at, n = np.flatnonzero(hit[:10]), g["n_gold"]
         values.append([hit[:2].sum() / n, hit[:5].sum() / n, hit[:5].sum() == n, 1 / (at[0] + 1) if len(at) else 0])
     return 100 * np.array(values, float)

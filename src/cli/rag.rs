@@ -14,13 +14,13 @@ use super::rag_ingest::{ingest, show_report};
 use super::{CliError, Places};
 use crate::config::settings::Settings;
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
+use crate::rag::api;
 use crate::rag::ask::{Ask, AskSteps, Listener};
 use crate::rag::cross_encoder::CrossEncoderScore;
 use crate::rag::embed::SentenceModel;
 use crate::rag::knowledge_base::{Models, NewBase, Rag};
 use crate::rag::retrieve::{Search, Steps};
 use crate::rag::store::Filter;
-use crate::rag::api;
 use crate::server::knowledge;
 use crate::server::outside::{embedding, outside, web_client};
 

@@ -1,15 +1,15 @@
-//! What is on by default is what was measured to pay: the newest committed ladder against [`Steps::default`].
+//! What is on by default is what was measured to pay: the newest committed runs against [`Steps::default`].
 
 use std::path::Path;
 
 use serde_json::Value;
 use weirgate::rag::retrieve::{Fusion, Steps};
 
-/// Of the newest committed run of the whole ladder.
-fn ladder() -> Value {
+/// Of the newest committed run of that name.
+fn run(name: &str) -> Value {
     let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("eval/runs");
     let folders = std::fs::read_dir(runs).unwrap().map(|entry| entry.unwrap().path());
-    let newest = folders.filter(|path| path.to_string_lossy().contains("-rag-ladder")).max().unwrap();
+    let newest = folders.filter(|path| path.to_string_lossy().ends_with(name)).max().unwrap();
     serde_json::from_str(&std::fs::read_to_string(newest.join("summary.json")).unwrap()).unwrap()
 }
 
@@ -28,16 +28,33 @@ fn verdict(ladder: &Value, step: &str) -> (Vec<String>, Vec<String>) {
     (helps, harms)
 }
 
+/// What a step may take, as a multiple of the search without it.
+const AFFORDABLE: f64 = 3.0;
+
+/// By how much the step made the median search longer, where it did most.
+fn slowdown(ladder: &Value, step: &str, before: &str) -> f64 {
+    let suffix = format!(".{step}.latency_ms_p50");
+    let sets = ladder.as_object().unwrap().iter();
+    let ratios = sets.filter_map(|(key, after)| {
+        let set = key.strip_suffix(&suffix)?;
+        Some(after.as_f64()? / ladder[format!("{set}.{before}.latency_ms_p50")].as_f64()?)
+    });
+    ratios.fold(0.0, f64::max)
+}
+
 #[test]
-fn a_step_is_on_by_default_exactly_if_the_ladder_says_that_it_helps_and_harms_nowhere() {
-    let ladder = ladder();
-    let pays = |step: &str| {
-        let (helps, harms) = verdict(&ladder, step);
-        !helps.is_empty() && harms.is_empty()
-    };
+fn a_step_is_on_by_default_exactly_if_it_was_measured_to_help_to_harm_nowhere_and_to_be_affordable() {
+    let (ladder, reranker) = (run("-rag-ladder"), run("-rag-reranker"));
     let steps = Steps::default();
     assert!(steps.dense && steps.lexical);
-    assert_eq!(steps.fusion == Fusion::Weighted, pays("fusion"), "fusion: {:?}", verdict(&ladder, "fusion"));
-    assert_eq!(steps.hop, pays("hop"), "hop: {:?}", verdict(&ladder, "hop"));
-    assert_eq!(steps.rerank, pays("rerank"), "rerank: {:?}", verdict(&ladder, "rerank"));
+    for (run, step, before, is_on) in [
+        (&ladder, "fusion", "rrf", steps.fusion == Fusion::Weighted),
+        (&ladder, "hop", "fusion", steps.hop),
+        (&reranker, "rerank", "hop", steps.rerank),
+    ] {
+        let (helps, harms) = verdict(run, step);
+        let slowdown = slowdown(run, step, before);
+        let pays = !helps.is_empty() && harms.is_empty() && slowdown <= AFFORDABLE;
+        assert_eq!(is_on, pays, "{step}: helps {helps:?}, harms {harms:?}, takes {slowdown:.1} times as long");
+    }
 }

@@ -17,7 +17,9 @@ async fn addresses_are_read_like_files_and_cited() {
         match seen.path.as_str() {
             "/docs/cats.md?raw=1" => page("text/plain; charset=utf-8", "# Cats\n\nCats purr when they are content.\n"),
             "/dogs" => page("text/html", "<title>Dogs</title><p>Dogs bark at strangers.</p><script>cats()</script>"),
-            "/moved" => Response::builder().status(302).header("location", "/dogs").body(axum::body::Body::empty()).unwrap(),
+            "/moved" => {
+                Response::builder().status(302).header("location", "/dogs").body(axum::body::Body::empty()).unwrap()
+            }
             _ => Response::builder().status(404).body(axum::body::Body::empty()).unwrap(),
         }
     })
@@ -27,7 +29,8 @@ async fn addresses_are_read_like_files_and_cited() {
     let url = |path: &str| format!("http://{}{path}", site.address);
     let [cats, dogs, moved, gone] = ["/docs/cats.md?raw=1", "/dogs", "/moved", "/gone"].map(url);
     let cli = |args: &[&str]| run_cli(&[&["rag", "--models-dir", &models], args].concat(), &folder);
-    let (code, said, complained) = cli(&["ingest", "pets", &cats, &dogs, &moved, &gone, "http://127.0.0.1:1/", "--json"]);
+    let (code, said, complained) =
+        cli(&["ingest", "pets", &cats, &dogs, &moved, &gone, "http://127.0.0.1:1/", "--json"]);
     let report: Value = serde_json::from_str(&said).unwrap_or_default();
     assert_eq!((code, &report["added"]), (0, &json!(3)), "{said} {complained}");
     let errors = report["errors"].as_array().unwrap();
@@ -50,8 +53,10 @@ fn embeddings(asked: &Value) -> Value {
         counts
     };
     let texts = asked["input"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
-    let data: Vec<Value> =
-        texts.enumerate().map(|(index, text)| json!({"object": "embedding", "index": index, "embedding": vector(text)})).collect();
+    let data: Vec<Value> = texts
+        .enumerate()
+        .map(|(index, text)| json!({"object": "embedding", "index": index, "embedding": vector(text)}))
+        .collect();
     json!({"object": "list", "data": data, "model": asked["model"]})
 }
 

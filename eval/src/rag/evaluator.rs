@@ -51,7 +51,8 @@ pub async fn run(
         return Ok(None);
     }
     let judging = parts.iter().copied().filter(|part| JUDGING.contains(part));
-    let step = Step { name: "evaluator".to_string(), parts: ["dense", "lexical", "rrf"].into_iter().chain(judging).collect() };
+    let step =
+        Step { name: "evaluator".to_string(), parts: ["dense", "lexical", "rrf"].into_iter().chain(judging).collect() };
     let bar = progress_bar(&format!("{} evaluator", set.key), queries.len());
     let (mut rows, mut n_failed, mut lacks_fused) = (Vec::new(), 0usize, false);
     for query in queries {

@@ -75,7 +75,7 @@ impl Default for Steps {
             lexical: true,
             fusion: Fusion::Weighted,
             hop: true,
-            // No reranker ships yet, and a base has thresholds only once it was calibrated.
+            // It takes more than ten times as long as all the rest. A base has thresholds only once it was calibrated.
             rerank: false,
             correct: false,
             compress: false,

@@ -31,9 +31,7 @@ impl Reranker {
     /// How likely it is that the passage answers, from 0 to 1.
     fn chance(&self, logit: f32, candidate: &Candidate, several: f32) -> f32 {
         match candidate.scores.hop {
-            Some(chance) => {
-                self.after_hop.towards(self.after_hop_several, several).chance(logit, log_odds(chance))
-            }
+            Some(chance) => self.after_hop.towards(self.after_hop_several, several).chance(logit, log_odds(chance)),
             None => self.after_fusion.chance(logit, candidate.score),
         }
     }

@@ -101,7 +101,10 @@ async fn a_document_without_its_first_chunk_is_still_listed() {
     table.replace(&names(&["a"]), &[row("a", 0, "one", None), row("a", 1, "two", None)], true).await.unwrap();
     table.remove_chunk("a#0").await.unwrap();
     let documents = table.documents(&Filter::default()).await.unwrap();
-    assert_eq!(documents.iter().map(|document| (document.id.as_str(), document.chunks)).collect::<Vec<_>>(), [("a", 1)]);
+    assert_eq!(
+        documents.iter().map(|document| (document.id.as_str(), document.chunks)).collect::<Vec<_>>(),
+        [("a", 1)]
+    );
 }
 
 #[tokio::test]

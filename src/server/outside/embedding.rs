@@ -55,13 +55,7 @@ impl EmbeddingModel {
             patience: Duration::from_secs(*timeout_secs),
             client: Lazy::default(),
         };
-        Some(EmbeddingModel {
-            model: model.clone(),
-            dimensions: *dimensions,
-            batch: *batch,
-            endpoint,
-            pauses: &PAUSES,
-        })
+        Some(EmbeddingModel { model: model.clone(), dimensions: *dimensions, batch: *batch, endpoint, pauses: &PAUSES })
     }
 
     async fn call(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, RagError> {
@@ -149,7 +143,8 @@ mod tests {
 
     #[test]
     fn vectors_are_in_the_order_of_the_texts_and_of_length_1() {
-        let answer = br#"{"data": [{"index": 1, "embedding": [0, 2]}, {"index": 0, "embedding": [3, 4]}], "model": "m"}"#;
+        let answer =
+            br#"{"data": [{"index": 1, "embedding": [0, 2]}, {"index": 0, "embedding": [3, 4]}], "model": "m"}"#;
         assert_eq!(model().vectors(answer, 2).unwrap(), [[0.6, 0.8], [0.0, 1.0]]);
         assert_eq!(model().endpoint.url, "http://127.0.0.1:1/v1/embeddings");
     }

@@ -86,7 +86,9 @@ impl Endpoint {
     /// It breaks off, or is longer than `max_bytes`.
     pub async fn whole(&self, response: &mut Response, max_bytes: usize) -> Result<Vec<u8>, String> {
         let mut body = Vec::new();
-        while let Some(chunk) = next(response, self.patience).await.map_err(|error| format!("{}: {error}", self.what))? {
+        while let Some(chunk) =
+            next(response, self.patience).await.map_err(|error| format!("{}: {error}", self.what))?
+        {
             body.extend_from_slice(&chunk);
             if body.len() > max_bytes {
                 return Err(format!("{}: the answer is longer than {max_bytes} bytes", self.what));
