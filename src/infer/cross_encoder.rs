@@ -14,7 +14,7 @@ use super::folder::{ModelFolder, tokens};
 use super::kernel::Isa;
 use super::linear::Precision;
 use head::Head;
-pub use head::{Blend, HeadShape};
+pub use head::{Blend, Blends, HeadShape};
 
 /// From a folder of `config.json`, `tokenizer.json` and `model.safetensors`, as sequence classifiers with one label are
 /// published. The last may hold int8 matrices, and leave out the word embeddings where they are the sentence model's; then
@@ -34,9 +34,7 @@ pub struct CrossEncoder {
 pub struct Description {
     /// With its version, by which what was measured with it is kept: "weirgate-reranker 3f2a…".
     pub name: String,
-    pub after_hop: Blend,
-    pub after_hop_several: Blend,
-    pub after_fusion: Blend,
+    pub blends: Blends,
 }
 
 /// Tokens that mark the beginning and the two ends of a pair.
@@ -49,12 +47,12 @@ impl CrossEncoder {
     /// The description cannot be read, or is none.
     pub fn describe(dir: &Path) -> Result<Description, InferError> {
         let folder = ModelFolder::reranker(dir);
-        let HeadShape { version, after_hop, after_hop_several, after_fusion, .. } = folder.head()?;
+        let HeadShape { version, blends, .. } = folder.head()?;
         let mut name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if let Some(version) = version {
             name = format!("{name} {version}");
         }
-        Ok(Description { name, after_hop, after_hop_several, after_fusion })
+        Ok(Description { name, blends })
     }
 
     /// The model in `dir`, or the one that the program carries where there is no such folder. `sentence_model` is the folder of the model

@@ -28,7 +28,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use bench::{Row, bench};
-pub use cross_encoder::{Blend, CrossEncoder, Description};
+pub use cross_encoder::{Blend, Blends, CrossEncoder, Description};
 pub use embedder::{Embedder, SentenceEmbedder};
 pub use encoder::Hidden;
 pub use engine::{Engine, Reply};

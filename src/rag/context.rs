@@ -30,11 +30,11 @@ impl KnowledgeBase {
                 chunk: &candidate.passage.id,
                 header: &candidate.passage.header,
                 text: &candidate.passage.text,
-                score: if candidate.is_chance() { log_odds(candidate.score) } else { candidate.score },
+                score: candidate.chance().map_or(candidate.score, log_odds),
             })
             .collect();
         let scorer = self.sentence_scorer(question);
-        let are_logits = scorer.0.is_some() && candidates.iter().all(Candidate::is_chance);
+        let are_logits = scorer.0.is_some() && candidates.iter().all(|candidate| candidate.chance().is_some());
         let passage_weight = if are_logits { PASSAGE_WEIGHT } else { compression.passage_weight };
         let compression = Compression { passage_weight, ..compression.clone() };
         match trace.timed("compress", compress(question, &passages, &scorer, &compression)).await {

@@ -39,11 +39,11 @@ impl CrossEncoderScore {
     /// The library's cannot be read.
     pub fn find(library: &Library, engine: Option<Arc<Engine>>) -> Result<Reranker, InferError> {
         let dir = library.reranker();
-        let Description { name, after_hop, after_hop_several, after_fusion } = CrossEncoder::describe(&dir)?;
+        let Description { name, blends } = CrossEncoder::describe(&dir)?;
         let sentence_model = library.folder(Manifest::shipped().model(SENTENCE_MODEL)?);
         let lazy = Lazy { name, dir, sentence_model, engine, loaded: Mutex::default() };
         let score = Arc::new(Self(Arc::new(lazy)));
-        Ok(Reranker { score, languages: vec![Language::English], after_hop, after_hop_several, after_fusion })
+        Ok(Reranker { score, languages: vec![Language::English], blends })
     }
 }
 
@@ -116,8 +116,8 @@ mod tests {
         let dir = models();
         let reranker = CrossEncoderScore::find(&Library::new(dir.path()), None).unwrap();
         assert_eq!(reranker.score.name(), "weirgate-reranker tiny");
-        assert_eq!(reranker.after_hop, Blend { logit: 2.0, before: 0.5, bias: -1.0 });
-        assert_eq!(reranker.after_fusion, Blend::default());
+        assert_eq!(reranker.blends.after_hop, Blend { logit: 2.0, before: 0.5, bias: -1.0 });
+        assert_eq!(reranker.blends.after_fusion, Blend::default());
         assert!(reranker.reads(Language::English) && !reranker.reads(Language::Chinese));
         let texts = ["the cat sat", "dog"].repeat(PIECE);
         let scores = reranker.score.score("the cat", &texts).await.unwrap();

@@ -88,6 +88,45 @@ async fn chinese_text_has_no_vector_of_an_english_model_and_is_found_by_its_word
     assert_eq!(embed.texts(), 1, "the question is not embedded either");
 }
 
+/// Has the name of the model that made a base's vectors, and never answers.
+struct Silent;
+
+#[async_trait::async_trait]
+impl crate::rag::embed::Embed for Silent {
+    fn model(&self) -> &str {
+        "word-counts"
+    }
+
+    async fn dimensions(&self) -> Result<usize, RagError> {
+        Ok(16)
+    }
+
+    fn reads(&self, _language: crate::rag::terms::Language) -> bool {
+        true
+    }
+
+    async fn embed(&self, _texts: Vec<String>) -> Result<Vec<Vec<f32>>, RagError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_question_is_answered_by_words_when_the_embedding_model_never_answers() {
+    let (dir, rag, _) = rag();
+    let base = rag.create("base", &NewBase::default()).await.unwrap();
+    base.ingest(vec![document("a", "", "Cats purr.")], &|_| {}).await.unwrap();
+    let place =
+        crate::rag::knowledge_base::Place { uri: dir.path().join("rag").display().to_string(), ..Default::default() };
+    let other = Rag::new(place, Models { embed: Some(Arc::new(Silent)), rerank: None });
+    let base = other.base("base").await.unwrap();
+    // From here on time runs as soon as nothing else does.
+    tokio::time::pause();
+    let search = crate::rag::retrieve::Search { query: "cats".into(), top_k: 5, ..Default::default() };
+    let found = base.search(&search).await.unwrap();
+    assert_eq!(found.candidates.len(), 1);
+    assert!(found.trace.notes.iter().any(|note| note.starts_with("embed:")), "{:?}", found.trace.notes);
+}
+
 #[tokio::test]
 async fn a_second_process_that_writes_is_told_to_wait() {
     let (dir, rag, embed) = rag();

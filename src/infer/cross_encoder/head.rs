@@ -13,11 +13,20 @@ pub struct HeadShape {
     pub pooling: Pooling,
     /// Changes with the weights.
     pub version: Option<String>,
-    /// What a logit is worth beside the score of the search that found the passage, found when the model was trained. After the second
-    /// hop, whose log odds are that score: for a question that one passage answers, and for one that needs several, of which
-    /// none may look like an answer by itself. Without it, beside the fused score.
+    #[serde(flatten)]
+    pub blends: Blends,
+}
+
+/// What a logit is worth beside the score of the search that found the passage: they err in different ways, and both order better than either.
+/// Found when the model was trained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Blends {
+    /// Beside the log odds of the second hop, for a question that one passage answers.
     pub after_hop: Blend,
+    /// The same for a question that needs several, of which none may look like an answer by itself.
     pub after_hop_several: Blend,
+    /// Beside the fused score.
     pub after_fusion: Blend,
 }
 

@@ -10,8 +10,10 @@ pub mod rerank;
 mod trace;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use super::RagError;
 use super::compress::{Compressed, Compression};
@@ -24,6 +26,9 @@ pub use trace::{Trace, TraceStep};
 
 /// Passages that each way of searching contributes.
 const CANDIDATES: usize = 100;
+
+/// What a question's vector is waited for. A search by words alone is better than none.
+const EMBED: Duration = Duration::from_secs(10);
 
 /// Searches that are begun for one question, should somebody write during each of them. Commits are seconds apart.
 const ATTEMPTS: usize = 10;
@@ -99,9 +104,9 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Whether the score is a chance, and not a cosine or what fusion made of it.
-    pub fn is_chance(&self) -> bool {
-        self.scores.rerank.or(self.scores.hop).is_some()
+    /// How likely it is that the question needs the passage, as the last model to rank it says.
+    pub fn chance(&self) -> Option<f32> {
+        self.scores.rerank.map(|_| self.score).or(self.scores.hop)
     }
 }
 
@@ -186,10 +191,14 @@ impl KnowledgeBase {
         if !embed.reads(language(&search.query)) {
             return Ok(None);
         }
-        match trace.timed("embed", embed.embed(vec![search.query.clone()])).await {
-            Ok(mut vectors) => Ok(vectors.pop()),
-            Err(error) => {
+        match trace.timed("embed", timeout(EMBED, embed.embed(vec![search.query.clone()]))).await {
+            Ok(Ok(mut vectors)) => Ok(vectors.pop()),
+            Ok(Err(error)) => {
                 trace.note(&error);
+                Ok(None)
+            }
+            Err(_) => {
+                trace.note(format!("embed: no vector within {} seconds; searched by words alone", EMBED.as_secs()));
                 Ok(None)
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::trace::Trace;
 use super::{Candidate, sort};
-use crate::infer::Blend;
+use crate::infer::Blends;
 use crate::rag::ingest::passage_text;
 use crate::rag::knowledge_base::KnowledgeBase;
 use crate::rag::ports::{Score, scores_of};
@@ -16,11 +16,7 @@ use crate::rag::terms::{Language, language};
 pub struct Reranker {
     pub score: Arc<dyn Score>,
     pub languages: Vec<Language>,
-    /// What the model's score and that of the steps before are worth together: they err in different ways, and both order better than
-    /// either. After the hop for a question that needs one passage, and one that needs several.
-    pub after_hop: Blend,
-    pub after_hop_several: Blend,
-    pub after_fusion: Blend,
+    pub blends: Blends,
 }
 
 impl Reranker {
@@ -30,9 +26,10 @@ impl Reranker {
 
     /// How likely it is that the passage answers, from 0 to 1.
     fn chance(&self, logit: f32, candidate: &Candidate, several: f32) -> f32 {
+        let Blends { after_hop, after_hop_several, after_fusion } = &self.blends;
         match candidate.scores.hop {
-            Some(chance) => self.after_hop.towards(self.after_hop_several, several).chance(logit, log_odds(chance)),
-            None => self.after_fusion.chance(logit, candidate.score),
+            Some(chance) => after_hop.towards(*after_hop_several, several).chance(logit, log_odds(chance)),
+            None => after_fusion.chance(logit, candidate.score),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The rerank step in searches with a scripted model.
 
 use super::*;
+use crate::infer::Blend;
 use crate::rag::embed::Embed;
 use crate::rag::knowledge_base::{Models, NewBase, Place, Rag};
 use crate::rag::retrieve::{Found, Search, Steps};
@@ -13,7 +14,11 @@ async fn search(query: &str, rerank: bool, score: impl Fn(&str, &str) -> f32 + S
     let place = Place { uri: dir.path().join("rag").display().to_string(), ..Place::default() };
     let (score, languages) = (Arc::new(ScriptedScore::new(score)), vec![Language::English]);
     let blend = Blend { logit: 0.1, before: 1.0, bias: 0.0 };
-    let reranker = Reranker { score, languages, after_hop: blend, after_hop_several: blend, after_fusion: blend };
+    let reranker = Reranker {
+        score,
+        languages,
+        blends: Blends { after_hop: blend, after_hop_several: blend, after_fusion: blend },
+    };
     let embed: Arc<dyn Embed> = Arc::new(WordCounts::default());
     let rag = Rag::new(place, Models { embed: Some(embed), rerank: Some(reranker) });
     let base = rag.create("notes", &NewBase::default()).await.unwrap();

@@ -20,7 +20,7 @@ pub(super) fn read(mut fields: Fields<'_>) -> Option<RagServer> {
     }
     if let Some(mut embedding) = fields.object("embedding") {
         let keys = ["provider", "api_key", "base_url", "model", "dimensions", "dimension"];
-        unused(&mut embedding, &keys, "text is embedded by the gateway's own sentence model");
+        unused(&mut embedding, &keys, "text is embedded by the gateway's own model");
         embedding.finish();
     }
     if let Some(mut llm) = fields.object("llm") {
