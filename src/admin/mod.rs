@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 
 use crate::base::secret::Secret;
 use crate::mcp::Mcp;
+use crate::rag::files::Files;
 use crate::rag::knowledge_base::Rag;
 use crate::telemetry::metrics::Metrics;
 
@@ -63,6 +64,7 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     pub control: Arc<dyn Controls>,
     pub rag: Arc<Rag>,
+    pub files: Arc<Files>,
     pub mcp: Arc<Mcp>,
     pub token: Secret,
 }
@@ -82,6 +84,7 @@ fn router(admin: Admin) -> Router {
         .nest("/api/v1", api::router(&admin))
         .nest("/v1/rag", rag::router(&admin))
         .nest("/v1/vector_stores", rag::vector_stores_router(&admin))
+        .nest("/v1/files", rag::files_router(&admin))
         .with_state(admin)
 }
 

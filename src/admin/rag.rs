@@ -1,4 +1,4 @@
-//! `/v1/rag` and `/v1/vector_stores` on the admin port, for whoever has the admin token. The interfaces themselves are in `rag::api`.
+//! `/v1/rag`, `/v1/vector_stores` and `/v1/files` on the admin port, for whoever has the admin token. The interfaces themselves are in `rag::api`.
 
 use std::convert::Infallible;
 
@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use serde_json::json;
 
 use super::{Admin, api, mcp};
+use crate::rag::api::files::{self, FilesAnswer};
 use crate::rag::api::{ApiRequest, ApiResponse, ask_as_events, handle, shown_error, vector_stores, wants_stream};
 use crate::rag::knowledge_base::Caller;
 
@@ -32,10 +33,30 @@ pub fn vector_stores_router(admin: &Admin) -> Router<Admin> {
     stores.layer(from_fn_with_state(admin.clone(), api::require_token))
 }
 
+pub fn files_router(admin: &Admin) -> Router<Admin> {
+    let uploads = Router::new().route("/", any(uploads)).route("/{*path}", any(uploads));
+    uploads.layer(from_fn_with_state(admin.clone(), api::require_token))
+}
+
 async fn stores(State(admin): State<Admin>, request: Request) -> Response {
     match read(request).await {
-        Ok(request) => whole(vector_stores::handle(&admin.rag, request).await),
+        Ok(request) => whole(vector_stores::handle(&admin.rag, &admin.files, request).await),
         Err(response) => *response,
+    }
+}
+
+async fn uploads(State(admin): State<Admin>, request: Request) -> Response {
+    let request = match read(request).await {
+        Ok(request) => request,
+        Err(response) => return *response,
+    };
+    match files::handle(&admin.rag, &admin.files, request).await {
+        FilesAnswer::Json(response) => whole(response),
+        // Never shown as a page of this port: it is a stranger's content.
+        FilesAnswer::Content(bytes) => {
+            ([(header::CONTENT_TYPE, "application/octet-stream"), (header::CONTENT_DISPOSITION, "attachment")], bytes)
+                .into_response()
+        }
     }
 }
 

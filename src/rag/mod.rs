@@ -19,6 +19,7 @@ pub mod cross_encoder;
 pub mod document;
 pub mod embed;
 pub mod expand;
+pub mod files;
 pub mod ingest;
 pub mod knowledge_base;
 pub mod outside;
@@ -50,6 +51,8 @@ pub enum RagError {
     UnknownBase { name: String, known: String },
     #[error("there is no {what} \"{id}\" in the knowledge base \"{base}\"")]
     Unknown { what: &'static str, id: String, base: String },
+    #[error("there is no uploaded file \"{0}\"; POST /v1/files stores one, GET /v1/files lists those there are")]
+    UnknownFile(String),
     #[error(
         "vectors of {found} numbers do not fit: this knowledge base was made with the model \"{model}\", whose vectors have {expected}. Use that model again, or make the knowledge base anew"
     )]

@@ -44,6 +44,7 @@ use crate::proxy::listener::{self, Bound, Listeners};
 use crate::proxy::resolve::Resolver;
 use crate::proxy::service::Gateway;
 use crate::proxy::snapshot::Snapshot;
+use crate::rag::files::Files;
 use crate::stores::Stores;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -252,6 +253,7 @@ impl Process {
                 engine: engine.clone(),
             }),
             rag,
+            files: Arc::new(Files::new(settings.data_dir.join("files"))),
             mcp,
             token,
         };

@@ -81,6 +81,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("arrow_array", &["rag/store/"]),
     ("arrow_schema", &["rag/store/"]),
     ("lopdf", &["rag/read/pdf", "rag/read/testing.rs"]),
+    ("multer", &["rag/api/files.rs"]),
     ("pulldown_cmark", &["rag/read/markdown.rs"]),
     ("scraper", &["rag/read/html"]),
     ("quick_xml", &["rag/read/docx.rs"]),

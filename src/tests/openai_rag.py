@@ -45,11 +45,65 @@ assert "strangers" in admin.vector_stores.files.content("dogs", vector_store_id=
 assert admin.vector_stores.create(name="fresh").id == "fresh"
 assert admin.vector_stores.delete("fresh").deleted
 assert admin.vector_stores.files.delete("dogs", vector_store_id="pets").deleted
-try:
-    admin.vector_stores.files.create("pets", file_id="file-1")
-    raise SystemExit("a file that nobody stored was attached")
-except openai.BadRequestError as error:
-    assert "documents" in error.message, error
+
+# Files: uploaded, attached, found, changed, deleted.
+admin.put("/rag/knowledge-bases/manuals", cast_to=object, body={"model": "none"})
+store = admin.vector_stores.retrieve("manuals")
+attached = admin.vector_stores.files.upload_and_poll(vector_store_id=store.id, file=("pumps.md", b"# Pumps\n\nThe red pump needs oil every spring."))
+assert attached.status == "completed" and attached.id.startswith("file-"), attached
+file = admin.files.retrieve(attached.id)
+assert (file.filename, file.purpose, file.bytes) == ("pumps.md", "assistants", 45), file
+assert admin.files.content(file.id).read() == b"# Pumps\n\nThe red pump needs oil every spring."
+hit = admin.vector_stores.search(store.id, query="red pump oil").data[0]
+assert (hit.file_id, hit.filename, hit.attributes) == (file.id, "pumps.md", {}), hit
+assert admin.vector_stores.files.update(file.id, vector_store_id=store.id, attributes={"team": "north", "year": 2026}).attributes == {"team": "north", "year": "2026"}
+north = {"type": "eq", "key": "team", "value": "north"}
+assert [hit.file_id for hit in admin.vector_stores.search(store.id, query="pump", filters=north)] == [file.id]
+
+rows = ("prices.csv", b"id,part,price\n1,red pump,12\n2,blue valve,7\n")
+table, broken = (admin.files.create(file=one, purpose="assistants") for one in (rows, ("broken.pdf", b"%PDF-1.7 and no more")))
+batch = admin.vector_stores.file_batches.create_and_poll(store.id, file_ids=[table.id, broken.id, "file-" + 32 * "0"])
+assert (batch.status, batch.file_counts.completed, batch.file_counts.failed, batch.file_counts.total) == ("completed", 1, 2, 3), batch
+states = {one.id: one for one in admin.vector_stores.file_batches.list_files(batch.id, vector_store_id=store.id)}
+assert states[table.id].status == "completed" and "broken.pdf" in states[broken.id].last_error.message, states
+# Two rows are two documents and one file.
+assert [one.id for one in admin.vector_stores.files.list(store.id, limit=1)] == [file.id, table.id]
+assert len(admin.vector_stores.files.content(table.id, vector_store_id=store.id).data) == 2
+assert [one.id for one in admin.files.list(limit=1)] == [broken.id, table.id, file.id]
+assert [one.id for one in admin.files.list(order="asc", purpose="assistants")] == [file.id, table.id, broken.id]
+assert admin.vector_stores.retrieve(store.id).file_counts.completed == 2
+
+# A deleted file is gone from the stores, one taken out of a store is kept.
+assert admin.files.delete(table.id).deleted
+assert [one.id for one in admin.vector_stores.files.list(store.id)] == [file.id]
+assert admin.vector_stores.files.delete(file.id, vector_store_id=store.id).deleted
+assert not admin.vector_stores.search(store.id, query="red pump oil").data
+strategy = {"type": "static", "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 20}}
+again = admin.vector_stores.create(file_ids=[broken.id], chunking_strategy=strategy)
+assert (again.file_counts.completed, again.file_counts.failed) == (0, 1), again
+
+
+def refused(what, call, *named):
+    """Fails unless the call is answered with an error that names these."""
+    try:
+        call()
+    except openai.APIStatusError as error:
+        assert error.status_code < 500 and all(name in error.message for name in named), (what, error)
+    else:
+        raise SystemExit(f"{what} was taken")
+
+
+attach = admin.vector_stores.files.create
+refused("a file that nobody stored", lambda: attach("pets", file_id="file-1"), "file-1", "/v1/files")
+refused("a broken file", lambda: attach("pets", file_id=broken.id), "broken.pdf")
+refused("a strategy for one file", lambda: attach("pets", file_id=file.id, chunking_strategy={"type": "static", "static": {}}), "chunking_strategy")
+refused("a store of a missing file", lambda: admin.vector_stores.create(name="no", file_ids=["file-2"]), "file-2")
+refused("a store that is not made", lambda: admin.vector_stores.retrieve("no"), "no")
+refused("a batch of nothing", lambda: admin.vector_stores.file_batches.create("pets", file_ids=[]), "file_ids")
+refused("an unknown batch", lambda: admin.vector_stores.file_batches.retrieve("vsfb_1", vector_store_id="pets"), "vsfb_1")
+refused("an expiry", lambda: admin.files.create(file=rows, purpose="assistants", expires_after={"anchor": "created_at", "seconds": 3600}), "expires_after")
+refused("a file without a name", lambda: admin.files.create(file=("", b"a"), purpose="assistants"), "file")
+refused("no form", lambda: admin.post("/files", cast_to=object, body={}), "multipart")
 try:
     admin.vector_stores.retrieve("nothing")
     raise SystemExit("a store that is not there was found")

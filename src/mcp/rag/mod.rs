@@ -121,6 +121,7 @@ impl From<RagError> for Failure {
         match error {
             RagError::Invalid(_)
             | RagError::Unknown { .. }
+            | RagError::UnknownFile(_)
             | RagError::UnknownBase { .. }
             | RagError::Forbidden(_)
             | RagError::Name(_)

@@ -15,6 +15,8 @@
 
 mod ask;
 mod documents;
+pub mod files;
+mod page;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,7 @@ use serde_json::{Value, json};
 use super::RagError;
 use super::knowledge_base::{Caller, KnowledgeBase, NewBase, Rag};
 use super::store::Filter;
+use page::page;
 
 pub use ask::{ask_as_events, shown_answer, wants_stream};
 pub use search::steps;
@@ -69,6 +72,14 @@ pub async fn handle(rag: &Rag, request: ApiRequest) -> ApiResponse {
 pub fn shown_error(error: &RagError) -> ApiResponse {
     let (status, code) = status(error);
     ApiResponse { status, body: json!({"error": {"message": error.to_string(), "code": code}}) }
+}
+
+/// An error as OpenAI's clients read it.
+fn openai_error(error: &RagError) -> ApiResponse {
+    let (status, code) = status(error);
+    let kind = if status < 500 { "invalid_request_error" } else { "server_error" };
+    let error = json!({"message": error.to_string(), "type": kind, "param": null, "code": code});
+    ApiResponse { status, body: json!({"error": error}) }
 }
 
 async fn answer(rag: &Rag, request: &ApiRequest) -> Result<ApiResponse, RagError> {
@@ -181,7 +192,9 @@ fn status(error: &RagError) -> (u16, &'static str) {
     match error {
         RagError::Name(_) | RagError::Invalid(_) | RagError::Dimensions { .. } => (400, "invalid_request"),
         RagError::Forbidden(_) => (403, "forbidden"),
-        RagError::UnknownBase { .. } | RagError::Unknown { .. } | RagError::NoPath(_) => (404, "not_found"),
+        RagError::UnknownBase { .. } | RagError::Unknown { .. } | RagError::UnknownFile(_) | RagError::NoPath(_) => {
+            (404, "not_found")
+        }
         RagError::Exists(_) | RagError::Model { .. } | RagError::Busy(_) => (409, "conflict"),
         RagError::Unreadable(_) => (422, "unreadable"),
         RagError::Unavailable(_) => (503, "unavailable"),

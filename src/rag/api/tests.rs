@@ -1,4 +1,6 @@
+use super::files::FilesAnswer;
 use super::*;
+use crate::rag::files::Files;
 use crate::rag::testing;
 
 struct Client(Rag, #[expect(dead_code, reason = "the folder goes when it is dropped")] tempfile::TempDir);
@@ -175,4 +177,81 @@ fn the_description_has_the_paths_of_this_module() {
     described.sort();
     documented.sort();
     assert_eq!(described, documented);
+}
+
+/// Uploads a file as a browser's form does, and returns its id.
+async fn upload(client: &Client, files: &Files, name: &str, content: &str) -> String {
+    let form = format!(
+        "--x\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nassistants\r\n\
+         --x\r\ncontent-disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n{content}\r\n--x--\r\n"
+    );
+    let request = ApiRequest {
+        method: "POST".to_owned(),
+        path: String::new(),
+        query: None,
+        content_type: Some("multipart/form-data; boundary=x".to_owned()),
+        body: form.into(),
+        caller: Caller::Operator,
+    };
+    let FilesAnswer::Json(answer) = files::handle(&client.0, files, request).await else { panic!("no JSON") };
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.body["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_store_is_made_from_uploaded_files() {
+    let client = Client::new();
+    let dir = tempfile::tempdir().unwrap();
+    let files = Files::new(dir.path().to_owned());
+    let cats = upload(&client, &files, "C:\\pets\\cats.txt", "Cats purr when they are content.").await;
+    let empty = upload(&client, &files, "empty.txt", "").await;
+    let stores = async |method: &str, path: &str, body: Value| {
+        let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query.to_owned())));
+        let content_type = Some("application/json".to_owned());
+        let request = ApiRequest {
+            method: method.into(),
+            path: path.into(),
+            query,
+            content_type,
+            body,
+            caller: Caller::Operator,
+        };
+        let answer = vector_stores::handle(&client.0, &files, request).await;
+        (answer.status, answer.body)
+    };
+    let chunks = json!({"type": "static", "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 20}});
+    let new = json!({"name": "pets", "file_ids": [cats, empty], "chunking_strategy": chunks});
+    let (status, store) = stores("POST", "", new).await;
+    assert_eq!(
+        (status, &store["file_counts"]),
+        (200, &json!({"in_progress": 0, "completed": 1, "failed": 1, "cancelled": 0, "total": 2}))
+    );
+    let (_, base) = client.ask("GET", "knowledge-bases/pets", Value::Null).await;
+    assert_eq!((&base["chunk_size"], &base["chunk_overlap"]), (&json!(400), &json!(80)));
+    let (_, found) = stores("POST", "pets/search", json!({"query": "cats"})).await;
+    let best = &found["data"][0];
+    assert_eq!(
+        (&best["file_id"], &best["filename"], &best["attributes"]),
+        (&json!(cats), &json!("cats.txt"), &json!({}))
+    );
+    for (path, body, named) in [
+        ("", json!({"file_ids": ["file-none"]}), "file-none"),
+        ("", json!({"name": "a", "expires_after": {}}), "expires_after"),
+        (
+            "",
+            json!({"name": "a", "chunking_strategy": {"type": "static", "static": {"max_chunk_size_tokens": 5, "chunk_overlap_tokens": 0}}}),
+            "chunk_size 20",
+        ),
+        ("pets/files", json!({"file_id": empty}), "empty.txt"),
+        ("pets/file_batches", json!({"files": [{"file_id": cats}], "file_ids": [cats]}), "one of them"),
+    ] {
+        let (status, said) = stores("POST", path, body).await;
+        let message = said["error"]["message"].as_str().unwrap();
+        assert!((400..500).contains(&status) && message.contains(named), "{path}: {status} {message}");
+    }
+    for query in ["pets/files?limit=0", "pets/files?after=file-none", "pets/files/file-none"] {
+        let (status, _) = stores("GET", query, Value::Null).await;
+        assert!((400..500).contains(&status), "{query}: {status}");
+    }
 }
