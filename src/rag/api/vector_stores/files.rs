@@ -1,6 +1,6 @@
 //! Files of a vector store. A file is what was uploaded and attached, whose rows may be many documents, or else one document.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -28,12 +28,14 @@ pub fn attributes(metadata: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
 /// Documents by the file they belong to, files in the order of their first document.
 pub fn by_file(documents: Vec<DocumentInfo>) -> Vec<(String, Vec<DocumentInfo>)> {
     let mut files: Vec<(String, Vec<DocumentInfo>)> = Vec::new();
+    let mut places = HashMap::new();
     for document in documents {
-        let id = file_of(&document.id, &document.metadata);
-        match files.last_mut().filter(|(last, _)| last == id) {
-            Some((_, rows)) => rows.push(document),
-            None => files.push((id.to_owned(), vec![document])),
+        let id = file_of(&document.id, &document.metadata).to_owned();
+        let place = *places.entry(id.clone()).or_insert(files.len());
+        if place == files.len() {
+            files.push((id, Vec::new()));
         }
+        files[place].1.push(document);
     }
     files
 }
