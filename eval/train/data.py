@@ -1,7 +1,7 @@
 """Question-passage groups for the reranker: reading, splitting, mining, sampling.
 
-A source is a folder with corpus.jsonl.gz, queries.jsonl.gz and qrels.tsv.gz (score 1 positive, 0 hard negative). Called by `reranker.py`;
-it never reads the test sets. Sampling depends on (seed, number of the group) alone, so a resumed run sees what an unbroken one would.
+A source is a folder with corpus.jsonl.gz, queries.jsonl.gz and qrels.tsv.gz (score 1 positive, 0 hard negative) or, where a teacher
+judged the passages, taught.tsv.gz (log odds). Called by `reranker.py`; it never reads the test sets. Sampling depends on (seed, number of the group) alone, so a resumed run sees what an unbroken one would.
 """
 import collections
 import dataclasses
@@ -16,23 +16,41 @@ import numpy as np
 
 import model as models
 
-# Share of the groups drawn from each source. SQuAD is the only large source with annotated positives of Wikipedia passages;
-# nq_qed and nq_distant are tiny but of the kind that people type; medquad teaches that the right disease is not yet the right answer.
-MIX = {
-    "squad_dev": 0.40,
-    "squad_unanswerable": 0.09,
-    "squad_sentences": 0.11,
-    "nq_qed": 0.10,
-    "nq_distant": 0.13,
-    "hotpotqa_train100": 0.06,
-    "musique_train100": 0.05,
-    "medquad": 0.06,
+# Shares of the groups drawn from each source. SQuAD is the only large source with annotated positives of Wikipedia passages; nq_qed and nq_distant are tiny but annotated,
+# or nearly, and of the kind that people type; nq_taught has thousands of those with a teacher's opinion of their passages; medquad teaches that the
+# right disease is not yet the right answer. Models of the two mixes are averaged: each is better than the other at what it saw most of.
+MIXES = {
+    "labelled": {
+        "squad_dev": 0.40,
+        "squad_unanswerable": 0.09,
+        "squad_sentences": 0.11,
+        "nq_qed": 0.10,
+        "nq_distant": 0.13,
+        "hotpotqa_train100": 0.06,
+        "musique_train100": 0.05,
+        "medquad": 0.06,
+    },
+    "taught": {
+        "nq_taught": 0.50,
+        "squad_dev": 0.15,
+        "squad_unanswerable": 0.05,
+        "squad_sentences": 0.07,
+        "nq_qed": 0.07,
+        "nq_distant": 0.05,
+        "hotpotqa_train100": 0.04,
+        "musique_train100": 0.03,
+        "medquad": 0.04,
+    },
 }
 # Sources with answer strings and passages longer than a window: their candidates are cut around, or away from, the answer.
 WINDOWED = ("squad_dev", "nq_qed", "nq_distant")
 # Word pieces kept of every passage of a group, and how often. One length for the whole group: length must not tell the label.
 WINDOWS = ((48, 0.35), (80, 0.35), (128, 0.30))
+# A teacher read the whole passage.
+TAUGHT_WINDOW = 144
 TITLE_DROPPED = 0.15
+# Log odds of what somebody annotated: certain, as far as a float32 loss can tell.
+CERTAIN = 20.0
 
 
 @dataclasses.dataclass
@@ -51,6 +69,7 @@ class Query:
     plain_answers: list  # normalised
     positives: list  # indices of passages
     negatives: list
+    taught: dict  # index of a passage -> log odds, where a teacher judged; positives and negatives are empty then
     group: str  # article title or the question: what the split hashes
 
 
@@ -85,31 +104,35 @@ def read_source(roots, name, tok):
     texts = models.pieces(tok, [row["text"] for row in rows])
     passages = [Passage(title, text[:400], normalise(row["text"])) for title, text, row in zip(titles, texts, rows)]
     number = {row["id"]: i for i, row in enumerate(rows)}
-    judged = collections.defaultdict(lambda: ([], []))
-    with gzip.open(folder / "qrels.tsv.gz", "rt", encoding="utf-8") as lines:
+    judged = collections.defaultdict(lambda: ([], [], {}))
+    by_teacher = (folder / "taught.tsv.gz").exists()
+    with gzip.open(folder / ("taught.tsv.gz" if by_teacher else "qrels.tsv.gz"), "rt", encoding="utf-8") as lines:
         next(lines)
         for line in lines:
             query, passage, score = line.rstrip("\n").split("\t")
-            judged[query][int(score) == 0].append(number[passage])
+            if by_teacher:
+                judged[query][2][number[passage]] = float(score)
+            else:
+                judged[query][int(score) == 0].append(number[passage])
     asked = [row for row in read_lines(folder / "queries.jsonl.gz") if row["id"] in judged]
     questions = models.pieces(tok, [row["question"] for row in asked])
     spellings = sorted({answer for row in asked for answer in row.get("answers") or []})
     spelled = dict(zip(spellings, models.pieces(tok, spellings)))
     queries = []
     for row, question in zip(asked, questions):
-        positives, negatives = judged[row["id"]]
+        positives, negatives, taught = judged[row["id"]]
         answers = row.get("answers") or []
-        first = (positives or negatives)[0]
+        first = (positives or negatives or list(taught))[0]
         article = rows[first]["title"].strip()
         queries.append(
             Query(row["id"], name, question, [spelled[a] for a in answers if len(spelled[a])],
-                  [n for n in map(normalise, answers) if n.strip()], positives, negatives, article or row["question"])
+                  [n for n in map(normalise, answers) if n.strip()], positives, negatives, taught, article or row["question"])
         )
     return Source(name, passages, queries)
 
 
-def load(roots, tok, names=tuple(MIX)):
-    """The sources called `names`, each from the first of the folders `roots` that has it; `squad_unanswerable` comes with `squad_dev` and shares its passages."""
+def load(roots, tok, names):
+    """The sources called `names`, in their order, each from the first of the folders `roots` that has it; `squad_unanswerable` comes with `squad_dev` and shares its passages."""
     sources = {}
     for name in names:
         if name == "squad_unanswerable":
@@ -120,7 +143,7 @@ def load(roots, tok, names=tuple(MIX)):
             source.queries = [q for q in source.queries if q.positives]
             sources["squad_unanswerable"] = Source("squad_unanswerable", source.passages, without)
         sources[name] = source
-    return {name: sources[name] for name in MIX if name in sources}
+    return {name: sources[name] for name in names if name in sources}
 
 
 def split(sources):
@@ -196,13 +219,14 @@ def candidate(query, passage, budget, rng, positive, titled):
 
 
 class Sampler:
-    """Draws groups: one question, its first candidate positive (if it has any), the others negative."""
+    """Draws groups (pairs, log odds of each that it is right): one question, its first candidate positive (if it has any), the others negative,
+    or passages that a teacher judged."""
 
-    def __init__(self, train, negatives, seed):
+    def __init__(self, train, mix, negatives, seed):
         self.sources = {name: source for name, source in train.items() if source.queries}
         self.negatives, self.seed = negatives, seed
         self.names = list(self.sources)
-        self.shares = np.array([MIX[name] for name in self.names]) / sum(MIX[name] for name in self.names)
+        self.shares = np.array([mix[name] for name in self.names]) / sum(mix[name] for name in self.names)
         self.permutations = {}
 
     def query(self, name, count):
@@ -215,7 +239,7 @@ class Sampler:
         return queries[self.permutations[name][1][at]]
 
     def groups(self, step, per_step, counts):
-        """`per_step` groups [(pairs, has_positive)]; `counts` (questions drawn of each source) is moved on in place."""
+        """`per_step` groups; `counts` (questions drawn of each source) is moved on in place."""
         rng = np.random.default_rng([self.seed, 1_000_003, step])
         budgets, odds = zip(*WINDOWS)
         out = []
@@ -231,6 +255,8 @@ class Sampler:
         question = query.question
         if rng.random() < 0.5 and len(question) > 3 and question[-1] == 1029:  # typed questions have no "?"
             question = question[:-1]
+        if query.taught:
+            return self.taught_group(query, question, passages, rng, titled)
         texts = []
         if query.positives:
             at = query.positives[int(rng.integers(len(query.positives)))]
@@ -249,7 +275,21 @@ class Sampler:
             picked = [0] + ([int(rng.integers(1, len(pool)))] if len(pool) > 1 else [])
         for i in picked:
             texts.append(candidate(query, passages[pool[int(i)]], budget if query.positives else 140, rng, False, titled))
-        return [models.pair_ids(question, text, 256) for text in texts], bool(query.positives)
+        odds = np.full(len(texts), -CERTAIN, np.float32)
+        odds[0] *= -1 if query.positives else 1
+        return [models.pair_ids(question, text, 256) for text in texts], odds
+
+    def taught_group(self, query, question, passages, rng, titled):
+        """Half of the candidates from those that the teacher thinks best of: which of them is right is what there is to learn."""
+        ranked = sorted(query.taught, key=lambda i: -query.taught[i])
+        wanted = min(self.negatives + 1, len(ranked))
+        best, rest = ranked[: wanted], ranked[wanted:]
+        from_rest = min(wanted // 2, len(rest))
+        picked = [best[i] for i in rng.choice(len(best), size=wanted - from_rest, replace=False)]
+        picked += [rest[i] for i in rng.choice(len(rest), size=from_rest, replace=False)] if from_rest else []
+        texts = [candidate(query, passages[i], TAUGHT_WINDOW, rng, False, titled) for i in picked]
+        odds = np.array([query.taught[i] for i in picked], np.float32)
+        return [models.pair_ids(question, text, 256) for text in texts], odds
 
     def same_passage(self, query, passage, budget, rng, titled):
         """Half of the time, the window of the right passage that lacks the answer: the hardest negative there is."""

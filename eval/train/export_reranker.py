@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a trained reranker as files that Weirgate reads: config.json, tokenizer.json, model.safetensors, model.int8.safetensors.
 
-    export_reranker.py --backbone MINILM --run RUN --out FOLDER      # from RUN/export, written while training
+    export_reranker.py --backbone MINILM --run RUN... --out FOLDER      # from RUN/export, written while training; of several runs the average
 
 Word embeddings are left out of both files: they are the backbone's, unchanged. In the int8 file every weight matrix of the layers is
 int8 [out, in] with `<name>_scale` float32 [out]; weight = int8 * scale. Embeddings are float16; biases, norms, head: float32.
@@ -56,11 +56,13 @@ def quantised(weights):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", required=True)
-    parser.add_argument("--run", required=True)
+    parser.add_argument("--run", required=True, nargs="+", help="runs from the same backbone with the same head and frozen layers")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    model = models.from_export(pathlib.Path(args.run) / "export", args.backbone)
-    write(model, args.backbone, args.out)
+    runs = [models.from_export(pathlib.Path(run) / "export", args.backbone) for run in args.run]
+    weights = [run.state_dict() for run in runs]
+    runs[0].load_state_dict({name: torch.stack([one[name].float() for one in weights]).mean(0) for name in weights[0]})
+    write(runs[0], args.backbone, args.out)
     for name in ("model.safetensors", "model.int8.safetensors"):
         path = pathlib.Path(args.out) / name
         print(path, path.stat().st_size, "bytes,", len(load_file(str(path))), "tensors")

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Trains the reranker: a cross-encoder over all-MiniLM-L6-v2 that also says whether a passage answers a question at all.
 
-    reranker.py --backbone MINILM --data RAG_TRAIN DISTANT --out RUN --pairs 200000
+    reranker.py --backbone MINILM --data RAG_TRAIN DISTANT --mix taught --out RUN --pairs 200000
     reranker.py … --resume                      # goes on from RUN/checkpoint.pt, with the flags given now
 
-Loss of a step: softmax cross-entropy over each question's candidates (one positive, the rest hard negatives), plus --pointwise times
-the binary cross-entropy of every candidate, positives weighted up so that both classes count alike. Questions without an answer
-have only negatives and serve the second term. Learning rate: warm-up, constant, linear decay over the last quarter of --pairs, so a run
+Loss of a step: cross-entropy between the softmax of each question's logits and that of its candidates' log odds (one positive and the rest hard
+negatives, or what a teacher thinks of each), plus --pointwise times the binary cross-entropy of every candidate, right ones weighted up so
+that both classes count alike. Questions without an answer have only negatives and serve the second term. Learning rate: warm-up, constant, linear decay over the last quarter of --pairs, so a run
 can be lengthened before it decays. Exported are the averaged weights (EMA), usable at any moment.
 
 --minutes stops a run and writes its checkpoint; --pairs alone decides the schedule. Same seed, flags and machine: same weights.
@@ -33,9 +33,9 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--backbone", required=True, help="folder of all-MiniLM-L6-v2: config.json, tokenizer.json, model.safetensors")
-    add("--data", required=True, nargs="+", help="folders with squad_dev, nq_qed, …; nq_distant is made by distant.py")
+    add("--data", required=True, nargs="+", help="folders with squad_dev, nq_qed, …; distant.py makes nq_distant, teacher.py nq_taught")
     add("--out", required=True, help="folder of the run: checkpoint.pt, log.jsonl, mined.json, export/")
-    add("--sources", default=",".join(data.MIX), help="of the mix in data.py; squad_dev brings squad_unanswerable")
+    add("--mix", default="taught", choices=list(data.MIXES), help="shares of the sources, in data.py")
     add("--device", default="cpu", choices=["cpu", "cuda"])
     add("--threads", type=int, default=2, help="CPU threads, each with passes of its own: twice as fast as one pass on two")
     add("--bf16", action="store_true", help="autocast to bfloat16 (on GPUs, and CPUs with AMX)")
@@ -62,20 +62,22 @@ def rate_at(pairs, total):
     return min(1.0, (pairs + 1) / (0.05 * total), max(0.02, (total - pairs) / (0.25 * total)))
 
 
-def group_loss(logits, sizes, answered, totals, pointwise):
-    """Part of the step's loss that some of its groups make. logits: [pairs of the pass], grouped; sizes and answered: one entry a
-    group; totals: of the step. Returns (listwise, pointwise) scalars; both summed over the step's passes are its means."""
-    listwise, target = logits.sum() * 0.0, torch.zeros_like(logits)
-    at = 0
-    for size, has_positive in zip(sizes, answered):
-        if has_positive:
-            target[at] = 1.0
-            if size > 1:
-                listwise = listwise - F.log_softmax(logits[at : at + size], dim=0)[0]
-        at += size
-    weight = torch.where(target > 0, 0.5 / max(1, totals["positives"]), 0.5 / max(1, totals["negatives"]))
-    binary = F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum")
-    return listwise / max(1, totals["lists"]), pointwise * binary
+def listed(odds):
+    """Whether a group says which of its candidates is better."""
+    return len(odds) > 1 and odds.max() > -data.CERTAIN
+
+
+def group_loss(logits, groups, totals, pointwise):
+    """Part of the step's loss that some of its groups make. logits: [pairs of the pass], in the order of the groups; groups: log odds of
+    each candidate; totals: of the step. Returns (listwise, pointwise) scalars; both summed over the step's passes are its means."""
+    listwise = logits.sum() * 0.0
+    for odds, scores in zip(groups, logits.split([len(odds) for odds in groups])):
+        if listed(odds):
+            listwise = listwise - F.softmax(odds.to(scores.device), dim=0) @ F.log_softmax(scores, dim=0)
+    chance = torch.cat(groups).sigmoid().to(logits.device)
+    right = chance * F.logsigmoid(logits) / max(1.0, totals["right"])
+    wrong = (1 - chance) * F.logsigmoid(-logits) / max(1.0, totals["wrong"])
+    return listwise / max(1, totals["lists"]), -0.5 * pointwise * (right + wrong).sum()
 
 
 class Average:
@@ -135,7 +137,8 @@ def mined(sources, args, backbone):
 
 
 def dev_lists(dev, cosines, limit):
-    """For each source {name: [(pairs, labels, cosines or None)]}; candidates are the retriever's top 15 where mined, else the judged ones."""
+    """For each source {name: [(pairs, labels, cosines or None)]}; candidates are the retriever's top 15 where mined, else the judged ones. Of what a
+    teacher judged, its best passage is the right one."""
     out = {}
     for name, source in dev.items():
         lists = []
@@ -146,9 +149,10 @@ def dev_lists(dev, cosines, limit):
             elif dense:
                 chosen = sorted(dense, key=lambda p: -dense[p])[:15]
             else:
-                chosen = query.positives + query.negatives[:9]
+                chosen = list(query.taught) or query.positives + query.negatives[:9]
+            right = query.positives or [max(query.taught, key=query.taught.get, default=None)]
             pairs = [models.pair_ids(query.question, data.passage_input(source.passages[p]), 256) for p in chosen]
-            lists.append((pairs, np.array([p in query.positives for p in chosen]), np.array([dense.get(p, 0.0) for p in chosen]) if dense else None))
+            lists.append((pairs, np.array([p in right for p in chosen]), np.array([dense.get(p, 0.0) for p in chosen]) if dense else None))
         out[name] = lists
     return out
 
@@ -215,12 +219,12 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     tok = models.tokenizer(args.backbone)
     model = models.from_backbone(args.backbone, args.pooling, args.frozen_layers).to(args.device)
-    sources = data.load(args.data, tok, args.sources.split(","))
+    sources = data.load(args.data, tok, tuple(data.MIXES[args.mix]))
     with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
         cosines = mined(sources, args, model)
     train, dev = data.split(sources)
     lists = dev_lists(dev, cosines, args.dev_queries)
-    sampler = data.Sampler(train, args.negatives, args.seed)
+    sampler = data.Sampler(train, data.MIXES[args.mix], args.negatives, args.seed)
     adam, average = optimiser(model, args), Average(model, args.ema)
     state = {"step": 0, "pairs": 0, "counts": {}, "seconds": 0.0}
     checkpoint = out / "checkpoint.pt"
@@ -299,28 +303,28 @@ def passes(groups, tokens):
 
 
 def gradients(model, groups, totals, parameters, args):
-    """Of one pass. Returns (gradients, listwise loss, pointwise loss, groups whose positive came first)."""
-    sizes, answered = [len(pairs) for pairs, _ in groups], [has for _, has in groups]
+    """Of one pass. Returns (gradients, listwise loss, pointwise loss, groups whose best candidate came first)."""
+    odds = [torch.from_numpy(one) for _, one in groups]
     batch = models.collate([pair for pairs, _ in groups for pair in pairs], args.device)
     with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
         logits = model(*batch).float()
-    listwise, binary = group_loss(logits, sizes, answered, totals, args.pointwise)
+    listwise, binary = group_loss(logits, odds, totals, args.pointwise)
     found = torch.autograd.grad(listwise + binary, parameters)
-    scores = logits.detach().cpu().numpy()
-    firsts = sum(s.argmax() == 0 for s, has in zip(np.split(scores, np.cumsum(sizes)[:-1]), answered) if has)
+    scores = logits.detach().cpu().split([len(one) for one in odds])
+    firsts = sum(int(s.argmax() == one.argmax()) for s, one in zip(scores, odds) if listed(one))
     return found, listwise.item(), binary.item(), firsts
 
 
 def train_step(model, adam, average, sampler, state, args, workers):
-    """One optimiser step. Returns (listwise loss, pointwise loss, share of groups whose positive came first, pairs)."""
+    """One optimiser step. Returns (listwise loss, pointwise loss, share of groups whose best candidate came first, pairs)."""
     model.train()
     share = rate_at(state["pairs"], args.pairs)
     for group in adam.param_groups:
         group["lr"] = group["peak"] * share
     groups = sampler.groups(state["step"], args.groups, state["counts"])
-    n_pairs, n_positives = sum(len(pairs) for pairs, _ in groups), sum(has for _, has in groups)
-    lists = sum(has and len(pairs) > 1 for pairs, has in groups)
-    totals = {"positives": n_positives, "negatives": n_pairs - n_positives, "lists": lists}
+    n_pairs, n_lists = sum(len(pairs) for pairs, _ in groups), sum(listed(odds) for _, odds in groups)
+    right = sum(float((1 / (1 + np.exp(-odds))).sum()) for _, odds in groups)
+    totals = {"right": right, "wrong": n_pairs - right, "lists": n_lists}
     parameters = [p for p in model.parameters() if p.requires_grad]
     # Threads take passes as they become free; sums are made in the order of the passes, so that a run can be repeated.
     run = lambda some: gradients(model, some, totals, parameters, args)
@@ -336,7 +340,7 @@ def train_step(model, adam, average, sampler, state, args, workers):
     average.update(model)
     state["step"] += 1
     state["pairs"] += n_pairs
-    return listwise, binary, firsts / max(1, n_positives), n_pairs
+    return listwise, binary, firsts / max(1, n_lists), n_pairs
 
 
 if __name__ == "__main__":
