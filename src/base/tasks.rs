@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,12 +20,12 @@ impl Tasks {
         Tasks { runtime, tracker: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
-    /// Runs `work` to its end; `drain` waits for it.
-    pub fn spawn<F>(&self, work: F)
+    /// Runs `work` to its end; `drain` waits for it. The handle tells whether it is over.
+    pub fn spawn<F>(&self, work: F) -> JoinHandle<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tracker.spawn_on(work, &self.runtime);
+        self.tracker.spawn_on(work, &self.runtime)
     }
 
     /// Runs `work` until it ends or the process drains, whichever comes first.

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
+
 use super::learner::{learn, serving_router};
 use super::live::{LiveRouter, Routers, Serving};
 use crate::base::tasks::Tasks;
@@ -27,13 +29,14 @@ pub struct Triggers {
 /// Runs until the process drains.
 pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, engine: Arc<Engine>, triggers: Triggers, tasks: Tasks) {
     let mut last_training: HashMap<String, (i64, Instant)> = HashMap::new();
+    let mut running: HashMap<String, JoinHandle<()>> = HashMap::new();
     let mut last_count = Instant::now();
     let trains = triggers.rows > 0 || !triggers.interval.is_zero();
     loop {
         let is_due = trains && last_count.elapsed() >= COUNT_EVERY;
         for router in routers.all() {
             refresh(&router, &flywheel).await;
-            if !is_due {
+            if !is_due || running.get(&router.name).is_some_and(|training| !training.is_finished()) {
                 continue;
             }
             let (since, at) = match last_training.get(&router.name) {
@@ -47,7 +50,8 @@ pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, engine: Arc<Engin
             let by_time = !triggers.interval.is_zero() && n_new > 0 && at.elapsed() >= triggers.interval;
             if by_rows || by_time {
                 last_training.insert(router.name.clone(), (now_ms(), Instant::now()));
-                start_training(&router, &flywheel, &engine, &tasks);
+                let started = start_training(&router, &flywheel, &engine, &tasks);
+                running.extend(started.map(|training| (router.name.clone(), training)));
             }
         }
         if is_due {
@@ -97,10 +101,15 @@ pub async fn refresh(router: &Arc<LiveRouter>, flywheel: &Flywheel) {
     }
 }
 
-fn start_training(router: &Arc<LiveRouter>, flywheel: &Flywheel, engine: &Arc<Engine>, tasks: &Tasks) {
-    let Some(setup) = router.setup() else { return };
+fn start_training(
+    router: &Arc<LiveRouter>,
+    flywheel: &Flywheel,
+    engine: &Arc<Engine>,
+    tasks: &Tasks,
+) -> Option<JoinHandle<()>> {
+    let setup = router.setup()?;
     let (store, engine, name) = (flywheel.store().clone(), engine.clone(), router.name.clone());
-    tasks.spawn(async move {
+    Some(tasks.spawn(async move {
         let training = tokio::task::spawn_blocking(move || {
             (learn(&store, &name, &setup, Some(&engine), false, &mut |_| {}), name)
         });
@@ -117,7 +126,7 @@ fn start_training(router: &Arc<LiveRouter>, flywheel: &Flywheel, engine: &Arc<En
             Ok((Err(error), name)) => tracing::warn!(router = name, %error, "Router training gave no version"),
             Err(error) => tracing::error!(%error, "Router training broke off"),
         }
-    });
+    }))
 }
 
 fn now_ms() -> i64 {

@@ -38,6 +38,9 @@ pub struct RequestState {
     pub is_upstream_answer: bool,
     /// Set by a plugin whose header write may select another route; the chain matches again and clears it.
     pub reroute: bool,
+    /// Set by a plugin that wrote headers only to tell the upstream something: the chain matches again if any route looks at
+    /// headers, and clears it.
+    pub told_upstream: bool,
     /// Added to the answer's head.
     pub reply_headers: Vec<(HeaderName, HeaderValue)>,
     /// `response_code_details` of the access log.
@@ -68,6 +71,7 @@ impl RequestState {
             credential: None,
             is_upstream_answer: false,
             reroute: false,
+            told_upstream: false,
             reply_headers: Vec::new(),
             details: String::new(),
             log: Map::new(),

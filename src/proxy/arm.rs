@@ -85,6 +85,11 @@ impl Arm {
         taking.unwrap_or(arms.len().saturating_sub(1))
     }
 
+    /// Whether a header decides which requests it takes.
+    pub fn looks_at_headers(&self) -> bool {
+        matches!(self.takes, Some(CanaryTakes::Header(_) | CanaryTakes::Cookie(_)))
+    }
+
     /// Draws a destination by weight. `sample` is uniform in `0..1`.
     pub fn destination(&self, sample: f64) -> Option<&Destination> {
         if self.total_weight == 0 {

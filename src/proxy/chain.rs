@@ -88,7 +88,8 @@ pub async fn run(session: &mut Session, ctx: &mut Context) -> pingora_error::Res
                 return Ok(Some(*reply));
             }
         }
-        if std::mem::take(&mut ctx.state.reroute)
+        let is_told = std::mem::take(&mut ctx.state.told_upstream) && snapshot.routes.look_at_headers();
+        if (std::mem::take(&mut ctx.state.reroute) || is_told)
             && let Err(reply) = gate::enter(ctx, session.req_header())
         {
             return Ok(Some(reply));

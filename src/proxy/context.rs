@@ -1,7 +1,7 @@
 //! Everything the proxy keeps about one request.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -9,6 +9,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use super::arm::Arm;
 use super::balance;
 use super::cluster::{Lease, Retrying};
+use super::limit::Limiter;
 use super::respond;
 use super::route::RouteEntry;
 use super::snapshot::Snapshot;
@@ -59,6 +60,12 @@ pub struct Context {
     pub tries: u32,
     /// When the last try on the streaming path began.
     pub asked_upstream: Option<Instant>,
+    /// When the route's timeout is over, counted from the first try on the streaming path.
+    deadline: Option<Instant>,
+    /// When the last try must be over, its answer complete.
+    try_deadline: Option<Instant>,
+    /// Limiters that have counted this request.
+    counted_by: Vec<Arc<Limiter>>,
     /// From asking the upstream to its answer's head, in milliseconds.
     pub upstream_service_time: Option<u64>,
     /// A plugin's answer instead of the upstream's, on its way to the client.
@@ -101,6 +108,9 @@ impl Context {
             upstream_address: String::new(),
             tries: 0,
             asked_upstream: None,
+            deadline: None,
+            try_deadline: None,
+            counted_by: Vec::new(),
             upstream_service_time: None,
             replacement: None,
         }
@@ -169,6 +179,37 @@ impl Context {
         Ok(())
     }
 
+    /// Begins a try on the streaming path. How long it may take, if the route limits that: one try, and all of them together.
+    pub fn begin_try(&mut self, now: Instant) -> Option<Duration> {
+        self.tries += 1;
+        self.asked_upstream = Some(now);
+        let route = self.route.as_ref()?;
+        self.deadline = self.deadline.or_else(|| Some(now + route.timeout?));
+        let of_try = route.retry().per_try_timeout.map(|limit| now + limit);
+        self.try_deadline = self.deadline.into_iter().chain(of_try).min();
+        Some(self.try_deadline?.saturating_duration_since(now))
+    }
+
+    /// Whether the route's timeout leaves no time for another try.
+    pub fn is_out_of_time(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Whether the answer of this try has taken too long, however steadily it comes.
+    pub fn has_overrun(&self) -> bool {
+        self.try_deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Takes a token of the route's rate limit; a request that comes past it again has paid already.
+    pub fn is_within_rate_limit(&mut self) -> bool {
+        let Some(limiter) = self.route.as_ref().and_then(|entry| entry.limiter.as_ref()) else { return true };
+        if self.counted_by.iter().any(|counted| Arc::ptr_eq(counted, limiter)) {
+            return true;
+        }
+        self.counted_by.push(limiter.clone());
+        limiter.admit()
+    }
+
     /// What is changed in headers on the way to and from the upstream.
     pub fn header_control(&self) -> Option<&HeaderControl> {
         self.route.as_ref()?.arms.get(self.arm).map(|arm| &arm.header_control)
@@ -231,6 +272,7 @@ impl Context {
         };
         self.ran.clear();
         self.has_fallen_back = false;
+        self.deadline = None;
         self.lease = None;
         self.upstream_address.clear();
         self.n_reentries += 1;

@@ -31,7 +31,7 @@ pub fn enter(ctx: &mut Context, head: &RequestHeader) -> Result<(), Reply> {
     if ctx.unrouted.is_some() {
         return Ok(());
     }
-    let Some(entry) = &ctx.route else { return Ok(()) };
+    let Some(entry) = ctx.route.clone() else { return Ok(()) };
     let admission = &entry.route.admission;
     if !may_come_from(admission, ctx.state.client_ip) {
         let message = format!("Route \"{}\" does not take requests from your address.", ctx.state.route);
@@ -40,7 +40,7 @@ pub fn enter(ctx: &mut Context, head: &RequestHeader) -> Result<(), Reply> {
     if let Some(reply) = admission.cors.as_ref().and_then(|cors| cors::preflight(cors, head)) {
         return Err(reply);
     }
-    if entry.limiter.as_ref().is_some_and(|limiter| !limiter.admit()) {
+    if !ctx.is_within_rate_limit() {
         let message = format!("Route \"{}\" has had too many requests. Wait, then retry.", ctx.state.route);
         return Err(respond::error(ErrorKind::RateLimited, message, "local_rate_limited"));
     }

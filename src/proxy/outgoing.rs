@@ -110,10 +110,11 @@ pub fn rewritten(path: &str, rewrite: &PathRewrite) -> String {
         PathRewrite::Full(to) => to.clone(),
         PathRewrite::Prefix { from, to, .. } => {
             let rest = path.get(from.trim_end_matches('/').len()..).unwrap_or_default();
-            let rest = rest.trim_start_matches('/');
+            // What follows the prefix stays letter for letter, slashes too: upstreams tell `/v/` from `/v`.
             match (to.trim_end_matches('/'), rest) {
                 ("", "") => "/".to_owned(),
                 (_, "") => to.clone(),
+                (base, rest) if rest.starts_with('/') => format!("{base}{rest}"),
                 (base, rest) => format!("{base}/{rest}"),
             }
         }
@@ -159,6 +160,11 @@ mod tests {
             (prefix("/x"), "/foo", "/x"),
             (prefix("/"), "/foo/bar", "/bar"),
             (prefix("/"), "/foo", "/"),
+            (prefix("/"), "/foo/", "/"),
+            (prefix("/x"), "/foo/", "/x/"),
+            (prefix("/x/"), "/foo/bar/", "/x/bar/"),
+            (prefix("/x/"), "/foo", "/x/"),
+            (prefix("/x"), "/foo//bar", "/x//bar"),
         ] {
             assert_eq!(rewritten(path, from), expected);
         }

@@ -67,6 +67,7 @@ fn is_safe(session: &Session, ctx: &Context) -> bool {
 
 fn has_attempts(session: &Session, ctx: &Context) -> bool {
     !ctx.has_fallen_back
+        && !ctx.is_out_of_time()
         && is_whole(session)
         && ctx.route.as_ref().is_some_and(|route| ctx.tries <= route.retry().attempts)
 }

@@ -40,6 +40,7 @@ pub struct RouteTable {
     suffixes: Vec<(String, HostRoutes)>,
     any: HostRoutes,
     n_routes: usize,
+    look_at_headers: bool,
     limiters: Limiters,
 }
 
@@ -77,6 +78,7 @@ impl RouteTable {
                 timeout: route.timeout.or(gateway.settings.route_timeout),
                 route: route.clone(),
             });
+            table.look_at_headers |= n_headers(route) > 0 || entry.arms.iter().any(Arm::looks_at_headers);
             let host = match &route.host {
                 HostMatch::Any => &mut table.any,
                 HostMatch::Exact(host) => table.exact.entry(host.clone()).or_default(),
@@ -88,6 +90,11 @@ impl RouteTable {
         table.suffixes.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         table.hosts_mut().for_each(HostRoutes::sort);
         table
+    }
+
+    /// Whether what a plugin writes into a header may lead to another route or destination.
+    pub fn look_at_headers(&self) -> bool {
+        self.look_at_headers
     }
 
     pub fn len(&self) -> usize {

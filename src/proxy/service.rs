@@ -163,10 +163,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        ctx.tries += 1;
         // The attempt before is over; it must not take the place of this one.
         ctx.lease = None;
-        ctx.asked_upstream = Some(Instant::now());
+        let limit = ctx.begin_try(Instant::now());
         let rewritten = ctx.route.as_ref().and_then(|route| route.route.rewrite.host.as_deref());
         let authority = rewritten.or_else(|| hygiene::authority(session.req_header())).unwrap_or_default();
         let Some(upstream) = &ctx.upstream else {
@@ -178,7 +177,6 @@ impl ProxyHttp for Gateway {
         match upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver, ctx.balance.hash).await {
             Ok((mut peer, lease)) => {
                 ctx.lease = Some(lease);
-                let limit = ctx.route.as_ref().and_then(|route| route.timeout);
                 if limit.is_some() {
                     peer.options.read_timeout = limit;
                 }
@@ -268,6 +266,11 @@ impl ProxyHttp for Gateway {
         _end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
+        if ctx.has_overrun() && !session.was_upgraded() {
+            // The limit on a read alone would let an answer that drips go on for ever.
+            let error = Error::explain(ErrorType::ReadTimedout, "the answer took longer than the route allows");
+            return Err(error.into_up());
+        }
         respond::pass_chunk(session, ctx, chunk);
         Ok(None)
     }
@@ -312,6 +315,9 @@ impl ProxyHttp for Gateway {
         }
         let (kind, details) = classify(error);
         let is_head_out = session.response_written().is_some_and(|head| !head.status.is_informational());
+        if kind.is_none() {
+            ctx.state.details = details.into();
+        }
         if is_head_out || kind.is_none() {
             // The head is out, or nobody is left to answer: ending the connection is the only honest sign.
             session.shutdown().await;

@@ -37,6 +37,34 @@ async fn model_names_are_mapped_and_nothing_else_changes() {
 }
 
 #[tokio::test]
+async fn what_no_provider_could_read_is_refused_with_the_reason() {
+    let upstream = Upstream::chat().await;
+    let gateway = one_provider(&upstream, &json!({})).await;
+    for (body, code) in [
+        (&b"{\"model\":\"m\",\"messages\":["[..], "invalid_json"),
+        (b"", "invalid_json"),
+        (b"{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}", "invalid_utf8"),
+        (b"[1]", "invalid_type"),
+        (b"{\"model\":1,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "invalid_type"),
+        (b"{\"model\":\"m\",\"messages\":\"x\"}", "invalid_type"),
+        (b"{\"model\":\"m\",\"messages\":[]}", "empty_messages"),
+        (b"{\"model\":\"m\"}", "missing_messages"),
+    ] {
+        let answer = gateway.post("/v1/chat/completions", &[], Bytes::from_static(body)).await;
+        assert_eq!((answer.status, answer.error_code().as_str()), (400, code), "{}", answer.text());
+    }
+    assert_eq!(upstream.n_calls(), 0);
+    // What the provider may know better is its business.
+    for body in [
+        json!({"model": "m", "messages": [{"role": "critic", "content": "x"}]}),
+        json!({"messages": [{"role": "user", "content": "x"}]}),
+    ] {
+        assert_eq!(gateway.chat(&body).await.status, 200);
+        assert_eq!(upstream.last().json(), body);
+    }
+}
+
+#[tokio::test]
 async fn unknown_v1_paths_reach_the_provider_of_the_route() {
     let upstream =
         Upstream::start(|_, seen| async move { ok(&json!({"path": seen.path, "method": seen.method})) }).await;

@@ -82,6 +82,49 @@ fn the_demo_folder_is_valid() {
     assert!(out.contains("0 errors, 0 warnings"), "{out}");
 }
 
+/// The code blocks of a document, indented or fenced.
+fn code_blocks(document: &str) -> Vec<String> {
+    let mut blocks = vec![String::new()];
+    let mut is_fenced = false;
+    for line in document.lines() {
+        let is_fence = line.starts_with("```");
+        let code = if is_fenced || line.is_empty() { Some(line) } else { line.strip_prefix("    ") };
+        match code.filter(|_| !is_fence) {
+            Some(code) => *blocks.last_mut().unwrap() += &format!("{code}\n"),
+            None => blocks.push(String::new()),
+        }
+        is_fenced ^= is_fence;
+    }
+    blocks
+}
+
+#[test]
+fn the_objects_that_put_weirgate_behind_a_higress_are_valid() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/behind-higress.md");
+    let blocks = code_blocks(&std::fs::read_to_string(path).unwrap());
+    // What follows a comment in a block goes into an object of the reader's. The dots are the rest of a key.
+    let lines_after = |comment: &str| {
+        let found = blocks.iter().find_map(|block| block.split_once(&format!("{comment}\n")));
+        let (_, rest) = found.unwrap_or_else(|| panic!("{comment} is not in {path}"));
+        rest.split("\n\n").next().unwrap().trim_end().replace('\n', "\n    ").replace('…', "")
+    };
+    let folder = Folder::new();
+    let annotation = lines_after("# in the Ingress of Higress");
+    for object in blocks.iter().map(|block| block.trim_start()).filter(|block| block.contains("\napiVersion: ")) {
+        let file = object.strip_prefix("# ").and_then(|rest| rest.split([' ', ':', '\n']).next()).unwrap();
+        let annotated = object.replace("  annotations:\n", &format!("  annotations:\n    {annotation}\n"));
+        folder.write_text(file, &annotated);
+    }
+    let keys = lines_after("# key-auth in Weirgate");
+    let head = "apiVersion: extensions.higress.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: key-auth.internal}\n";
+    let spec = format!("spec:\n  phase: AUTHN\n  priority: 310\n  defaultConfig:\n    {keys}\n");
+    folder.write_text("wasmplugins/key-auth.internal.yaml", &format!("{head}{spec}"));
+    let (code, out, _) = run_cli(&["validate", folder.config().to_str().unwrap(), "--json"], &folder);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let told = ["objects", "routes", "services", "plugins", "problems"].map(|key| &report[key]);
+    assert_eq!((code, told), (0, [&json!(4), &json!(1), &json!(1), &json!(2), &json!([])]), "{out}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reloads_under_load_fail_no_request_and_mix_no_snapshots() {
     use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What is recorded of real traffic, and that it survives.
+//! What is recorded of real traffic, and that it survives. A baseline that hangs and the bounds of shadow calls are in `shadow`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,7 +19,8 @@ fn router_config(extra: &Value) -> Value {
     config
 }
 
-async fn start(upstream: &Upstream, extra: &Value, settings: &str) -> Gateway {
+/// A gateway that routes between `big` and `small`.
+pub async fn start(upstream: &Upstream, extra: &Value, settings: &str) -> Gateway {
     let folder = Folder::new();
     folder.services(&[("llm", upstream.address)]).route("chat", "/", "llm.static");
     folder.plugin("semantic-router", &router_config(extra), &json!([]));
@@ -27,7 +28,7 @@ async fn start(upstream: &Upstream, extra: &Value, settings: &str) -> Gateway {
 }
 
 /// All recorded exchanges, once at least `n` are there.
-async fn exported(gateway: &Gateway, n: usize) -> Vec<Value> {
+pub async fn exported(gateway: &Gateway, n: usize) -> Vec<Value> {
     eventually_async("recorded exchanges", || async {
         let (code, out, err) = gateway.cli(&["flywheel", "export", "-"]);
         assert_eq!(code, 0, "{err}");
@@ -77,8 +78,7 @@ async fn feedback_becomes_the_score_of_the_answer() {
 }
 
 #[tokio::test]
-async fn shadow_calls_are_recorded_and_never_change_the_answer() {
-    // The baseline never answers in time on its own; the client must not notice.
+async fn a_shadow_call_that_fails_is_recorded_and_does_not_change_the_answer() {
     let upstream = Upstream::start(|_, seen| async move {
         let model = seen.json()["model"].as_str().unwrap().to_owned();
         if model == "big" { answer(500, "application/json", "{}") } else { ok(&completion(&model, "quick")) }
@@ -99,6 +99,37 @@ async fn shadow_calls_are_recorded_and_never_change_the_answer() {
         (&json!("shadow"), &json!("big"), &json!("failed"))
     );
     assert!(gateway.metrics().await.contains("weirgate_shadow_calls_total{result=\"failed\"} 1"));
+}
+
+#[tokio::test]
+async fn the_share_of_large_models_is_of_those_that_answered() {
+    // What the small one cannot answer, the large one does.
+    let upstream = Upstream::start(|_, seen| async move {
+        let asked = seen.json();
+        let model = asked["model"].as_str().unwrap().to_owned();
+        if model == "small" && asked["messages"].to_string().contains("hard") {
+            return answer(500, "application/json", "{}");
+        }
+        ok(&completion(&model, "hello"))
+    })
+    .await;
+    let gateway = start(&upstream, &json!({"weights": {"cost": 100}}), "").await;
+    for (text, answered) in [("hi there", "small"), ("hi there", "small"), ("hi there", "small"), ("hard", "big")] {
+        let answer = gateway.chat(&question("auto", text)).await;
+        assert_eq!((answer.status, answer.header("x-weirgate-model")), (200, Some(answered)), "{}", answer.text());
+    }
+    // Whom the client named, the router did not choose.
+    assert_eq!(gateway.chat(&question("big", "hi there")).await.status, 200);
+    // A request is counted before its line is written.
+    assert_eq!(gateway.access_log(5).len(), 5);
+    let metrics = gateway.metrics().await;
+    for line in [
+        "semantic_router_requests_total{model=\"small\"} 3",
+        "semantic_router_requests_total{model=\"big\"} 1",
+        "semantic_router_large_model_share 0.25",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} missing in {metrics}");
+    }
 }
 
 #[tokio::test]

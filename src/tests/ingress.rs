@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Folder, Gateway, Upstream, answer, eventually_async, ok, send};
+use crate::harness::{Answer, Folder, Gateway, Upstream, answer, eventually_async, ok, question, send};
 
 /// An upstream that answers with its name and what it was asked.
 async fn named(name: &'static str) -> Upstream {
@@ -108,7 +108,7 @@ async fn a_default_backend_answers_where_the_service_does_not() {
     assert_eq!(seen.headers["x-envoy-fallback-service"], "higress-system/errors");
     let posted = gateway.post("/status/x", &[], "{}").await;
     assert_eq!((by(&posted), errors.last().method), ("errors".to_owned(), "POST".to_owned()));
-    let read = gateway.post("/status/v1/chat/completions", &[], r#"{"model": "m", "messages": []}"#).await;
+    let read = gateway.post("/status/v1/chat/completions", &[], question("m", "hi").to_string()).await;
     assert_eq!(by(&read), "errors", "{}", read.text());
     let missing = get(&gateway, "/missing/x", &[]).await;
     assert_eq!((by(&missing), missing.json()["path"].as_str()), ("errors".to_owned(), Some("/rewritten/x")));

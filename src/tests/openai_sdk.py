@@ -24,6 +24,13 @@ tools = [{"type": "function", "function": {"name": "weather", "parameters": {"ty
 call = client.chat.completions.create(model="a", messages=messages, tools=tools).choices[0].message.tool_calls[0]
 assert (call.function.name, call.function.arguments) == ("weather", '{"city":"Oslo"}'), call
 
+for model in ("a", "auto"):
+    choices = [chunk.choices[0] for chunk in client.chat.completions.create(model=model, messages=messages, tools=tools, stream=True)]
+    pieces = [piece for choice in choices for piece in choice.delta.tool_calls or []]
+    assert [(piece.index, piece.id, piece.function.name) for piece in pieces] == [(0, "call_1", "weather"), (0, None, None), (0, None, None)], pieces
+    assert "".join(piece.function.arguments for piece in pieces) == '{"city":"Oslo"}', pieces
+    assert [choice.finish_reason for choice in choices] == [None, None, None, "tool_calls"], choices
+
 assert client.embeddings.create(model="e", input="x").data[0].embedding == [0.5, 0.25]
 assert [model.id for model in client.models.list()] == ["auto", "higress/auto", "a", "b"]
 

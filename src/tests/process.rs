@@ -44,6 +44,16 @@ fn a_wrong_config_toml_names_file_and_key() {
     assert!(err.contains("config.toml") && err.contains("max_body_byte") && err.contains("max_body_bytes"), "{err}");
 }
 
+#[test]
+fn a_missing_configuration_folder_that_was_asked_for_is_named() {
+    let folder = Folder::new();
+    std::fs::remove_dir(folder.config()).unwrap();
+    let free = ["--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1"];
+    let (code, _, err) = run_cli(&[&["serve"][..], &free].concat(), &folder);
+    assert_eq!(code, 64, "{err}");
+    assert!(err.contains(folder.config().to_str().unwrap()) && err.contains("--config-dir"), "{err}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_certificates_are_chosen_by_server_name_and_http2_is_offered() {
     let upstream =

@@ -2,18 +2,40 @@
 
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::*;
+
+/// The events of a tool call: its name first, then its arguments in two pieces.
+fn tool_events(model: &str) -> Vec<String> {
+    let named =
+        json!({"index": 0, "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": ""}});
+    let piece = |text: &str| json!({"tool_calls": [{"index": 0, "function": {"arguments": text}}]});
+    let chunk = |delta: &Value, finish: Option<&str>| {
+        let chunk = json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model,
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]});
+        format!("data: {chunk}\n\n")
+    };
+    vec![
+        chunk(&json!({"role": "assistant", "content": null, "tool_calls": [named]}), None),
+        chunk(&piece("{\"city\":"), None),
+        chunk(&piece("\"Oslo\"}"), None),
+        chunk(&json!({}), Some("tool_calls")),
+        "data: [DONE]\n\n".to_owned(),
+    ]
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_openai_sdk_works_against_the_gateway() {
     let upstream = Upstream::start(|_, seen| async move {
-        let asked: serde_json::Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+        let asked: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
         let model = asked["model"].as_str().unwrap_or("none").to_owned();
         if seen.path.ends_with("/embeddings") {
             return ok(&json!({"object": "list", "model": model, "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}],
                 "usage": {"prompt_tokens": 1, "total_tokens": 1}}));
+        }
+        if asked["tools"].is_array() && asked["stream"] == true {
+            return sse(&tool_events(&model));
         }
         if asked["tools"].is_array() {
             let mut answer = completion(&model, "");

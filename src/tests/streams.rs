@@ -1,31 +1,59 @@
-//! Streamed answers: order, back-pressure, broken ends, many at once.
+//! Streamed answers: order, broken ends, many at once. Clients that read late, or leave before anything came, are in `clients`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Barrier, Notify};
 
 use crate::harness::*;
 
-fn asked(text: &str) -> serde_json::Value {
+pub fn asked(text: &str) -> Value {
     let mut body = question("m", text);
     body["stream"] = json!(true);
     body
 }
 
-async fn gateway_for(upstream: &Upstream) -> Gateway {
+/// A gateway before one provider, which records what passes.
+pub fn gateway_at(provider: SocketAddr) -> Gateway {
     let folder = Folder::new();
-    folder.services(&[("llm", upstream.address)]).route("chat", "/", "llm.static");
+    folder.services(&[("llm", provider)]).route("chat", "/", "llm.static");
     folder.provider("llm.static", &json!({}));
     folder.plugin("semantic-router", &json!({"candidates": [{"model": "a"}], "baseline": "a"}), &json!([]));
     Gateway::start(folder)
+}
+
+async fn gateway_for(upstream: &Upstream) -> Gateway {
+    gateway_at(upstream.address)
+}
+
+/// Asks on a connection of its own. The answer's head is there; its body can be read as it comes.
+pub async fn open(to: SocketAddr, headers: &[(&str, &str)], body: &Value) -> hyper::Response<Incoming> {
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::task::spawn(connection);
+    let mut all = vec![("content-type", "application/json")];
+    all.extend_from_slice(headers);
+    let body = Full::new(Bytes::from(body.to_string()));
+    sender.send_request(request(to, "POST", "/v1/chat/completions", &all, body)).await.unwrap()
+}
+
+/// Reads a body until it has brought `n` bytes.
+pub async fn read_some(body: &mut Incoming, n: usize) -> Vec<u8> {
+    let mut got = Vec::new();
+    while got.len() < n {
+        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.expect("more of the stream came");
+        got.extend_from_slice(frame.expect("the stream goes on").unwrap().data_ref().unwrap());
+    }
+    got
 }
 
 /// A body that sends each piece on its own, and fails at the end if told to.
@@ -65,21 +93,15 @@ async fn the_first_event_is_out_before_the_second_is_there() {
                 waiting.notified().await;
                 Ok::<_, std::io::Error>(rest)
             });
-            let head = stream::iter([Ok(first)]);
-            answer(200, "text/event-stream", Body::from_stream(futures_util::StreamExt::chain(head, Box::pin(tail))))
+            let head = stream::iter([Ok::<_, std::io::Error>(first)]);
+            answer(200, "text/event-stream", Body::from_stream(head.chain(tail)))
         }
     })
     .await;
     let gateway = gateway_for(&upstream).await;
-    let stream = TcpStream::connect(gateway.http).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::task::spawn(connection);
-    let headers = [("content-type", "application/json")];
-    let request =
-        request(gateway.http, "POST", "/v1/chat/completions", &headers, Full::new(Bytes::from(asked("x").to_string())));
-    let mut body = sender.send_request(request).await.unwrap().into_body();
-    let first = tokio::time::timeout(PATIENCE, body.frame()).await.expect("the first event came").unwrap().unwrap();
-    assert!(String::from_utf8_lossy(first.data_ref().unwrap()).contains("one"));
+    let mut body = open(gateway.http, &[], &asked("x")).await.into_body();
+    let first = read_some(&mut body, 1).await;
+    assert!(String::from_utf8_lossy(&first).contains("one"));
     go_on.notify_one();
     let rest = body.collect().await.unwrap().to_bytes();
     assert!(rest.ends_with(b"data: [DONE]\n\n"));
@@ -116,13 +138,7 @@ async fn a_cut_json_answer_breaks_the_connection() {
     })
     .await;
     let gateway = gateway_for(&upstream).await;
-    let stream = TcpStream::connect(gateway.http).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::task::spawn(connection);
-    let headers = [("content-type", "application/json")];
-    let body = Full::new(Bytes::from(question("m", "x").to_string()));
-    let response =
-        sender.send_request(request(gateway.http, "POST", "/v1/chat/completions", &headers, body)).await.unwrap();
+    let response = open(gateway.http, &[], &question("m", "x")).await;
     assert!(response.into_body().collect().await.is_err(), "an incomplete body must not look complete");
 }
 
@@ -195,70 +211,91 @@ async fn a_client_that_leaves_cancels_the_upstream() {
     assert_eq!(entry["response_code_details"], "downstream_remote_disconnect");
 }
 
+/// The thousand streams are two thousand sockets in this process. The gateway, which has as many, inherits the limit.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
+
+/// pingora keeps a body whose length is known until it is whole.
 #[tokio::test]
-async fn a_slow_client_loses_nothing() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let pieces: Vec<String> = (0..4000).map(|n| format!("<{n}>{}", "x".repeat(500))).collect();
-    let sent: Vec<&str> = pieces.iter().map(String::as_str).collect();
-    let all = events("m", &sent);
-    let expected = all.concat();
+async fn events_of_a_stream_that_tells_its_length_arrive_as_they_come() {
+    let items = events("m", &["one", "two"]);
+    let (go_on, rest_may_come) = tokio::sync::watch::channel(false);
+    let sent = items.clone();
     let upstream = Upstream::start(move |_, _| {
-        let all = all.clone();
-        async move { answer(200, "text/event-stream", body_of(all, false)) }
+        let (mut items, mut rest_may_come) = (sent.clone(), rest_may_come.clone());
+        let length = items.concat().len();
+        let rest = items.split_off(2).concat();
+        let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from(items.concat()))]);
+        let rest = stream::once(async move {
+            let _ = rest_may_come.wait_for(|may| *may).await;
+            Ok(Bytes::from(rest))
+        });
+        let mut answer = answer(200, "text/event-stream", Body::from_stream(first.chain(rest)));
+        answer.headers_mut().insert("content-length", length.into());
+        async move { answer }
     })
     .await;
     let gateway = gateway_for(&upstream).await;
-    let body = asked("x").to_string();
-    let head = format!(
-        "POST /v1/chat/completions HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    let mut stream = TcpStream::connect(gateway.http).await.unwrap();
-    stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await.unwrap();
-    let mut got = Vec::new();
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        // Yielding between small reads keeps the socket full, so the gateway has to wait for us.
-        tokio::task::yield_now().await;
-        match tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await.unwrap().unwrap() {
-            0 => break,
-            n => got.extend_from_slice(&buffer[..n]),
-        }
-    }
-    let got = String::from_utf8(got).unwrap();
-    let (_, body) = got.split_once("\r\n\r\n").unwrap();
-    assert_eq!(body.len(), expected.len());
-    assert_eq!(body, expected);
+    let response = open(gateway.http, &[], &asked("x")).await;
+    assert!(!response.headers().contains_key("content-length"));
+    let mut body = response.into_body();
+    let first = tokio::time::timeout(PATIENCE, read_some(&mut body, items[..2].concat().len()));
+    let mut got = first.await.expect("the first events do not wait for the last");
+    go_on.send(true).unwrap();
+    got.extend_from_slice(&body.collect().await.unwrap().to_bytes());
+    assert_eq!(String::from_utf8(got).unwrap(), items.concat());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_streams_at_once_keep_every_event_in_order() {
     const N_STREAMS: usize = 1000;
     const N_EVENTS: usize = 20;
-    let upstream = Upstream::start(|_, seen| async move {
-        let who = seen.json()["messages"][0]["content"].as_str().unwrap().to_owned();
+    let events_for = |who: &str| -> Vec<String> {
         let pieces: Vec<String> = (0..N_EVENTS).map(|n| format!("{who}:{n};")).collect();
-        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
-        let items: Vec<String> = events("m", &pieces);
-        // One event at a time, so that all streams are open together.
-        let paced = stream::unfold(items.into_iter(), |mut items| async move {
-            tokio::task::yield_now().await;
-            items.next().map(|item| (Ok::<_, std::io::Error>(Bytes::from(item)), items))
-        });
-        answer(200, "text/event-stream", Body::from_stream(paced))
+        events("m", &pieces.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    allow_many_files();
+    // Nobody passes before every client has its first event, and no stream goes on before: they are all open together.
+    let all_begun = Arc::new(Barrier::new(2 * N_STREAMS));
+    let waiting = all_begun.clone();
+    let upstream = Upstream::start(move |_, seen| {
+        let waiting = waiting.clone();
+        async move {
+            let mut items = events_for(seen.json()["messages"][0]["content"].as_str().unwrap());
+            let rest = items.split_off(2);
+            let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from(items.concat()))]);
+            let rest = stream::once(async move {
+                waiting.wait().await;
+                // One event at a time, so that the streams take turns.
+                stream::unfold(rest.into_iter(), |mut items| async move {
+                    tokio::task::yield_now().await;
+                    items.next().map(|item| (Ok::<_, std::io::Error>(Bytes::from(item)), items))
+                })
+            });
+            answer(200, "text/event-stream", Body::from_stream(first.chain(rest.flatten())))
+        }
     })
     .await;
-    let gateway = Arc::new(gateway_for(&upstream).await);
+    let gateway = gateway_for(&upstream).await;
+    let http = gateway.http;
     let mut asked_all = tokio::task::JoinSet::new();
     for n in 0..N_STREAMS {
-        let gateway = gateway.clone();
-        asked_all.spawn(async move { (n, gateway.chat(&asked(&format!("s{n}"))).await) });
+        let all_begun = all_begun.clone();
+        asked_all.spawn(async move {
+            let who = format!("s{n}");
+            let expected = events_for(&who);
+            let mut body = open(http, &[], &asked(&who)).await.into_body();
+            let mut got = read_some(&mut body, expected[..2].concat().len()).await;
+            tokio::time::timeout(PATIENCE, all_begun.wait()).await.expect("a thousand streams are open at once");
+            got.extend_from_slice(&body.collect().await.unwrap().to_bytes());
+            assert_eq!(String::from_utf8(got).unwrap(), expected.concat(), "stream {n}");
+        });
     }
     while let Some(done) = asked_all.join_next().await {
-        let (n, answer) = done.unwrap();
-        let pieces: Vec<String> = (0..N_EVENTS).map(|event| format!("s{n}:{event};")).collect();
-        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
-        assert_eq!(answer.text(), events("m", &pieces).concat(), "stream {n}");
+        done.unwrap();
     }
     assert_eq!(upstream.n_calls(), N_STREAMS);
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Request;
 use super::config::Fields;
+use super::{Reply, Request};
 use crate::llm::error::ApiError;
 use crate::llm::request::ChatRequest;
 
@@ -59,6 +59,11 @@ fn chat_request(request: &mut Request<'_>) -> Option<Result<Arc<ChatRequest>, Ap
         request.state.notes.insert(chat.clone());
     }
     Some(read)
+}
+
+/// An error in OpenAI's shape.
+fn error_reply(error: &ApiError, details: &str) -> Reply {
+    Reply::new(error.status, details).json(error.to_json())
 }
 
 /// Reads `modelMapping`, an object of strings, in written order.

@@ -14,9 +14,10 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::is_json;
+use super::{chat_request, error_reply, is_json};
 use crate::config::model::Phase;
-use crate::llm::provider::{Provider, recognise};
+use crate::llm::error::{ApiError, ErrorKind};
+use crate::llm::provider::{Api, Protocol, Provider, recognise};
 use crate::llm::request::peek_field;
 use crate::plugins::config::{FieldProblem, Fields};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
@@ -110,10 +111,13 @@ impl Plugin for AiProxy {
     }
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
-        let needs_model = request.state.llm.as_deref().is_some_and(|llm| llm.requested_model.is_empty());
-        let Some(body) = request.state.body.clone().filter(|_| needs_model && is_json(request)) else {
+        let Some(body) = request.state.body.clone().filter(|_| is_json(request)) else { return Flow::Continue };
+        if let Err(error) = self.check(request) {
+            return Flow::respond(error_reply(&error, "ai-proxy.bad_request"));
+        }
+        if request.state.llm.as_deref().is_some_and(|llm| !llm.requested_model.is_empty()) {
             return Flow::Continue;
-        };
+        }
         let model = peek_field(&body, "model").ok().flatten().map(|model| model.into_owned());
         let is_stream = serde_json::from_slice::<StreamFlag>(&body).is_ok_and(|flag| flag.stream);
         let llm = request.state.llm_mut();
@@ -124,6 +128,21 @@ impl Plugin for AiProxy {
 
     fn provider(&self) -> Option<&Arc<Provider>> {
         Some(&self.provider)
+    }
+}
+
+impl AiProxy {
+    /// What no provider could make sense of is refused here, where the message can say why. What one may know and we do not (a
+    /// role, a model of its own choice) is left to it, and so is its own protocol.
+    fn check(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
+        let is_chat = request.state.llm.as_deref().is_some_and(|llm| llm.api == Some(Api::ChatCompletions));
+        if !is_chat || self.provider.config().protocol != Protocol::OpenAi {
+            return Ok(());
+        }
+        match chat_request(request) {
+            Some(Err(error)) if !matches!(error.kind, ErrorKind::InvalidValue | ErrorKind::MissingModel) => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

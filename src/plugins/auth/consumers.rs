@@ -126,6 +126,7 @@ pub fn let_pass(request: &mut Request<'_>, consumer: Option<&str>) {
     if let Ok(value) = HeaderValue::from_str(name) {
         // Appended, as Higress does; the edge has removed what the client may have sent.
         let _ = request.head.append_header(CONSUMER_HEADER, value);
+        request.state.told_upstream = true;
     }
 }
 

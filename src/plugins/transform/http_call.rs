@@ -124,6 +124,7 @@ fn add(request: &mut Request<'_>, name: Option<&HeaderName>, value: Option<Heade
     if let (Some(name), Some(value)) = (name, value) {
         // Appending fails only on names that are not header names.
         let _ = request.head.append_header(name.clone(), value);
+        request.state.told_upstream = true;
     }
 }
 

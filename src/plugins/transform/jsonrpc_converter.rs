@@ -132,6 +132,7 @@ impl Plugin for Converter {
             } else {
                 put(PARAMS, gjson::get(message, "params").json());
             }
+            request.state.told_upstream = true;
         }
         request.state.notes.insert(Method(method));
         Flow::Continue

@@ -91,6 +91,9 @@ pub fn is_event_stream(head: &ResponseHeader) -> bool {
 pub enum Failure {
     /// No connection.
     Unreachable(String),
+    /// No connection in time.
+    NotConnected(String),
+    /// No answer in time.
     TimedOut(String),
     /// The service has as much to do as it may have.
     Overflow(String),
@@ -106,7 +109,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Unreachable(reason) => write!(f, "cannot connect: {reason}"),
-            Failure::TimedOut(reason) => write!(f, "timed out: {reason}"),
+            Failure::NotConnected(reason) | Failure::TimedOut(reason) => write!(f, "timed out: {reason}"),
             Failure::Reset(reason) => write!(f, "connection ended before an answer: {reason}"),
             Failure::Overflow(reason) => f.write_str(reason),
             Failure::Stale => f.write_str("a pooled connection had been closed"),
@@ -121,7 +124,7 @@ impl Failure {
             Failure::Unreachable(_) | Failure::Overflow(_) | Failure::Reset(_) | Failure::Stale => {
                 AttemptOutcome::Unreachable
             }
-            Failure::TimedOut(_) => AttemptOutcome::TimedOut,
+            Failure::NotConnected(_) | Failure::TimedOut(_) => AttemptOutcome::TimedOut,
             Failure::Invalid(_) => AttemptOutcome::ErrorStatus,
         }
     }
@@ -131,7 +134,7 @@ impl Failure {
         let service = &call.service;
         match self {
             Failure::Invalid(error) => respond::api_error(&error, "ai-proxy.proc_req_body_failed"),
-            Failure::TimedOut(reason) => {
+            Failure::NotConnected(reason) | Failure::TimedOut(reason) => {
                 let message = format!(
                     "Provider service \"{service}\" did not answer in time ({reason}). Retry, or raise the route's timeout."
                 );
@@ -249,7 +252,7 @@ impl Exchange {
 async fn connect(connector: &Connector, peer: &HttpPeer) -> Result<(HttpSession, bool), Failure> {
     match connector.get_http_session(peer).await {
         Ok(session) => Ok(session),
-        Err(error) if *error.etype() == ErrorType::ConnectTimedout => Err(Failure::TimedOut(error.to_string())),
+        Err(error) if *error.etype() == ErrorType::ConnectTimedout => Err(Failure::NotConnected(error.to_string())),
         Err(error) => Err(Failure::Unreachable(error.to_string())),
     }
 }

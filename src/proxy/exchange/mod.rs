@@ -270,7 +270,9 @@ impl Spent {
         let is_listed = |on: RetryOn| retry.on.contains(&on);
         let allowed = match failure {
             // Nothing was sent, so nothing can be done twice.
-            Failure::Unreachable(_) => is_listed(RetryOn::ConnectFailure) || is_listed(RetryOn::ServerError),
+            Failure::Unreachable(_) | Failure::NotConnected(_) => {
+                is_listed(RetryOn::ConnectFailure) || is_listed(RetryOn::ServerError)
+            }
             Failure::Reset(_) | Failure::TimedOut(_) => is_listed(RetryOn::ServerError) && is_safe(call, retry),
             // Our own pool was at fault, whatever the route says about retries.
             Failure::Stale => return self.attempts < retry.attempts.max(1),

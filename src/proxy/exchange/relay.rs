@@ -34,7 +34,7 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
     let begun = opened.started;
     let Opened { mut upstream, peer, mut head, first, is_done, call, lease: _lease, .. } = opened;
 
-    prepare_head(session, &mut head);
+    prepare_head(session, &mut head, is_event_stream);
     respond::mark_upstream_answer(ctx, &mut head, begun.elapsed());
     if let Some(body) = respond::finish_upstream_head(session, ctx, &mut head)? {
         let answered = watch.answered(&call, End::Complete);
@@ -246,10 +246,14 @@ fn gather(upstream: &mut HttpSession, chunk: Bytes) -> Gathered {
     gathered
 }
 
-fn prepare_head(session: &Session, head: &mut ResponseHeader) {
+fn prepare_head(session: &Session, head: &mut ResponseHeader, is_event_stream: bool) {
     clean_answer(head);
     for name in NOT_RELAYED {
         head.remove_header(*name);
+    }
+    if is_event_stream {
+        // pingora keeps a body whose length is known until it is whole; events are to arrive as they come.
+        head.remove_header(&header::CONTENT_LENGTH);
     }
     let has_length = head.headers.contains_key(header::CONTENT_LENGTH);
     let has_body = !matches!(head.status.as_u16(), 204 | 304);

@@ -235,7 +235,7 @@ fn told(error: RagError, model: &str) -> ApiError {
 }
 
 fn error_reply(error: &ApiError) -> Reply {
-    Reply::new(error.status, format!("rag-models.{}", error.kind.code())).json(error.to_json())
+    super::error_reply(error, &format!("rag-models.{}", error.kind.code()))
 }
 
 #[cfg(test)]

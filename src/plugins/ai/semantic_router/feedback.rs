@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::record::{now_ms, tenant};
-use super::{refuse, reply};
+use super::{error_reply, refuse};
 use crate::flywheel::{FeedbackRecord, Flywheel};
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::plugins::{Reply, Request};
@@ -44,7 +44,7 @@ pub fn accept(flywheel: Option<&Flywheel>, request: &Request<'_>) -> Reply {
             flywheel.record_feedback(&id, tenant(request), record);
             Reply::new(202, "semantic-router.feedback").json(Bytes::from_static(b"{\"status\":\"accepted\"}"))
         }
-        Err(error) => reply(&error, "semantic-router.bad_feedback"),
+        Err(error) => error_reply(&error, "semantic-router.bad_feedback"),
     }
 }
 

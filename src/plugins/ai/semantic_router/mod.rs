@@ -22,7 +22,7 @@ use serde_json::json;
 
 use self::config::{Config, Embedding};
 use self::record::{Decided, Routed};
-use super::{chat_request, is_json};
+use super::{chat_request, error_reply, is_json};
 use crate::config::model::Phase;
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
@@ -95,7 +95,7 @@ impl Plugin for SemanticRouter {
         let chat = match chat_request(request) {
             None => return Flow::Continue,
             Some(Ok(chat)) => chat,
-            Some(Err(error)) => return Flow::respond(reply(&error, "semantic-router.bad_request")),
+            Some(Err(error)) => return Flow::respond(error_reply(&error, "semantic-router.bad_request")),
         };
         let is_routed = self.config.models.iter().any(|model| model == chat.model());
         let llm = request.state.llm_mut();
@@ -240,12 +240,8 @@ fn is_chat(request: &Request<'_>) -> bool {
     request.path().ends_with("/chat/completions") && (is_json(request) || request.content_type().is_none())
 }
 
-fn reply(error: &ApiError, details: &str) -> Reply {
-    Reply::new(error.status, details).json(error.to_json())
-}
-
 fn refuse(kind: ErrorKind, message: &str, details: &str) -> Reply {
-    reply(&ApiError::new(kind, message), details)
+    error_reply(&ApiError::new(kind, message), details)
 }
 
 #[cfg(test)]
