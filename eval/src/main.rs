@@ -10,6 +10,7 @@ mod load;
 mod mock;
 mod rag;
 mod run_folder;
+mod shell;
 mod stats;
 #[cfg(test)]
 mod test_support;

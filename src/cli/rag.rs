@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::output::{complain, say, say_json, table};
-use super::rag_calibrate::{self, Labelled};
+use super::rag_calibrate::{self, Questions, Wanted};
 use super::rag_ingest::{ingest, show_report};
 use super::{CliError, Places};
 use crate::config::settings::Settings;
@@ -78,15 +78,18 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Find from which score on a passage answers, from labelled questions; searches then judge what they found.
+    /// Find from which score on a passage answers, from labelled questions or made ones; searches then judge what they found.
     Calibrate {
         base: String,
         /// JSONL with `id` and `question`.
-        #[arg(long, value_name = "FILE")]
-        queries: PathBuf,
+        #[arg(long, value_name = "FILE", requires = "qrels")]
+        queries: Option<PathBuf>,
         /// Lines of question id, document id and score (above 0 is relevant), separated by tabs.
-        #[arg(long, value_name = "FILE")]
-        qrels: PathBuf,
+        #[arg(long, value_name = "FILE", requires = "queries")]
+        qrels: Option<PathBuf>,
+        /// Without labelled questions: make so many from passages of the base, with the language model where one is configured.
+        #[arg(long, value_name = "N", conflicts_with = "queries", default_value_t = 200)]
+        synthetic: usize,
         /// Share of the passages judged correct that should be.
         #[arg(long, default_value_t = 0.95)]
         precision: f64,
@@ -145,9 +148,13 @@ async fn act(args: &RagArgs) -> Result<(), CliError> {
             let further = AskSteps { generate: further.generate && !extractive, ..further };
             ask(&rag, base, &Ask { steps: further, ..Ask::new(search) }, *json).await
         }
-        Action::Calibrate { base, queries, qrels, precision, max_lost, json } => {
-            let (precision, max_lost) = (*precision, *max_lost);
-            rag_calibrate::run(&rag, &Labelled { base, queries, qrels, precision, max_lost }, *json).await
+        Action::Calibrate { base, queries, qrels, synthetic, precision, max_lost, json } => {
+            let questions = match (queries, qrels) {
+                (Some(queries), Some(qrels)) => Questions::Labelled { queries, qrels },
+                _ => Questions::Synthetic(*synthetic),
+            };
+            let wanted = Wanted { base, questions, precision: *precision, max_lost: *max_lost };
+            rag_calibrate::run(&rag, &wanted, *json).await
         }
         Action::List { base: Some(base), json } => list_documents(&rag, base, *json).await,
         Action::List { base: None, json } => list_bases(&rag, *json).await,

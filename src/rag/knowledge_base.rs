@@ -13,6 +13,7 @@ use super::chunk::ChunkSettings;
 use super::correct::calibrate::Calibration;
 use super::embed::Embed;
 use super::outside::Outside;
+use super::ports::Complete;
 use super::retrieve::lexicon::LexiconCache;
 use super::retrieve::rerank::Reranker;
 use super::store::{Layout, Store, Table};
@@ -262,9 +263,9 @@ impl KnowledgeBase {
         &self.table
     }
 
-    /// Whether a language model writes answers here.
-    pub fn has_model(&self) -> bool {
-        self.outside.model.is_some()
+    /// The language model, where one is configured.
+    pub fn model(&self) -> Option<&dyn Complete> {
+        self.outside.model.as_deref()
     }
 
     /// # Errors

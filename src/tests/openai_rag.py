@@ -31,11 +31,11 @@ except openai.NotFoundError as error:
     assert error.code == "model_not_found", error
 
 admin = openai.OpenAI(base_url=admin_url, api_key=token, max_retries=0)
-stores = admin.vector_stores.list()
+stores = admin.vector_stores.list(order="asc")
 assert [store.id for store in stores] == ["pets", "secret"], stores
 store = admin.vector_stores.retrieve("pets")
 assert store.file_counts.completed == 2 and store.status == "completed", store
-assert [file.id for file in admin.vector_stores.files.list("pets")] == ["cats", "dogs"]
+assert [file.id for file in admin.vector_stores.files.list("pets", order="asc")] == ["cats", "dogs"]
 found = admin.vector_stores.search("pets", query="When do cats purr?", max_num_results=1)
 assert [result.file_id for result in found] == ["cats"], found
 assert "Cats purr" in found.data[0].content[0].text, found
@@ -67,7 +67,9 @@ assert (batch.status, batch.file_counts.completed, batch.file_counts.failed, bat
 states = {one.id: one for one in admin.vector_stores.file_batches.list_files(batch.id, vector_store_id=store.id)}
 assert states[table.id].status == "completed" and "broken.pdf" in states[broken.id].last_error.message, states
 # Two rows are two documents and one file.
-assert [one.id for one in admin.vector_stores.files.list(store.id, limit=1)] == [file.id, table.id]
+assert [one.id for one in admin.vector_stores.files.list(store.id, limit=1)] == [table.id, file.id]
+assert [one.id for one in admin.vector_stores.files.list(store.id, before=file.id)] == [table.id]
+assert not admin.vector_stores.files.list(store.id, filter="failed").data
 assert len(admin.vector_stores.files.content(table.id, vector_store_id=store.id).data) == 2
 assert [one.id for one in admin.files.list(limit=1)] == [broken.id, table.id, file.id]
 assert [one.id for one in admin.files.list(order="asc", purpose="assistants")] == [file.id, table.id, broken.id]

@@ -15,6 +15,7 @@ use super::chat::ChatClient;
 use super::outcomes::Outcome;
 use crate::http::{Client, excerpt};
 use crate::mock::world::World;
+use crate::shell;
 
 /// A question of one of the two services, with its true domain where a label file knows it.
 #[derive(Debug, Clone)]
@@ -218,7 +219,7 @@ impl Trainer {
     pub async fn train(&self) -> Result<String> {
         let mut said = String::new();
         if let Some(command) = &self.command {
-            said += &run_command(command).await?;
+            said += &shell::run("--train-command", command).await?;
         }
         if let Some(url) = &self.url {
             said += &self.post(url).await?;
@@ -260,19 +261,6 @@ impl Trainer {
         let value = HeaderValue::try_from(format!("Bearer {token}")).context("--train-token is no header value")?;
         Ok(vec![(AUTHORIZATION, value)])
     }
-}
-
-async fn run_command(command: &str) -> Result<String> {
-    let shell_command = command.to_string();
-    let output =
-        tokio::task::spawn_blocking(move || std::process::Command::new("sh").arg("-c").arg(shell_command).output())
-            .await?
-            .with_context(|| format!("--train-command {command:?} cannot be started"))?;
-    let text = |bytes: &[u8]| excerpt(bytes).trim().to_string();
-    if !output.status.success() {
-        bail!("--train-command {command:?}: {}; it said: {}", output.status, text(&output.stderr));
-    }
-    Ok(text(&output.stdout))
 }
 
 fn progress_bar(phase: &str, n: usize) -> ProgressBar {

@@ -29,6 +29,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::print_line;
 use crate::run_folder::RunFolder;
+use crate::shell;
 use api::Gateway;
 use judge::{Judge, JudgeOptions};
 pub use judge::{JudgeArgs, run as run_judge};
@@ -102,6 +103,9 @@ pub struct RagArgs {
     /// Confidence below which a question counts as refused; chosen on the questions themselves if not given
     #[arg(long)]
     refusal_threshold: Option<f64>,
+    /// Finds the thresholds that `correct` needs, if a step has it: run after the ingest, with the knowledge base's name behind it
+    #[arg(long)]
+    calibrate_command: Option<String>,
     /// Also ask for answers and score them
     #[arg(long)]
     answers: bool,
@@ -181,6 +185,11 @@ async fn measure(
     let ingestion = ingest::run(gateway, set, args.skip_ingest, args.batch).await?;
     asking.unknown_switches = ladder::unknown_switches(gateway, set).await?;
     let mut result = SetResult::new(set, ingestion);
+    if let Some(command) = args.calibrate_command.as_ref().filter(|_| steps.iter().any(|step| step.has("correct"))) {
+        let said = shell::run("--calibrate-command", &format!("{command} {}", set.knowledge_base)).await;
+        let said = said.unwrap_or_else(|error| format!("there are none; {error:#}"));
+        result.notes.push(format!("Thresholds of `correct`: {}", said.replace('\n', " ")));
+    }
     if asking.concurrency > 1 {
         result.notes.push(format!(
             "{} questions were in flight at a time: latency is that of a busy server.",

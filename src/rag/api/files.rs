@@ -86,11 +86,6 @@ fn base_name(name: &str) -> &str {
 
 async fn list(files: &Files, request: &ApiRequest) -> Result<ApiResponse, RagError> {
     let mut found = files.list().await?;
-    match request.query_field("order").as_deref() {
-        Some("asc") => {}
-        None | Some("desc") => found.reverse(),
-        Some(other) => return Err(RagError::Invalid(format!("order {other}: it is asc or desc"))),
-    }
     if let Some(purpose) = request.query_field("purpose") {
         found.retain(|file| file.purpose == purpose);
     }

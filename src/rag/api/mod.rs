@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 use super::RagError;
 use super::knowledge_base::{Caller, KnowledgeBase, NewBase, Rag};
 use super::store::Filter;
-use page::page;
+use page::{of_status, page};
 
 pub use ask::{ask_as_events, shown_answer, wants_stream};
 pub use search::steps;

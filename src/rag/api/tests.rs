@@ -250,7 +250,14 @@ async fn a_store_is_made_from_uploaded_files() {
         let message = said["error"]["message"].as_str().unwrap();
         assert!((400..500).contains(&status) && message.contains(named), "{path}: {status} {message}");
     }
-    for query in ["pets/files?limit=0", "pets/files?after=file-none", "pets/files/file-none"] {
+    for query in [
+        "pets/files?limit=0",
+        "pets/files?after=file-none",
+        "pets/files?before=file-none",
+        "pets/files?order=up",
+        "pets/files?filter=done",
+        "pets/files/file-none",
+    ] {
         let (status, _) = stores("GET", query, Value::Null).await;
         assert!((400..500).contains(&status), "{query}: {status}");
     }

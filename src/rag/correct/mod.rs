@@ -13,6 +13,7 @@ pub mod calibrate;
 pub mod keywords;
 pub mod provider;
 pub mod refine;
+pub mod synthetic;
 pub mod web;
 
 use serde::{Deserialize, Serialize};

@@ -163,6 +163,24 @@ impl Table {
     /// # Errors
     /// The table cannot be read.
     pub async fn chunks(&self, filter: &Filter, offset: usize, limit: usize) -> Result<Vec<Passage>, RagError> {
+        let ids: Vec<String> = self.ids(filter).await?.into_iter().skip(offset).take(limit).collect();
+        self.fetch(&ids, filter).await
+    }
+
+    /// At most `limit` chunks, evenly over the whole table; the same ones as long as it does not change.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn sample(&self, limit: usize) -> Result<Vec<Passage>, RagError> {
+        let everything = Filter::everything();
+        let ids = self.ids(&everything).await?;
+        let step = ids.len().div_ceil(limit.max(1)).max(1);
+        let ids: Vec<String> = ids.into_iter().step_by(step).collect();
+        self.fetch(&ids, &everything).await
+    }
+
+    /// Ids of chunks in the order of document and position.
+    async fn ids(&self, filter: &Filter) -> Result<Vec<String>, RagError> {
         let mut keys: Vec<(String, u32, String)> = Vec::new();
         for batch in &self.scan(&["document", "index", "id"], &filter.sql(), None).await? {
             let [document, id] = ["document", "id"].map(|name| schema::column::<StringArray>(batch, name));
@@ -174,8 +192,7 @@ impl Table {
             );
         }
         keys.sort();
-        let ids: Vec<String> = keys.into_iter().skip(offset).take(limit).map(|(_, _, id)| id).collect();
-        self.fetch(&ids, filter).await
+        Ok(keys.into_iter().map(|(_, _, id)| id).collect())
     }
 
     /// The passages of these ids that the filter lets through, in the order asked for.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::files::{Attach, store};
 use crate::rag::RagError;
-use crate::rag::api::{ApiRequest, ApiResponse, json_body, ok, operator, page, status};
+use crate::rag::api::{ApiRequest, ApiResponse, json_body, of_status, ok, operator, page, status};
 use crate::rag::files::{Attached, FileBatch, Files};
 use crate::rag::knowledge_base::KnowledgeBase;
 
@@ -79,7 +79,6 @@ fn shown(batch: &FileBatch) -> Value {
 /// The files of a batch, with what was wrong with those that could not be read.
 pub fn files(base: &KnowledgeBase, uploads: &Files, request: &ApiRequest, id: &str) -> Result<ApiResponse, RagError> {
     let batch = batch(base, uploads, id)?;
-    let wanted = request.query_field("filter");
     let files = batch.files.iter().map(|file| {
         let error = file.error.as_ref().map(|message| json!({"code": "invalid_file", "message": message}));
         json!({
@@ -87,5 +86,5 @@ pub fn files(base: &KnowledgeBase, uploads: &Files, request: &ApiRequest, id: &s
             "vector_store_id": batch.base, "status": if error.is_some() { "failed" } else { "completed" }, "last_error": error,
         })
     });
-    page(request, files.filter(|file| wanted.as_deref().is_none_or(|wanted| file["status"] == wanted)).collect())
+    page(request, of_status(request, files.collect())?)
 }

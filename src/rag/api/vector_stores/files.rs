@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::rag::RagError;
 use crate::rag::api::files::{FILE_ID, FILENAME};
-use crate::rag::api::{ApiRequest, ApiResponse, json_body, ok, operator, page};
+use crate::rag::api::{ApiRequest, ApiResponse, json_body, of_status, ok, operator, page};
 use crate::rag::files::{Files, is_id};
 use crate::rag::ingest::NewDocument;
 use crate::rag::knowledge_base::KnowledgeBase;
@@ -42,7 +42,8 @@ pub fn by_file(documents: Vec<DocumentInfo>) -> Vec<(String, Vec<DocumentInfo>)>
 
 pub async fn list(base: &KnowledgeBase, filter: &Filter, request: &ApiRequest) -> Result<ApiResponse, RagError> {
     let files = by_file(base.table().documents(filter).await?);
-    page(request, files.iter().map(|(id, documents)| shown(base, id, documents)).collect())
+    let files = files.iter().map(|(id, documents)| shown(base, id, documents));
+    page(request, of_status(request, files.collect())?)
 }
 
 pub async fn show(base: &KnowledgeBase, filter: &Filter, id: &str) -> Result<ApiResponse, RagError> {

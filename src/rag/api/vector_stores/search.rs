@@ -70,7 +70,8 @@ pub async fn search(base: &KnowledgeBase, filter: Filter, request: &ApiRequest) 
         ..Search::default()
     };
     // A rewritten query is what OpenAI calls a question made into other words.
-    let steps = AskSteps { multi_query: usize::from(body.rewrite_query && base.has_model()), ..AskSteps::default() };
+    let steps =
+        AskSteps { multi_query: usize::from(body.rewrite_query && base.model().is_some()), ..AskSteps::default() };
     let (_, found) = base.find(&Ask { steps, ..Ask::new(search) }).await?;
     let data: Vec<Value> = found.candidates.iter().map(hit).collect();
     ok(json!({
