@@ -1,8 +1,11 @@
-//! The folder of a BERT: `config.json`, `tokenizer.json`, `model.safetensors`. Reads them, and says which one is no good.
+//! The folder of a BERT: `config.json`, `tokenizer.json`, `model.safetensors`, each also as `….gz`. Reads them, and says which one is
+//! no good.
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use flate2::read::GzDecoder;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::InferError;
@@ -19,7 +22,7 @@ pub struct ModelFolder {
 /// The reranker that the program carries; its tokenizer and word embeddings are the sentence model's.
 static RERANKER: [(&str, &[u8]); 2] = [
     ("config.json", include_bytes!("../../models/weirgate-reranker/config.json")),
-    ("model.safetensors", include_bytes!("../../models/weirgate-reranker/model.safetensors")),
+    ("model.safetensors.gz", include_bytes!("../../models/weirgate-reranker/model.safetensors.gz")),
 ];
 
 impl ModelFolder {
@@ -47,7 +50,7 @@ impl ModelFolder {
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.carried(name).is_some() || self.dir.join(name).exists()
+        [name, &packed(name)].into_iter().any(|name| self.carried(name).is_some() || self.dir.join(name).exists())
     }
 
     /// Cuts texts at `max_tokens` and the positions of the model; not at all where none is given.
@@ -91,9 +94,26 @@ impl ModelFolder {
         if let Some(bytes) = self.carried(name) {
             return Ok(bytes.to_vec());
         }
-        let path = self.dir.join(name);
-        std::fs::read(&path).map_err(|error| InferError::Read { path, error })
+        let (plain, gzip) = (self.dir.join(name), self.dir.join(packed(name)));
+        let (path, bytes) = match self.carried(&packed(name)) {
+            Some(bytes) => (gzip, unpack(bytes)),
+            None if !plain.exists() && gzip.exists() => {
+                (gzip.clone(), std::fs::read(gzip).and_then(|bytes| unpack(&bytes)))
+            }
+            None => (plain.clone(), std::fs::read(plain)),
+        };
+        bytes.map_err(|error| InferError::Read { path, error })
     }
+}
+
+fn packed(name: &str) -> String {
+    format!("{name}.gz")
+}
+
+fn unpack(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut unpacked = Vec::new();
+    GzDecoder::new(bytes).read_to_end(&mut unpacked)?;
+    Ok(unpacked)
 }
 
 /// Bytes of a text that can matter per token: those of ordinary text are far shorter. Spares the tokenizer megabytes.
@@ -104,4 +124,36 @@ pub fn tokens(tokenizer: &Tokenizer, text: &str, max: usize, is_marked: bool) ->
     let text = &text[..text.floor_char_boundary(max * BYTES_PER_TOKEN)];
     let encoding = tokenizer.encode_fast(text, is_marked).map_err(|error| InferError::Run(error.to_string()))?;
     Ok(encoding.get_ids().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_packed_file_is_read_where_there_is_no_plain_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = ModelFolder::new(dir.path());
+        let missing = folder.read("config.json").unwrap_err().to_string();
+        assert!(missing.contains("config.json") && !missing.contains(".gz"), "{missing}");
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        packer.write_all(b"packed").unwrap();
+        let bytes = packer.finish().unwrap();
+        let gzip = dir.path().join("config.json.gz");
+        std::fs::write(&gzip, &bytes).unwrap();
+        assert!(folder.has("config.json") && !folder.has("tokenizer.json"));
+        assert_eq!(folder.read("config.json").unwrap(), b"packed");
+        std::fs::write(&gzip, &bytes[..10]).unwrap();
+        assert!(folder.read("config.json").unwrap_err().to_string().contains("config.json.gz"));
+        std::fs::write(dir.path().join("config.json"), "plain").unwrap();
+        assert_eq!(folder.read("config.json").unwrap(), b"plain");
+    }
+
+    #[test]
+    fn what_the_program_carries_can_be_unpacked() {
+        let carried = ModelFolder::reranker(Path::new("/nowhere/at-all"));
+        assert!(carried.has("model.safetensors") && carried.weights().is_ok() && carried.shape().is_ok());
+    }
 }

@@ -58,7 +58,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("notify", &["config/source/"]),
     ("hickory_resolver", &["proxy/resolve.rs"]),
     ("clap", &["cli/"]),
-    ("flate2", &["proxy/gzip.rs", "rag/read/pdf/bounds.rs"]),
+    ("flate2", &["infer/folder.rs", "proxy/gzip.rs", "rag/read/pdf/bounds.rs"]),
     ("indicatif", &["cli/"]),
     ("prometheus_client", &["telemetry/"]),
     ("governor", &["proxy/limit.rs"]),
