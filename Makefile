@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh Debian with Rust, Python 3 and Node: `make demo` and `make test`.
+# Two commands do everything on a fresh Debian with Rust and Python 3: `make demo` and `make test`. (Node, nginx and HAProxy are for eval/edge/smuggle.py.)
 # Every set-up step says what it installs and why, does nothing when it is there already, and names what is missing.
 
 SHELL := /bin/bash
@@ -21,7 +21,7 @@ demo: setup ## Build, then run the whole routing challenge through the gateway
 	cargo build --profile demo --workspace
 	@scripts/demo $(GATEWAY) $(EVAL)
 
-run: setup ## Serve with config.toml
+run: setup ## Serve with config.toml and the folder it names, config/; a clone has none, see README.md
 	cargo build --profile demo
 	$(GATEWAY) serve --config config.toml
 
@@ -36,6 +36,7 @@ lint: setup ## Format, clippy, dependencies, documentation
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny --log-level error check bans licenses sources
 	@scripts/advisories
+	@scripts/verify-unit
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items
 
 bench: setup ## Start time, memory, and load beside a minimal proxy
@@ -52,8 +53,8 @@ bench-rag: setup ## Retrieval step by step on the samples in eval/rag, or on SET
 	@scripts/eval-rag $(GATEWAY) $(EVAL) $(SETS)
 
 release: setup ## Stripped binary, assets, unit and checksums in dist/
-	cargo build --release
-	@scripts/release $(TARGET)/release/weirgate
+	cargo build --profile dist
+	@scripts/release $(TARGET)/dist/weirgate
 
-clean: ## Remove what the demo and release made
+clean: ## Remove dist/ and data/: what demo, bench, run and release made
 	rm -rf dist data
