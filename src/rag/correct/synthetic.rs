@@ -3,8 +3,8 @@
 //!
 //! A language model writes them where there is one. Without one a question is what somebody types who knows half of it: a
 //! sentence of the passage without one of its names or numbers, which is asked for (a cloze, as in unsupervised question
-//! answering, arXiv 1906.04980), and with every second of its other words. That is still closer to the passage than people's
-//! questions are, so thresholds from it are too strict rather than too lax.
+//! answering, arXiv 1906.04980), and with every second of its other words. Thresholds from it are near those of people's
+//! questions, not the same; docs/rag.md has both for one set.
 
 use std::ops::{Range, RangeInclusive};
 
