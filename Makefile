@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh Debian with Rust and Python 3: `make demo` and `make test`. (Node, nginx and HAProxy are for eval/edge/smuggle.py.)
 # Every set-up step says what it installs and why, does nothing when it is there already, and names what is missing.
+# Always the whole workspace: one package alone has other features of shared crates, and the document store would be built anew.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -22,7 +23,7 @@ demo: setup ## Build, then run the whole routing challenge through the gateway
 	@scripts/demo $(GATEWAY) $(EVAL)
 
 run: setup ## Serve with config.toml and the folder it names, config/; a clone has none, see README.md
-	cargo build --profile demo
+	cargo build --profile demo --workspace
 	$(GATEWAY) serve --config config.toml
 
 test: setup ## Set up and run the whole test suite
@@ -53,7 +54,7 @@ bench-rag: setup ## Retrieval step by step on the samples in eval/rag, or on SET
 	@scripts/eval-rag $(GATEWAY) $(EVAL) $(SETS)
 
 release: setup ## Stripped binary, assets, unit and checksums in dist/
-	cargo build --profile dist
+	cargo build --profile dist --workspace
 	@scripts/release $(TARGET)/dist/weirgate
 
 clean: ## Remove dist/ and data/: what demo, bench, run and release made
