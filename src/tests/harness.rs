@@ -141,6 +141,22 @@ pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_weirgate")
 }
 
+/// A command that runs the program, with the arguments to serve a folder on free ports; `toml` becomes its config.toml.
+pub fn serving(mut command: Command, folder: &Folder, toml: &str) -> Command {
+    let file = folder.dir.path().join("config.toml");
+    std::fs::write(&file, toml).unwrap();
+    command
+        .args(["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1"])
+        .arg("--config")
+        .arg(&file)
+        .arg("--config-dir")
+        .arg(folder.config())
+        .arg("--data-dir")
+        .arg(folder.data())
+        .stdout(Stdio::piped());
+    command
+}
+
 impl Gateway {
     pub fn start(folder: Folder) -> Gateway {
         Gateway::start_with(folder, "")
@@ -152,22 +168,10 @@ impl Gateway {
     }
 
     fn start_with_first(folder: Folder, first: &str, settings: &str) -> Gateway {
-        let toml = folder.dir.path().join("config.toml");
         let log = folder.access_log();
         let log = log.display().to_string();
-        let text = format!("{first}[telemetry]\naccess_log = {log:?}\nlog_level = \"warn\"\n{settings}");
-        std::fs::write(&toml, text).unwrap();
-        let child = Command::new(binary())
-            .args(["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1"])
-            .arg("--config")
-            .arg(&toml)
-            .arg("--config-dir")
-            .arg(folder.config())
-            .arg("--data-dir")
-            .arg(folder.data())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let toml = format!("{first}[telemetry]\naccess_log = {log:?}\nlog_level = \"warn\"\n{settings}");
+        let child = serving(Command::new(binary()), &folder, &toml).spawn().unwrap();
         Gateway::of(child, folder)
     }
 

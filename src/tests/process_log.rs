@@ -24,21 +24,9 @@ impl Logged {
     }
 
     /// The same by a command that runs the gateway with the arguments that follow.
-    pub fn start_by(mut command: Command, folder: Folder, settings: &str) -> Logged {
-        let toml = folder.dir.path().join("config.toml");
-        std::fs::write(&toml, format!("[telemetry]\naccess_log = \"off\"\nlog_level = \"info\"\n{settings}")).unwrap();
-        let mut child = command
-            .args(["serve", "--http-port", "0", "--https-port", "0", "--admin-port", "0", "--bind", "127.0.0.1"])
-            .arg("--config")
-            .arg(&toml)
-            .arg("--config-dir")
-            .arg(folder.config())
-            .arg("--data-dir")
-            .arg(folder.data())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    pub fn start_by(command: Command, folder: Folder, settings: &str) -> Logged {
+        let toml = format!("[telemetry]\naccess_log = \"off\"\nlog_level = \"info\"\n{settings}");
+        let mut child = serving(command, &folder, &toml).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = unbounded_channel();
         std::thread::spawn(move || {

@@ -18,7 +18,7 @@ use super::{chat_request, error_reply, is_json};
 use crate::config::model::Phase;
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::provider::{Api, Protocol, Provider, recognise};
-use crate::llm::request::peek_field;
+use crate::llm::request::{ChatRequest, peek_field};
 use crate::plugins::config::{FieldProblem, Fields};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
@@ -112,14 +112,20 @@ impl Plugin for AiProxy {
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
         let Some(body) = request.state.body.clone().filter(|_| is_json(request)) else { return Flow::Continue };
-        if let Err(error) = self.check(request) {
-            return Flow::respond(error_reply(&error, "ai-proxy.bad_request"));
-        }
+        let chat = match self.chat(request) {
+            Ok(chat) => chat,
+            Err(error) => return Flow::respond(error_reply(&error, "ai-proxy.bad_request")),
+        };
         if request.state.llm.as_deref().is_some_and(|llm| !llm.requested_model.is_empty()) {
             return Flow::Continue;
         }
-        let model = peek_field(&body, "model").ok().flatten().map(|model| model.into_owned());
-        let is_stream = serde_json::from_slice::<StreamFlag>(&body).is_ok_and(|flag| flag.stream);
+        let (model, is_stream) = match chat {
+            Some(chat) => (Some(chat.model().to_owned()), chat.stream()),
+            None => {
+                let model = peek_field(&body, "model").ok().flatten().map(|model| model.into_owned());
+                (model, serde_json::from_slice::<StreamFlag>(&body).is_ok_and(|flag| flag.stream))
+            }
+        };
         let llm = request.state.llm_mut();
         llm.requested_model = model.unwrap_or_default();
         llm.stream = is_stream;
@@ -132,16 +138,16 @@ impl Plugin for AiProxy {
 }
 
 impl AiProxy {
-    /// What no provider could make sense of is refused here, where the message can say why. What one may know and we do not (a
-    /// role, a model of its own choice) is left to it, and so is its own protocol.
-    fn check(&self, request: &mut Request<'_>) -> Result<(), ApiError> {
+    /// The body as a chat request, if it is one. What no provider could make sense of is an error here, where the message can say why; what
+    /// one may know and we do not (a role, a model of its own choice) is left to it, and so is its own protocol.
+    fn chat(&self, request: &mut Request<'_>) -> Result<Option<Arc<ChatRequest>>, ApiError> {
         let is_chat = request.state.llm.as_deref().is_some_and(|llm| llm.api == Some(Api::ChatCompletions));
         if !is_chat || self.provider.config().protocol != Protocol::OpenAi {
-            return Ok(());
+            return Ok(None);
         }
-        match chat_request(request) {
-            Some(Err(error)) if !matches!(error.kind, ErrorKind::InvalidValue | ErrorKind::MissingModel) => Err(error),
-            _ => Ok(()),
+        match chat_request(request).transpose() {
+            Err(error) if matches!(error.kind, ErrorKind::InvalidValue | ErrorKind::MissingModel) => Ok(None),
+            chat => chat,
         }
     }
 }
