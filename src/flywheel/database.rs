@@ -105,10 +105,12 @@ impl Store {
     }
 
     /// The batch writer's connection. A killed process loses no commit; a power cut may lose those since the last
-    /// checkpoint, never damage the file: syncing five times a second is not worth more.
+    /// checkpoint, never damage the file: syncing five times a second is not worth more. It inserts what belongs together and
+    /// deletes nothing, so SQLite need not look for the other end of each reference.
     pub(super) fn connect_batch_writer(&self, max_bytes: Option<u64>) -> Result<Connection, FlywheelError> {
         self.connect_for_writing("NORMAL")
             .and_then(|connection| {
+                connection.pragma_update(None, "foreign_keys", false)?;
                 if let Some(max_bytes) = max_bytes {
                     limit_size(&connection, max_bytes)?;
                 }

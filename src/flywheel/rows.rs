@@ -1,10 +1,11 @@
 //! Records to rows and back: every statement that knows the columns of `exchange`, `answer` and `feedback`.
 //!
 //! The functions run inside the caller's transaction. An exchange takes several statements, so a caller that goes on
-//! after an error must take back what was written before it.
+//! after an error must take back what was written before it. Parameters are numbered, because SQLite looks for names with
+//! every record.
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, RowIndex, named_params, params};
+use rusqlite::{Connection, OptionalExtension, Row, RowIndex, params};
 use serde_json::Value;
 
 use super::record::{
@@ -18,28 +19,27 @@ pub(super) fn insert_exchange(connection: &Connection, record: &ExchangeRecord, 
         .prepare_cached(
             "INSERT INTO exchange (id, at_ms, tenant, route, consumer, mode, stream, prompt_hash, router, router_version,
                  chosen, reasons, features_version, features, messages)
-             VALUES (:id, :at_ms, :tenant, :route, :consumer, :mode, :stream, :prompt_hash, :router, :router_version,
-                 :chosen, :reasons, :features_version, :features, :messages)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
              ON CONFLICT (id) DO NOTHING",
         )?
-        .execute(named_params! {
-            ":id": record.id,
-            ":at_ms": record.at_ms,
-            ":tenant": record.tenant,
-            ":route": record.route,
-            ":consumer": record.consumer,
-            ":mode": record.mode,
-            ":stream": record.stream,
-            ":prompt_hash": record.prompt_hash,
-            ":router": decision.map(|decision| &decision.router),
-            ":router_version": decision.and_then(|decision| decision.router_version),
-            ":chosen": decision.map(|decision| &decision.chosen),
-            ":reasons": decision.map(|decision| &decision.reasons.0),
-            ":features_version": record.features_version,
-            ":features": record.features,
+        .execute(params![
+            record.id,
+            record.at_ms,
+            record.tenant,
+            record.route,
+            record.consumer,
+            record.mode,
+            record.stream,
+            record.prompt_hash,
+            decision.map(|decision| &decision.router),
+            decision.and_then(|decision| decision.router_version),
+            decision.map(|decision| &decision.chosen),
+            decision.map(|decision| &decision.reasons.0),
+            record.features_version,
+            record.features,
             // JSON null means "no messages" when an export is read back, so it means that here too.
-            ":messages": record.messages.as_ref().map(|messages| messages.0.as_str()).filter(|text| *text != "null"),
-        })?;
+            record.messages.as_ref().map(|messages| messages.0.as_str()).filter(|text| *text != "null"),
+        ])?;
     if n_inserted == 0 {
         return Ok(false);
     }
@@ -190,29 +190,27 @@ fn insert_answer(
         .prepare_cached(
             "INSERT INTO answer (exchange_id, ordinal, role, model, provider, outcome, http_status, latency_ms,
                  first_token_ms, prompt_tokens, completion_tokens, cost_usd, score, score_source, scored_at_ms, error, output)
-             VALUES (:exchange_id, :ordinal, :role, :model, :provider, :outcome, :http_status, :latency_ms,
-                 :first_token_ms, :prompt_tokens, :completion_tokens, :cost_usd, :score, :score_source, :scored_at_ms,
-                 :error, :output)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         )?
-        .execute(named_params! {
-            ":exchange_id": exchange_id,
-            ":ordinal": ordinal,
-            ":role": answer.role,
-            ":model": answer.model,
-            ":provider": answer.provider,
-            ":outcome": answer.outcome,
-            ":http_status": answer.http_status,
-            ":latency_ms": answer.latency_ms,
-            ":first_token_ms": answer.first_token_ms,
-            ":prompt_tokens": answer.prompt_tokens,
-            ":completion_tokens": answer.completion_tokens,
-            ":cost_usd": answer.cost_usd,
-            ":score": answer.score,
-            ":score_source": answer.score_source,
-            ":scored_at_ms": answer.score.map(|_| answer.scored_at_ms.unwrap_or(now_ms)),
-            ":error": answer.error,
-            ":output": answer.output,
-        })
+        .execute(params![
+            exchange_id,
+            ordinal,
+            answer.role,
+            answer.model,
+            answer.provider,
+            answer.outcome,
+            answer.http_status,
+            answer.latency_ms,
+            answer.first_token_ms,
+            answer.prompt_tokens,
+            answer.completion_tokens,
+            answer.cost_usd,
+            answer.score,
+            answer.score_source,
+            answer.score.map(|_| answer.scored_at_ms.unwrap_or(now_ms)),
+            answer.error,
+            answer.output,
+        ])
 }
 
 fn answer_from_row(row: &Row<'_>) -> rusqlite::Result<AnswerRecord> {
