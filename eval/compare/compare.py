@@ -46,7 +46,7 @@ def arguments():
     add("--load-gateway-command", help="starts that gateway; its CPU time is measured")
     add("--load-gateway-pid", type=int, help="process of that gateway where it runs already")
     add("--load-api-key", help="key for it")
-    add("--workloads", default="chat-json,chat-sse", help="names of files in eval/workloads")
+    add("--workloads", default="chat-json,chat-sse,routed-500-tokens", help="names of files in eval/workloads")
     add("--connections", default="1,16,64")
     add("--rounds", default="3")
     add("--seconds", default="4")

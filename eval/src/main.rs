@@ -1,16 +1,18 @@
 //! `weirgate-eval`: the black-box harness. It speaks HTTP only and knows nothing of the gateway's insides, so it measures any.
 //!
 //! `mock` is the challenge's model provider (and the fixed upstream of load tests), `challenge` runs the routing protocol
-//! against a gateway, `load` measures speed, `rag` retrieval and answers. Each run of these writes one folder (see `run_folder`).
+//! against a gateway, `load` measures speed, `start` the time to ready, `rag` retrieval and answers. Each run of these writes one folder (see `run_folder`).
 
 mod challenge;
 mod chart;
 mod http;
 mod load;
 mod mock;
+mod process;
 mod rag;
 mod run_folder;
 mod shell;
+mod start;
 mod stats;
 #[cfg(test)]
 mod test_support;
@@ -35,6 +37,8 @@ enum Command {
     Challenge(Box<challenge::ChallengeArgs>),
     /// Measure latency, throughput and CPU time beside other targets
     Load(Box<load::LoadArgs>),
+    /// Measure the time a gateway takes to be ready, and its memory before the first request
+    Start(start::StartArgs),
     /// Measure retrieval-augmented generation step by step
     Rag(Box<rag::RagArgs>),
     /// Compare a judge's factuality grades with labels
@@ -49,6 +53,7 @@ async fn main() -> ExitCode {
         Command::Mock(args) => mock::run(args).await,
         Command::Challenge(args) => challenge::run(*args).await,
         Command::Load(args) => load::run(*args).await,
+        Command::Start(args) => start::run(args).await,
         Command::Rag(args) => rag::run(*args).await,
         Command::RagJudge(args) => rag::run_judge(*args).await,
         Command::World(args) => mock::run_world(args),

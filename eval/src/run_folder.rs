@@ -67,13 +67,13 @@ impl RunFolder {
     }
 }
 
-/// The command line, with `***` for keys and tokens: it is published with the numbers.
 /// The program's own name without the folder it happened to be built in.
 fn own_name((position, argument): (usize, String)) -> String {
     let name = std::path::Path::new(&argument).file_name().filter(|_| position == 0);
     name.map_or_else(|| argument.clone(), |name| name.to_string_lossy().into_owned())
 }
 
+/// The command line, with `***` for keys and tokens: it is published with the numbers.
 fn without_secrets(words: impl Iterator<Item = String>) -> String {
     const SECRET_FLAGS: [&str; 4] = ["--api-key", "--train-token", "--token", "--judge-key"];
     let mut shown = Vec::new();

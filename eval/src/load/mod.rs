@@ -4,7 +4,6 @@
 //! figure is the median over the rounds. CPU time per request is what survives a busy machine, requests per second do not.
 
 mod driver;
-mod process;
 mod report;
 mod target;
 #[cfg(test)]
@@ -24,6 +23,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::mock;
 use crate::print_line;
+use crate::process;
 use crate::run_folder::RunFolder;
 use crate::stats::{percentile, sorted};
 use driver::{Prepared, Schedule, drive, probe};

@@ -42,7 +42,7 @@ pub fn machine_busy_seconds() -> Result<f64> {
 
 fn read(pid: u32, file: &str) -> Result<String> {
     std::fs::read_to_string(format!("/proc/{pid}/{file}"))
-        .with_context(|| format!("/proc/{pid}/{file}: cannot be read; is process {pid} of --target still running?"))
+        .with_context(|| format!("/proc/{pid}/{file}: cannot be read; is process {pid} still running?"))
 }
 
 #[cfg(test)]
