@@ -1,5 +1,8 @@
 //! Registries in memory, watched over a clock that does not tick by itself.
 
+use std::collections::HashMap;
+
+use base64::Engine;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
@@ -83,6 +86,7 @@ fn nacos(api: NacosApi, user: Option<(String, Secret)>) -> RegistryKind {
         groups: vec!["DEFAULT_GROUP".into()],
         refresh: Duration::from_secs(30),
         user,
+        signer: None,
     }
 }
 
@@ -114,6 +118,34 @@ async fn nacos_is_logged_in_to_and_its_answers_are_kept_as_long_as_they_say() {
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(mock.n_asked("/nacos/v1/ns/service/list"), 2, "services are listed at the configured interval");
     assert_eq!((mock.n_asked("/nacos/v1/auth/login"), recorder.n_changes()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_to_hosted_nacos_are_signed() {
+    let mock = MockRegistry::new(&[
+        ("/nacos/v1/ns/service/list", json!({"count": 1, "doms": ["svc"]})),
+        ("/nacos/v1/ns/instance/list", json!({"hosts": []})),
+    ]);
+    let (directory, _) = directory(&mock);
+    let mut kind = nacos(NacosApi::V2, None);
+    if let RegistryKind::Nacos { signer, .. } = &mut kind {
+        *signer = Some(("my-key".into(), Secret::new("my-secret")));
+    }
+    directory.follow(&[registry("n", kind)]);
+    directory.first_answers(Duration::from_secs(60)).await;
+    let asked = mock.asked.lock().clone();
+    for (ask, about) in asked.iter().zip(["", "@@DEFAULT_GROUP@@svc"]) {
+        let query: HashMap<String, String> =
+            form_urlencoded::parse(ask.url.split_once('?').unwrap().1.as_bytes()).into_owned().collect();
+        let data = &query["data"];
+        let millis = data.strip_suffix(about).unwrap();
+        assert!(millis.parse::<u64>().is_ok(), "{data}");
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, b"my-secret");
+        let signature = base64::engine::general_purpose::STANDARD.decode(&query["signature"]).unwrap();
+        assert!(ring::hmac::verify(&key, data.as_bytes(), &signature).is_ok());
+        assert_eq!(query["ak"], "my-key");
+    }
+    assert_eq!(asked.len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

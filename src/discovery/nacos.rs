@@ -3,9 +3,12 @@
 //! services are listed at the configured interval and the instances as often as the server says its answers may be kept.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use ring::hmac;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -32,6 +35,7 @@ pub(super) struct Client<'a> {
     pub namespace: &'a str,
     pub groups: &'a [String],
     pub user: Option<&'a (String, Secret)>,
+    pub signer: Option<&'a (String, Secret)>,
 }
 
 /// A service by group and name.
@@ -103,7 +107,10 @@ impl Client<'_> {
     }
 
     async fn ask(&self, session: &Session, path: &str, pairs: &[(&str, &str)]) -> Result<Value, String> {
+        let signature = self.signer.map(|signer| signature(signer, pairs));
+        let signed = signature.iter().flatten().map(|(key, value)| (*key, value.as_str()));
         let mut pairs = [&[("namespaceId", self.namespace_id)], pairs].concat();
+        pairs.extend(signed);
         if !session.token.is_empty() {
             pairs.push(("accessToken", session.token.expose()));
         }
@@ -161,6 +168,20 @@ impl Client<'_> {
         let pairs = [("serviceName", name.name.as_str()), ("groupName", name.group), ("healthyOnly", "true")];
         self.ask(session, self.paths().instances, &pairs).await
     }
+}
+
+/// How the clients of hosted Nacos sign a question: the time in milliseconds and the service it is about, if it is about one.
+fn signature((access, secret): &(String, Secret), pairs: &[(&str, &str)]) -> [(&'static str, String); 3] {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let value = |key: &str| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
+    let data = match (value("serviceName"), value("groupName")) {
+        (Some(service), Some(group)) => format!("{now}@@{group}@@{service}"),
+        (Some(service), None) => format!("{now}@@{service}"),
+        (None, _) => now.to_string(),
+    };
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.expose().as_bytes());
+    let signature = STANDARD.encode(hmac::sign(&key, data.as_bytes()));
+    [("signature", signature), ("data", data), ("ak", access.clone())]
 }
 
 /// What a login gave; an empty token without one.

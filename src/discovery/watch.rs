@@ -51,9 +51,9 @@ async fn follow(
             };
             query.follow(publish).await
         }
-        RegistryKind::Nacos { api, namespace_id, namespace, groups, refresh, user } => {
-            let client =
-                nacos::Client { registry, fetch, api: *api, namespace_id, namespace, groups, user: user.as_ref() };
+        RegistryKind::Nacos { api, namespace_id, namespace, groups, refresh, user, signer } => {
+            let (user, signer) = (user.as_ref(), signer.as_ref());
+            let client = nacos::Client { registry, fetch, api: *api, namespace_id, namespace, groups, user, signer };
             client.follow(*refresh, publish).await
         }
         RegistryKind::Eureka => eureka::follow(registry, fetch, publish).await,

@@ -131,7 +131,8 @@ fn nacos(api: NacosApi, credentials: &Credentials<'_>, entry: &mut Fields<'_>) -
     let refresh = entry.integer::<u64>("nacosRefreshInterval").filter(|nanos| *nanos > 0).map(Duration::from_nanos);
     let namespace_id = text(entry, "nacosNamespaceId").unwrap_or_else(|| "public".to_owned());
     let namespace = text(entry, "nacosNamespace").unwrap_or_else(|| namespace_id.clone());
-    entry.unsupported(&["nacosAddressServer", "nacosAccessKey", "nacosSecretKey"]);
+    entry.unsupported(&["nacosAddressServer"]);
+    let signer = signer(entry);
     if api == NacosApi::V3 && entry.boolean("enableMCPServer").unwrap_or(false) {
         entry.unsupported(&["enableMCPServer"]);
     }
@@ -143,6 +144,22 @@ fn nacos(api: NacosApi, credentials: &Credentials<'_>, entry: &mut Fields<'_>) -
         groups,
         refresh: refresh.unwrap_or(NACOS_REFRESH).max(NACOS_REFRESH_LIMIT),
         user: credentials.text("nacosUsername").map(|user| (user.to_owned(), Secret::new(password))),
+        signer,
+    }
+}
+
+fn signer(entry: &mut Fields<'_>) -> Option<(String, Secret)> {
+    match (text(entry, "nacosAccessKey"), text(entry, "nacosSecretKey")) {
+        (Some(access), Some(secret)) => Some((access, Secret::new(secret))),
+        (None, None) => None,
+        (Some(_), None) => {
+            entry.report().warn(&entry.path_of("nacosAccessKey"), "has no effect without `nacosSecretKey`");
+            None
+        }
+        (None, Some(_)) => {
+            entry.report().warn(&entry.path_of("nacosSecretKey"), "has no effect without `nacosAccessKey`");
+            None
+        }
     }
 }
 

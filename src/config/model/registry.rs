@@ -48,6 +48,8 @@ pub enum RegistryKind {
         groups: Vec<String>,
         refresh: Duration,
         user: Option<(String, Secret)>,
+        /// Access key and secret key with which questions are signed (Alibaba's hosted Nacos).
+        signer: Option<(String, Secret)>,
     },
     Eureka,
     #[serde(rename = "zookeeper")]
