@@ -22,7 +22,7 @@ pub mod proxy {
     pub mod framing;
 }
 
-use config::{Compiled, Folder, PluginCatalog, compile};
+use config::{Compiled, FieldProblem, Folder, PluginCatalog, compile};
 use serde_json::Value;
 
 /// Reads files as a configuration folder and compiles what they say.
@@ -45,7 +45,7 @@ impl PluginCatalog for Lenient {
         vec!["key-auth"]
     }
 
-    fn check(&self, _: &str, _: &Value, _: bool, _: Option<&Value>) -> Vec<(String, String)> {
+    fn check(&self, _: &str, _: &Value, _: bool, _: Option<&Value>) -> Vec<FieldProblem> {
         Vec::new()
     }
 }

@@ -47,7 +47,7 @@ pub fn run(args: &ImportArgs) -> Result<(), CliError> {
     let compiled = compile(&listing.objects, &BuiltIns);
     let mut problems = listing.problems;
     problems.extend(compiled.problems);
-    problems.extend(Certificates::load(&compiled.gateway.certificates).err().unwrap_or_default());
+    problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     let report = Report::of(&listing.objects, &compiled.gateway, &problems);
     match args.report {
         Form::Json => say_json(&report),
@@ -76,6 +76,8 @@ fn flatten(dir: &Path, copy: &Path) -> Result<(), CliError> {
 enum Verdict {
     /// Has an error: the folder would not go live.
     Refused,
+    /// Cannot be used: requests it is for get a 503.
+    Unavailable,
     /// Has no effect.
     Ignored,
     /// Works, except for what is noted.
@@ -86,12 +88,19 @@ enum Verdict {
 }
 
 impl Verdict {
-    const ALL: [Verdict; 5] =
-        [Verdict::Refused, Verdict::Ignored, Verdict::Partly, Verdict::Differently, Verdict::Native];
+    const ALL: [Verdict; 6] = [
+        Verdict::Refused,
+        Verdict::Unavailable,
+        Verdict::Ignored,
+        Verdict::Partly,
+        Verdict::Differently,
+        Verdict::Native,
+    ];
 
     fn title(self) -> &'static str {
         match self {
             Verdict::Refused => "Errors: the folder would not go live",
+            Verdict::Unavailable => "Not supported: requests concerned get a 503",
             Verdict::Ignored => "Not supported: no effect",
             Verdict::Partly => "Partly supported",
             Verdict::Differently => "Supported, with differences",
@@ -132,6 +141,8 @@ impl Report {
             let is_unknown_plugin = plugin.is_some_and(|plugin| registry::find(&plugin.plugin).is_none());
             let verdict = if own.iter().any(|problem| problem.is_error()) {
                 Verdict::Refused
+            } else if own.iter().any(|problem| problem.is_fault()) {
+                Verdict::Unavailable
             } else if is_unknown_plugin || own.iter().any(|problem| problem.field.is_none()) {
                 Verdict::Ignored
             } else if !own.is_empty() {

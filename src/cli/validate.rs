@@ -24,6 +24,9 @@ pub struct ValidateArgs {
     /// One JSON object instead of lines.
     #[arg(long)]
     json: bool,
+    /// Succeed where `serve` would: also with parts that cannot be used, for which requests get a 503.
+    #[arg(long)]
+    lenient: bool,
 }
 
 pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
@@ -36,10 +39,10 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     let compiled = compile(&listing.objects, &BuiltIns);
     let mut problems: Vec<Problem> = listing.problems;
     problems.extend(compiled.problems);
-    problems.extend(Certificates::load(&compiled.gateway.certificates).err().unwrap_or_default());
+    problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     problems.extend(missing_models(&compiled.gateway, &library));
     problems.sort_by_key(|problem| problem.severity);
-    let n_errors = problems.iter().filter(|problem| problem.is_error()).count();
+    let n_errors = problems.iter().filter(|problem| problem.is_fault()).count();
     let gateway = &compiled.gateway;
     let (n_routes, n_services, n_plugins) = (gateway.routes.len(), gateway.services.len(), gateway.plugins.len());
     if args.json {
@@ -62,11 +65,12 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
             listing.objects.len()
         ));
     }
-    if n_errors == 0 {
-        Ok(())
-    } else {
-        Err(CliError::Usage(format!("{n_errors} errors; this configuration would not go live")))
+    let goes_live = !problems.iter().any(Problem::is_error);
+    if n_errors == 0 || (args.lenient && goes_live) {
+        return Ok(());
     }
+    let effect = if goes_live { "would answer the requests concerned with 503" } else { "would not go live" };
+    Err(CliError::Usage(format!("{n_errors} errors; this configuration {effect}")))
 }
 
 /// A router that asks for embeddings while the model's files are not there decides without them: a warning.

@@ -3,6 +3,23 @@
 
 use serde_json::Value;
 
+use super::Severity;
+
+/// A problem in a plugin's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldProblem {
+    /// Dotted path; empty for the whole.
+    pub field: String,
+    pub message: String,
+    pub severity: Severity,
+}
+
+impl FieldProblem {
+    pub fn error(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into(), severity: Severity::Error }
+    }
+}
+
 pub trait PluginCatalog {
     /// Names of the built-in plugins, for example `key-auth`.
     fn names(&self) -> Vec<&str>;
@@ -11,8 +28,7 @@ pub trait PluginCatalog {
         self.names().contains(&plugin)
     }
 
-    /// Checks one configuration of a known plugin and returns every fault as (dotted field, message); an empty list means
-    /// that the plugin can be built from it. `config` is the global configuration, or with `is_rule` that of one rule;
+    /// Checks one configuration of a known plugin; with nothing worse than warnings the plugin can be built from it. `config` is the global configuration, or with `is_rule` that of one rule;
     /// `global` is then the global one, for plugins whose rules extend it.
-    fn check(&self, plugin: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<(String, String)>;
+    fn check(&self, plugin: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<FieldProblem>;
 }

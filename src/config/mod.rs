@@ -23,7 +23,7 @@ mod source;
 mod suggest;
 mod yaml;
 
-pub use catalog::PluginCatalog;
+pub use catalog::{FieldProblem, PluginCatalog};
 pub use compile::{Compiled, Discovered, compile, compile_with};
 pub use diff::{Changes, diff};
 pub use model::Gateway;

@@ -1,7 +1,8 @@
 //! Problems found in the configuration, and the collector that keeps all of them.
 //!
 //! Every stage reports here instead of stopping at the first fault. An error means that the new configuration must not go
-//! live; a warning means that something written in it has no effect or will not work.
+//! live; an outage that requests which need the part are refused while the rest is served; a warning that something written
+//! in it has no effect or will not work.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -16,6 +17,8 @@ use super::model::ObjectRef;
 pub enum Severity {
     /// The configuration is not whole: the one before it keeps serving.
     Error,
+    /// Requests that this part is for get a 503; everything else goes live. To `weirgate validate` it is an error.
+    Outage,
     /// The configuration works without this part.
     Warning,
 }
@@ -54,15 +57,21 @@ impl Problem {
         }
     }
 
+    /// Whether the configuration must not go live.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
+    }
+
+    /// Whether something will not work that was meant to.
+    pub fn is_fault(&self) -> bool {
+        self.severity < Severity::Warning
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let severity = match self.severity {
-            Severity::Error => "error",
+            Severity::Error | Severity::Outage => "error",
             Severity::Warning => "warning",
         };
         write!(f, "{severity}: {}", self.file.display())?;

@@ -18,10 +18,10 @@ impl PluginCatalog for TestCatalog {
         vec!["ai-proxy", "ai-statistics", "key-auth", "model-mapper", "model-router"]
     }
 
-    fn check(&self, _: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<(String, String)> {
+    fn check(&self, _: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<FieldProblem> {
         let place = if is_rule { "rule" } else { "global" };
         let message = format!("is not allowed in the {place} configuration (global: {})", global.is_some());
-        config.get("invalid").map(|_| ("invalid".to_owned(), message)).into_iter().collect()
+        config.get("invalid").map(|_| FieldProblem::error("invalid", message)).into_iter().collect()
     }
 }
 

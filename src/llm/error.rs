@@ -82,12 +82,12 @@ error_kinds! {
     UnknownTransferCoding = 501, "server_error", "unknown_transfer_coding";
     /// A version of HTTP other than 1.0, 1.1 and 2.
     UnsupportedVersion = 505, "server_error", "unsupported_version";
-    /// The provider could not be connected to.
-    UpstreamUnreachable = 502, "upstream_error", "upstream_unreachable";
     /// The provider answered with something that is not an answer.
     UpstreamInvalid = 502, "upstream_error", "upstream_invalid";
     /// The provider's answer ended before it was complete.
     UpstreamCut = 502, "upstream_error", "upstream_cut";
+    /// The provider could not be connected to, or closed the connection before it answered. 503 as from Envoy.
+    UpstreamUnreachable = 503, "upstream_error", "upstream_unreachable";
     /// No endpoint is known for the service.
     NoUpstream = 503, "upstream_error", "no_upstream";
     /// More work than the gateway is allowed to hold.

@@ -1,11 +1,18 @@
 //! Reading a plugin's configuration: a checked view of a JSON object that collects every problem with its field.
+//!
+//! Scalars are read as Higress' plugins read them: a number or a flag in quotes is one, and an unquoted number in a list of
+//! texts is its digits.
 
 use serde_json::{Map, Value};
 
 use crate::base::secret::Secret;
+pub use crate::config::FieldProblem;
+use crate::config::Severity;
 
-/// A problem in a plugin's configuration: dotted field path and message.
-pub type FieldProblem = (String, String);
+/// Whether a plugin can be built from a configuration with these problems.
+pub fn is_usable(problems: &[FieldProblem]) -> bool {
+    problems.iter().all(|problem| problem.severity == Severity::Warning)
+}
 
 /// Reads the members of one object; afterwards [`Fields::finish`] names what was not read.
 pub struct Fields<'a> {
@@ -21,7 +28,7 @@ impl<'a> Fields<'a> {
         let object = value.as_object();
         let mut problems = Vec::new();
         if object.is_none() {
-            problems.push((path.to_owned(), format!("must be an object, found {}", kind(value))));
+            problems.push(FieldProblem::error(path, format!("must be an object, found {}", kind(value))));
         }
         Fields { object, path: path.to_owned(), read: Vec::new(), problems }
     }
@@ -38,8 +45,21 @@ impl<'a> Fields<'a> {
     }
 
     pub fn problem(&mut self, key: &str, message: impl Into<String>) {
-        let at = self.at(key);
-        self.problems.push((at, message.into()));
+        self.add(Severity::Error, key, message);
+    }
+
+    pub fn warn(&mut self, key: &str, message: impl Into<String>) {
+        self.add(Severity::Warning, key, message);
+    }
+
+    pub fn add(&mut self, severity: Severity, key: &str, message: impl Into<String>) {
+        let problem = FieldProblem { field: self.at(key), message: message.into(), severity };
+        self.problems.push(problem);
+    }
+
+    /// Whether nothing is wrong so far: what a later check would say of an unreadable value is no news.
+    pub fn is_usable(&self) -> bool {
+        is_usable(&self.problems)
     }
 
     fn typed<T>(&mut self, key: &'static str, expected: &str, read: impl Fn(&'a Value) -> Option<T>) -> Option<T> {
@@ -55,6 +75,11 @@ impl<'a> Fields<'a> {
         self.typed(key, "a string", Value::as_str)
     }
 
+    /// A string, or the digits of an unquoted number: names and keys are often numbers.
+    pub fn name(&mut self, key: &'static str) -> Option<String> {
+        self.typed(key, "a string", scalar_text)
+    }
+
     /// A value as text, however YAML spelled it: `10`, `"10"` and `true` alike; objects and lists as JSON.
     pub fn text(&mut self, key: &'static str) -> Option<String> {
         self.get(key).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
@@ -63,13 +88,11 @@ impl<'a> Fields<'a> {
     /// A string that no message may show: problems name its type only.
     pub fn secret(&mut self, key: &'static str) -> Option<Secret> {
         let value = self.get(key)?;
-        match value.as_str() {
-            Some(text) => Some(Secret::new(text)),
-            None => {
-                self.problem(key, format!("must be a string, found {}", type_name(value)));
-                None
-            }
+        let secret = scalar_text(value).map(Secret::new);
+        if secret.is_none() {
+            self.problem(key, format!("must be a string, found {}", type_name(value)));
         }
+        secret
     }
 
     /// A list of [`Fields::secret`]; `None` if one of them is none.
@@ -79,23 +102,25 @@ impl<'a> Fields<'a> {
             self.problem(key, format!("must be a list, found {}", type_name(value)));
             return None;
         };
-        for (index, value) in list.iter().enumerate().filter(|(_, value)| !value.is_string()) {
+        for (index, value) in list.iter().enumerate().filter(|(_, value)| scalar_text(value).is_none()) {
             self.problem(&format!("{key}[{index}]"), format!("must be a string, found {}", type_name(value)));
         }
-        list.iter().map(|value| value.as_str().map(Secret::new)).collect()
+        list.iter().map(|value| scalar_text(value).map(Secret::new)).collect()
     }
 
     pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
-        self.typed(key, "true or false", Value::as_bool)
+        self.typed(key, "true or false", flag)
     }
 
     /// A number that is finite and not negative.
     pub fn amount(&mut self, key: &'static str) -> Option<f64> {
-        self.typed(key, "a number that is not negative", |value| value.as_f64().filter(|n| n.is_finite() && *n >= 0.0))
+        self.typed(key, "a number that is not negative", |value| {
+            unquoted(value, Value::as_f64).filter(|n| n.is_finite() && *n >= 0.0)
+        })
     }
 
     pub fn count(&mut self, key: &'static str) -> Option<u64> {
-        self.typed(key, "a whole number that is not negative", Value::as_u64)
+        self.typed(key, "a whole number that is not negative", |value| unquoted(value, Value::as_u64))
     }
 
     pub fn list(&mut self, key: &'static str) -> Option<&'a [Value]> {
@@ -111,25 +136,44 @@ impl<'a> Fields<'a> {
         let list = self.list(key)?;
         let mut strings = Vec::with_capacity(list.len());
         for (index, value) in list.iter().enumerate() {
-            match value.as_str() {
-                Some(text) => strings.push(text.to_owned()),
+            match scalar_text(value) {
+                Some(text) => strings.push(text),
                 None => self.problem(&format!("{key}[{index}]"), format!("must be a string, found {}", kind(value))),
             }
         }
         Some(strings)
     }
 
-    /// Names every member nobody asked for and returns all problems.
+    /// Names every member nobody asked for, which has no effect, and returns all problems.
     pub fn finish(mut self) -> Vec<FieldProblem> {
         if let Some(object) = self.object {
             for key in object.keys() {
                 if !self.read.contains(&key.as_str()) {
                     let known = self.read.join(", ");
-                    self.problem(key, format!("{UNKNOWN_FIELD}{known}"));
+                    self.warn(key, format!("{UNKNOWN_FIELD}{known}"));
                 }
             }
         }
         self.problems
+    }
+}
+
+/// What `read` gets from the value or, where that is a text, from the number it spells.
+fn unquoted<T: std::str::FromStr>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<T> {
+    value.as_str().map_or_else(|| read(value), |text| text.trim().parse().ok())
+}
+
+/// True or false, also in quotes.
+pub fn flag(value: &Value) -> Option<bool> {
+    value.as_str().map_or_else(|| value.as_bool(), |text| text.trim().to_ascii_lowercase().parse().ok())
+}
+
+/// A text, or the digits of a number.
+fn scalar_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
     }
 }
 
@@ -145,7 +189,7 @@ pub fn type_name(value: &Value) -> &'static str {
     }
 }
 
-const UNKNOWN_FIELD: &str = "is not a field of this plugin; known here: ";
+const UNKNOWN_FIELD: &str = "is not a field of this plugin and has no effect; known here: ";
 
 /// The fields there are, from the message about one that is not.
 pub fn known_fields(message: &str) -> Option<Vec<&str>> {
@@ -173,19 +217,34 @@ mod tests {
 
     #[test]
     fn every_problem_is_named_with_its_field() {
-        let value = json!({"rate": "fast", "names": ["a", 3], "extra": 1});
+        let value = json!({"rate": "fast", "names": ["a", true], "extra": 1});
         let mut fields = Fields::of(&value, "shadow");
         assert_eq!(fields.amount("rate"), None);
         assert_eq!(fields.strings("names"), Some(vec!["a".to_owned()]));
         let problems = fields.finish();
-        let named: Vec<&str> = problems.iter().map(|(field, _)| field.as_str()).collect();
+        let named: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(named, ["shadow.rate", "shadow.names[1]", "shadow.extra"]);
-        assert!(problems[0].1.contains("the string \"fast\""), "{}", problems[0].1);
+        assert!(problems[0].message.contains("the string \"fast\""), "{}", problems[0].message);
+    }
+
+    #[test]
+    fn scalars_are_read_as_higress_reads_them() {
+        let value = json!({"n": "10", "x": " 1.5 ", "on": "True", "off": "false", "names": ["a", 3], "key": 4711});
+        let mut fields = Fields::of(&value, "");
+        assert_eq!((fields.count("n"), fields.amount("x")), (Some(10), Some(1.5)));
+        assert_eq!((fields.boolean("on"), fields.boolean("off")), (Some(true), Some(false)));
+        assert_eq!(fields.strings("names").unwrap(), ["a", "3"]);
+        assert_eq!(fields.secret("key").unwrap().expose(), "4711");
+        assert_eq!(fields.finish(), []);
+        let wrong = json!({"n": "-1", "x": "NaN", "on": "yes"});
+        let mut fields = Fields::of(&wrong, "");
+        assert_eq!((fields.count("n"), fields.amount("x"), fields.boolean("on")), (None, None, None));
+        assert_eq!(fields.finish().len(), 3);
     }
 
     #[test]
     fn secrets_do_not_show_in_problems() {
-        let value = json!({"key": 4711, "keys": "hunter2", "list": [4712, "ok"]});
+        let value = json!({"key": [4711], "keys": "hunter2", "list": [{"a": 4712}, "ok"]});
         let mut fields = Fields::of(&value, "");
         assert!(fields.secret("key").is_none());
         assert!(fields.secrets("keys").is_none());

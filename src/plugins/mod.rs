@@ -22,6 +22,7 @@ pub mod store;
 pub mod testing;
 pub mod traffic;
 pub mod transform;
+pub mod unavailable;
 pub mod values;
 
 use std::fmt;

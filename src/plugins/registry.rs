@@ -83,8 +83,10 @@ pub static PLUGINS: &[PluginSpec] = &[
     auth::simple_jwt_auth::SPEC,
     security::cors::SPEC,
     security::waf::SPEC,
+    security::request_block::GO_SPEC,
     security::request_block::SPEC,
     security::bot_detect::SPEC,
+    security::bot_detect::GO_SPEC,
     ai::statistics::SPEC,
     ai::rag_models::SPEC,
     ai::semantic_router::SPEC,
@@ -170,8 +172,10 @@ mod tests {
             Authn 200 simple-jwt-auth
             Authz 340 cors
             Authz 330 waf
+            Authz 320 go-request-block
             Authz 320 request-block
             Authz 310 bot-detect
+            Authz 310 go-bot-detect
             Unspecified 900 ai-statistics
             Unspecified 870 rag-models
             Unspecified 860 semantic-router

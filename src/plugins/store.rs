@@ -59,7 +59,7 @@ mod tests {
     fn read(value: &Value) -> (Option<RedisConfig>, Vec<String>) {
         let mut fields = Fields::of(value, "redis");
         let config = redis(&mut fields);
-        (config, fields.finish().into_iter().map(|(field, _)| field).collect())
+        (config, fields.finish().into_iter().map(|problem| problem.field).collect())
     }
 
     #[test]

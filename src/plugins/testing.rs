@@ -117,7 +117,7 @@ pub fn built_with(spec: &PluginSpec, global: &Value, rule: Option<&Value>, host:
 /// Fields named as wrong in a configuration.
 pub fn problem_fields(spec: &PluginSpec, config: &Value) -> Vec<String> {
     let scope = Scope { global: Some(config), rule: None, n_rules: 0 };
-    (spec.check)(&scope).into_iter().map(|(field, _)| field).collect()
+    (spec.check)(&scope).into_iter().map(|problem| problem.field).collect()
 }
 
 /// One request on its way through a plugin.

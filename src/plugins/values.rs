@@ -113,7 +113,7 @@ mod tests {
         let mut fields = Fields::of(&value, "");
         assert_eq!(patterns(&mut fields, "deny", Extent::Whole, false).map(|list| list.len()), Some(1));
         assert_eq!(status(&mut fields, "code", 403), 403);
-        let named: Vec<String> = fields.finish().into_iter().map(|(field, _)| field).collect();
+        let named: Vec<String> = fields.finish().into_iter().map(|problem| problem.field).collect();
         assert_eq!(named, ["deny[1]", "code"]);
     }
 }

@@ -14,8 +14,7 @@ use super::gate;
 use super::snapshot::Snapshot;
 use crate::config::model::{ObjectRef, PluginRule};
 use crate::llm::provider::Provider;
-use crate::plugins::registry::PluginSpec;
-use crate::plugins::rules::{Place, matches};
+use crate::plugins::rules::{Family, Place, matches};
 use crate::plugins::{Flow, Plugin, Reply, Request};
 
 /// All plugins of a snapshot, in order.
@@ -26,7 +25,7 @@ pub struct Chain {
 
 /// One WasmPlugin object, built.
 pub struct ChainEntry {
-    pub spec: &'static PluginSpec,
+    pub family: Family,
     pub object: ObjectRef,
     /// Where no rule matches; `None` makes the plugin inert there.
     pub global: Option<Arc<dyn Plugin>>,
@@ -42,7 +41,7 @@ pub struct BuiltRule {
 impl ChainEntry {
     /// The configuration that applies at `place`; the first matching rule wins.
     pub fn at(&self, place: Place<'_>) -> Option<&Arc<dyn Plugin>> {
-        match self.rules.iter().find(|built| matches(&built.rule, self.spec.family, place)) {
+        match self.rules.iter().find(|built| matches(&built.rule, self.family, place)) {
             Some(built) => built.plugin.as_ref(),
             None => self.global.as_ref(),
         }

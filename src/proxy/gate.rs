@@ -1,7 +1,7 @@
-//! What a matched route asks of a request before plugins see it: an allowed address, a token of its rate limit, https.
-//! Preflight and redirected requests are answered here and go no further.
+//! What a matched route asks of a request. Before plugins see it: an allowed address, a token of its rate limit; preflight
+//! requests are answered. After them: whether it is to be sent elsewhere, because in Envoy that is the router's doing.
 //!
-//! Called wherever a route is matched, so that a plugin that selects another route cannot lead past that route's gate.
+//! Entered wherever a route is matched, so that a plugin that selects another route cannot lead past that route's gate.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -44,10 +44,14 @@ pub fn enter(ctx: &mut Context, head: &RequestHeader) -> Result<(), Reply> {
         let message = format!("Route \"{}\" has had too many requests. Wait, then retry.", ctx.state.route);
         return Err(respond::error(ErrorKind::RateLimited, message, "local_rate_limited"));
     }
-    match location(admission, head, ctx.state.is_tls) {
-        Some((status, location)) => Err(Reply::new(status, "direct_response").header(LOCATION, &location)),
-        None => Ok(()),
-    }
+    Ok(())
+}
+
+/// The redirect to answer with, if the route has one for this request.
+pub fn redirect(ctx: &Context, head: &RequestHeader) -> Option<Reply> {
+    let admission = &ctx.route.as_ref()?.route.admission;
+    let (status, location) = location(admission, head, ctx.state.is_tls)?;
+    Some(Reply::new(status, "direct_response").header(LOCATION, &location))
 }
 
 fn may_come_from(admission: &Admission, ip: Option<IpAddr>) -> bool {

@@ -5,9 +5,9 @@
 //! 2. `hygiene` removes what clients must not say, names the request and continues its trace (`span`); `challenge` answers
 //!    certificate authorities
 //! 3. `gate` matches the route (`route`, `context`), chooses arm and destination (`arm`), and asks what the route demands:
-//!    an allowed address, a token (`limit`), https; it answers preflight requests (`cors`) and redirects
+//!    an allowed address, a token (`limit`); it answers preflight requests (`cors`)
 //! 4. `chain` runs the plugins by phase and priority; `body` reads the body if one asks for it. What is for an MCP server of this
-//!    process is answered then (`mcp`)
+//!    process is answered then (`mcp`); what the route sends elsewhere is redirected
 //! 5. `outgoing` changes the head as the route says; `exchange` sends it when the body was read (model calls, for one), `dubbo`
 //!    calls the service of an Http2Rpc, else pingora streams through (`retry` decides about another attempt); `upstream` and
 //!    `resolve` know the addresses, `cluster` what became of them so far, `balance` picks one, `mirror` sends copies. An error may

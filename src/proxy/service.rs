@@ -48,7 +48,8 @@ pub struct Gateway {
 pub const STAGES: &[&str] = &["listener", "hygiene", "gate", "chain", "outgoing", "respond", "finish"];
 
 impl Gateway {
-    /// Everything between admission and the upstream: match, run the chain, ask the MCP servers. `Some` is an answer to give now.
+    /// Everything between admission and the upstream: match, run the chain, ask the MCP servers, redirect. `Some` is an answer
+    /// to give now.
     async fn before_upstream(&self, session: &mut Session, ctx: &mut Context) -> Result<Option<Reply>> {
         if let Err(reply) = gate::enter(ctx, session.req_header()) {
             return Ok(Some(reply));
@@ -57,7 +58,7 @@ impl Gateway {
             return Ok(Some(reply));
         }
         let reply = mcp::answer(self, session, ctx).await?;
-        Ok(reply.or_else(|| ctx.unrouted.take()))
+        Ok(reply.or_else(|| ctx.unrouted.take()).or_else(|| gate::redirect(ctx, session.req_header())))
     }
 
     /// One round of an admitted request. An answer with an error may lead to another round, see [`Context::reenter`].
@@ -365,6 +366,7 @@ fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
         (ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout, _) => {
             (Some(ErrorKind::UpstreamTimeout), "upstream_response_timeout")
         }
+        (ErrorType::InvalidHTTPHeader, ErrorSource::Upstream) => (Some(ErrorKind::UpstreamInvalid), "protocol_error"),
         (_, ErrorSource::Upstream) => (Some(ErrorKind::UpstreamUnreachable), "upstream_reset_before_response_started"),
         _ => (Some(ErrorKind::Internal), "internal_error"),
     }
@@ -378,6 +380,7 @@ fn explain(kind: ErrorKind) -> &'static str {
         ErrorKind::UpstreamUnreachable => {
             "the upstream could not be reached or closed the connection. Check its address and health."
         }
+        ErrorKind::UpstreamInvalid => "the upstream did not answer as HTTP has it. Check what listens there.",
         ErrorKind::RequestTimeout => "the request was not sent completely in time.",
         ErrorKind::BodyTooLarge => "the request body is over the limit.",
         ErrorKind::MalformedRequest => "the chunks of the request body are not well formed.",

@@ -19,9 +19,11 @@ use crate::config::model::{
     self, FailStrategy, Gateway, GatewaySettings, Gzip, OutlierDetection, PluginUse, Service, ServicePort,
     UpstreamPolicy,
 };
-use crate::config::{Problem, Settings};
-use crate::plugins::Host;
+use crate::config::{FieldProblem, Problem, Settings, Severity};
 use crate::plugins::registry::{self, Scope};
+use crate::plugins::rules::Family;
+use crate::plugins::unavailable::Unavailable;
+use crate::plugins::{Host, Plugin};
 
 /// Request limits that apply to every route.
 #[derive(Debug, Clone)]
@@ -118,10 +120,10 @@ impl Snapshot {
     /// Builds the running form of `gateway`. Counters that must survive a reload are taken over from `before`.
     ///
     /// # Errors
-    /// Every plugin configuration and certificate that cannot be used, with object and field.
+    /// Every plugin configuration and client certificate that cannot be used, with object and field.
     pub fn build(
-        number: u64,
         gateway: &Gateway,
+        certificates: Certificates,
         settings: &Settings,
         host: &Arc<dyn Host>,
         resolver: &Resolver,
@@ -133,15 +135,10 @@ impl Snapshot {
         let mut entries = Vec::with_capacity(gateway.plugins.len());
         for plugin in &gateway.plugins {
             match build_entry(plugin, host) {
-                Ok(Some(entry)) => entries.push(entry),
-                Ok(None) => {}
+                Ok(entry) => entries.push(entry),
                 Err(found) => problems.extend(found),
             }
         }
-        let certificates = Certificates::load(&gateway.certificates).unwrap_or_else(|found| {
-            problems.extend(found);
-            Certificates::default()
-        });
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -186,7 +183,7 @@ impl Snapshot {
             return Err(faults.take());
         }
         Ok(Snapshot {
-            number,
+            number: before.number + 1,
             routes,
             chain: Chain { entries },
             certificates,
@@ -223,42 +220,48 @@ impl Snapshot {
     }
 }
 
-/// `Ok(None)` leaves the plugin out. An unknown name gets here only with FAIL_OPEN: the compiler refuses it otherwise.
-fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>) -> Result<Option<ChainEntry>, Vec<Problem>> {
-    let open = plugin.fail_strategy == FailStrategy::FailOpen;
-    let Some(spec) = registry::find(&plugin.plugin) else { return Ok(None) };
+/// One object of the chain. Where it can't do what it is for, requests get a 503.
+///
+/// # Errors
+/// What is wrong with its configuration.
+fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>) -> Result<ChainEntry, Vec<Problem>> {
+    let spec = registry::find(&plugin.plugin);
     let global = plugin.global.as_ref();
-    let build =
-        |rule: Option<&serde_json::Value>| (spec.build)(&Scope { global, rule, n_rules: plugin.rules.len() }, host);
     let mut problems = Vec::new();
-    let mut keep = |result: registry::BuildResult, at: &str| match result {
-        Ok(built) => {
-            built.iter().for_each(|built| built.placed(&format!("{}.{at}", plugin.object)));
-            built
-        }
-        Err(found) => {
-            problems.extend(
-                found
-                    .into_iter()
-                    .map(|(field, message)| Problem::error(&plugin.object, &format!("{at}.{field}"), message)),
-            );
-            None
+    let mut build = |rule: Option<&serde_json::Value>, at: &str| {
+        let unavailable: Option<Arc<dyn Plugin>> = Some(Arc::new(Unavailable { object: plugin.object.to_string() }));
+        let Some(spec) = spec else { return unavailable };
+        match (spec.build)(&Scope { global, rule, n_rules: plugin.rules.len() }, host) {
+            Ok(built) => {
+                built.iter().for_each(|built| built.placed(&format!("{}.{at}", plugin.object)));
+                built
+            }
+            // An outage: the compiler has reported it.
+            Err(found) if found.iter().all(|problem| problem.severity > Severity::Error) => unavailable,
+            Err(found) => {
+                let wrong = found.into_iter().filter(|problem| problem.severity == Severity::Error);
+                let named = |it: FieldProblem| Problem::error(&plugin.object, &format!("{at}.{}", it.field), it.message);
+                problems.extend(wrong.map(named));
+                None
+            }
         }
     };
-    let built_global = if plugin.global.is_some() { keep(build(None), "spec.defaultConfig") } else { None };
+    let built_global = if global.is_some() { build(None, "spec.defaultConfig") } else { None };
     let mut rules = Vec::with_capacity(plugin.rules.len());
     for (index, rule) in plugin.rules.iter().enumerate() {
-        let built = keep(build(Some(&rule.config)), &format!("spec.matchRules[{index}].config"));
+        let built = build(Some(&rule.config), &format!("spec.matchRules[{index}].config"));
         rules.push(BuiltRule { rule: rule.clone(), plugin: built });
     }
-    match problems.is_empty() {
-        true => Ok(Some(ChainEntry { spec, object: plugin.object.clone(), global: built_global, rules })),
-        false if open => {
-            for problem in &problems {
-                tracing::warn!(%problem, "Plugin left out (failStrategy FAIL_OPEN)");
-            }
-            Ok(None)
-        }
-        false => Err(problems),
+    let family = spec.map_or(Family::Go, |spec| spec.family);
+    let entry = ChainEntry { family, object: plugin.object.clone(), global: built_global, rules };
+    if problems.is_empty() {
+        return Ok(entry);
     }
+    if plugin.fail_strategy == FailStrategy::FailClose {
+        return Err(problems);
+    }
+    for problem in &problems {
+        tracing::warn!(%problem, "Plugin left out here (failStrategy FAIL_OPEN)");
+    }
+    Ok(entry)
 }

@@ -26,8 +26,8 @@ use tokio::io::AsyncReadExt;
 
 use super::challenge::Challenges;
 use super::snapshot::Snapshot;
-use crate::config::Problem;
 use crate::config::model::{Certificate, CipherSuite, ClientCa, Identity, Shown, TlsOptions, TlsVersion};
+use crate::config::{Problem, Severity};
 
 /// Values by host: exact name, then one wildcard level, then the value for any host.
 pub struct ByHost<T> {
@@ -71,10 +71,10 @@ impl<T> ByHost<T> {
     }
 }
 
-/// Parsed certificates by host name.
+/// Parsed certificates by host name. A host whose Secret is of no use has no handshake, rather than one without its demands.
 #[derive(Default)]
 pub struct Certificates {
-    by_host: ByHost<Arc<HostTls>>,
+    by_host: ByHost<Option<Arc<HostTls>>>,
     has_wishes: bool,
 }
 
@@ -91,44 +91,45 @@ pub struct Wishes {
 }
 
 impl Certificates {
-    /// # Errors
-    /// Every Secret whose chain, key or authorities cannot be read or do not belong together.
-    pub fn load(certificates: &[Certificate]) -> Result<Certificates, Vec<Problem>> {
+    /// The certificates, and an outage for every Secret whose chain, key or authorities cannot be read or do not belong
+    /// together.
+    pub fn load(certificates: &[Certificate]) -> (Certificates, Vec<Problem>) {
         let mut hosts = Vec::new();
         let mut problems = Vec::new();
+        let mut has_wishes = false;
         for certificate in certificates {
-            match HostTls::load(certificate) {
-                Ok(tls) => {
-                    let tls = Arc::new(tls);
-                    hosts.extend(certificate.hosts.iter().map(|host| (host.as_str(), tls.clone())));
-                }
-                Err(problem) => problems.push(*problem),
-            }
+            let loaded = HostTls::load(certificate).map(Arc::new).map_err(|problem| {
+                let hint = Some(format!("until then there is no TLS for {}", certificate.hosts.join(", ")));
+                problems.push(Problem { severity: Severity::Outage, hint, ..*problem });
+            });
+            let tls = loaded.ok();
+            has_wishes = has_wishes || tls.as_ref().is_none_or(|tls| tls.wishes.is_some());
+            hosts.extend(certificate.hosts.iter().map(|host| (host.as_str(), tls.clone())));
         }
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        let has_wishes = hosts.iter().any(|(_, tls)| tls.wishes.is_some());
-        Ok(Certificates { by_host: hosts.into_iter().collect(), has_wishes })
+        (Certificates { by_host: hosts.into_iter().collect(), has_wishes }, problems)
     }
 
     pub fn find(&self, server_name: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        self.by_host.find(server_name).map(|tls| tls.key.clone())
+        self.by_host.find(server_name)?.as_ref().map(|tls| tls.key.clone())
     }
 
-    /// Whether any host asks for more than a certificate.
+    /// Whether any host asks for more than a certificate, as far as is known.
     pub fn has_wishes(&self) -> bool {
         self.has_wishes
     }
 
     pub fn wishes(&self, server_name: Option<&str>) -> Option<&Wishes> {
-        self.by_host.find(server_name).and_then(|tls| tls.wishes.as_ref())
+        self.by_host.find(server_name)?.as_ref()?.wishes.as_ref()
     }
 
     /// Whether a connection may carry requests to this host: where clients have to show a certificate, this one's has.
     pub fn admits(&self, host: &str, handshake: Option<&Handshake>) -> bool {
         if !self.has_wishes {
             return true;
+        }
+        if self.by_host.find(Some(host)).is_some_and(Option::is_none) {
+            // Nobody knows what it would have demanded.
+            return false;
         }
         let demanded = self.wishes(Some(host)).and_then(|wishes| wishes.client_ca.as_ref());
         demanded.is_none_or(|ca| handshake.and_then(|handshake| handshake.client_ca.as_ref()) == Some(ca))

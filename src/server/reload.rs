@@ -1,5 +1,7 @@
 //! From the configuration folder to the serving snapshot, at start and after every change.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,12 +12,13 @@ use tokio::sync::Notify;
 use super::StartError;
 use super::history::History;
 use crate::config::model::{AutomaticHttps, Certificate};
-use crate::config::{Changes, Folder, Gateway, Problem, Settings, Watcher, compile_with, diff};
+use crate::config::{Changes, Folder, Gateway, Problem, Settings, Severity, Watcher, compile_with, diff};
 use crate::discovery::Directory;
 use crate::plugins::Host;
 use crate::plugins::registry::BuiltIns;
 use crate::proxy::cluster::checks::Checks;
 use crate::proxy::snapshot::Snapshot;
+use crate::proxy::tls::Certificates;
 use crate::telemetry::metrics::{Metrics, ReloadResult};
 
 pub struct Reloader {
@@ -36,6 +39,8 @@ struct State {
     applied: Gateway,
     number: u64,
     problems: Vec<Problem>,
+    /// Files of what is applied with parts that cannot be used.
+    out: BTreeSet<PathBuf>,
     history: History,
 }
 
@@ -58,7 +63,14 @@ impl Reloader {
         history: History,
     ) -> Reloader {
         let folder = Folder::new(&settings.config_dir);
-        let state = State { folder, applied: Gateway::default(), number: 0, problems: Vec::new(), history };
+        let state = State {
+            folder,
+            applied: Gateway::default(),
+            number: 0,
+            problems: Vec::new(),
+            out: BTreeSet::new(),
+            history,
+        };
         let applied = Arc::new(Notify::new());
         Reloader { settings, snapshot, host, checks, directory, metrics, applied, state: Mutex::new(state) }
     }
@@ -117,11 +129,17 @@ impl Reloader {
         let state = &mut *guard;
         let listing = state.folder.read().map_err(|error| error.to_string())?;
         let compiled = compile_with(&listing.objects, &self.directory.discovered(), &BuiltIns);
+        let (certificates, unusable) = Certificates::load(&compiled.gateway.certificates);
         let mut problems = listing.problems;
         problems.extend(compiled.problems);
+        problems.extend(unusable);
         let changes = diff(&state.applied, &compiled.gateway);
         let is_first = state.number == 0;
-        let has_errors = problems.iter().any(Problem::is_error);
+        // A start does what it can; a change must not close what has been open.
+        let out: BTreeSet<PathBuf> =
+            problems.iter().filter(|problem| problem.is_fault()).map(|problem| problem.file.clone()).collect();
+        let closes = !is_first && !out.is_subset(&state.out);
+        let has_errors = closes || problems.iter().any(Problem::is_error);
         if !has_errors && changes.is_empty() && !is_first {
             state.problems = problems;
             // Comments may have changed, and a rollback must not lose them.
@@ -133,8 +151,8 @@ impl Reloader {
             Err(Vec::new())
         } else {
             Snapshot::build(
-                number,
                 &compiled.gateway,
+                certificates,
                 &self.settings,
                 &self.host,
                 &self.checks.resolver,
@@ -143,7 +161,13 @@ impl Reloader {
             )
         };
         for problem in &problems {
-            tracing::warn!(%problem, "Configuration");
+            match problem.severity {
+                Severity::Warning => tracing::warn!(%problem, "Configuration"),
+                Severity::Error | Severity::Outage => tracing::error!(%problem, "Configuration"),
+            }
+        }
+        if closes {
+            tracing::error!("The change would close what is open and is refused; after a restart it would be applied");
         }
         match built {
             Ok(snapshot) => {
@@ -157,6 +181,7 @@ impl Reloader {
                 state.applied = compiled.gateway;
                 state.number = number;
                 state.problems = problems;
+                state.out = out;
                 self.count("applied");
                 self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
                 tracing::info!(number, n_routes, ms = started.elapsed().as_millis(), %changes, "Configuration applied");

@@ -213,7 +213,7 @@ async fn unreachable_providers_are_named() {
     folder.route("missing", "/other", "nowhere.static");
     let gateway = Gateway::start(folder);
     let refused = gateway.chat(&question("m", "hi")).await;
-    assert_eq!((refused.status, refused.error_code().as_str()), (502, "upstream_unreachable"));
+    assert_eq!((refused.status, refused.error_code().as_str()), (503, "upstream_unreachable"));
     assert!(refused.text().contains("llm.static"), "{}", refused.text());
     let unknown = gateway.get("/other").await;
     assert_eq!((unknown.status, unknown.error_code().as_str()), (503, "no_upstream"));

@@ -244,7 +244,7 @@ async fn a_service_behind_a_proxy_is_asked_for_with_connect() {
     folder.route("api", "/", "api.dns");
     let gateway = Gateway::start(folder);
     let answer = gateway.get("/").await;
-    assert_eq!(answer.status, 502, "{}", answer.text());
+    assert_eq!(answer.status, 503, "{}", answer.text());
     let asked = asked.lock();
     assert!(
         asked[0].starts_with("CONNECT api.example.com:8443 HTTP/1.1\r\nHost: api.example.com:8443\r\n"),

@@ -149,6 +149,7 @@ async fn gates_answer_before_the_upstream_is_asked() {
         json!({"higress.io/permanent-redirect": "http://b.com", "higress.io/permanent-redirect-code": "307"}),
     );
     route("cors", json!({"higress.io/enable-cors": "true", "higress.io/cors-allow-origin": "http://a.com"}));
+    folder.plugin("request-block", &json!({"block_urls": ["/https/blocked"]}), &json!([]));
     let gateway = Gateway::start(folder);
     let status = |path: &'static str| {
         let gateway = &gateway;
@@ -166,6 +167,8 @@ async fn gates_answer_before_the_upstream_is_asked() {
     let host = gateway.http;
     assert_eq!(redirected("/").await, (302, format!("http://{host}/allowed")));
     assert_eq!(redirected("/https/x?y=1").await, (308, "https://127.0.0.1/https/x?y=1".to_owned()));
+    // Plugins come before the redirect, as in Envoy.
+    assert_eq!(redirected("/https/blocked").await, (403, String::new()));
     assert_eq!(redirected("/moved/x").await, (307, "http://b.com/moved/x".to_owned()));
     let n_before = upstream.n_calls();
     let ask = [("origin", "http://a.com"), ("access-control-request-method", "GET")];
@@ -279,7 +282,7 @@ pub fn site(folder: &Folder, name: &str, host: &str, service: &str, certificate:
 }
 
 /// Status curl gets from `https://<host>/`, or nothing if there is no connection.
-fn curl(gateway: &Gateway, host: &str, args: &[&str]) -> String {
+pub fn curl(gateway: &Gateway, host: &str, args: &[&str]) -> String {
     let port = gateway.https.port();
     let output = std::process::Command::new("curl")
         .args(["-sk", "-o", "/dev/null", "-w", "%{http_code}", "--resolve", &format!("{host}:{port}:127.0.0.1")])
@@ -339,5 +342,5 @@ async fn tls_is_what_each_host_asks_for_on_both_sides() {
     let mutual = get(&outer, "/", &[("host", "mutual.test")]).await;
     assert_eq!((mutual.status, by(&mutual)), (200, "up".to_owned()), "{}", mutual.text());
     let distrusting = get(&outer, "/", &[("host", "distrusting.test")]).await;
-    assert_eq!(distrusting.status, 502, "the upstream's certificate is of another authority: {}", distrusting.text());
+    assert_eq!(distrusting.status, 503, "the upstream's certificate is of another authority: {}", distrusting.text());
 }

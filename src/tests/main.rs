@@ -19,6 +19,7 @@ mod clients;
 mod config;
 mod control_plane;
 mod defaults;
+mod degraded;
 mod edge;
 mod flywheel;
 mod full_disk;

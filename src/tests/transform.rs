@@ -268,7 +268,7 @@ fn import_says_what_becomes_of_each_object() {
     let folder = Folder::new();
     folder.route("web", "/", "nowhere.static");
     folder.plugin("response-cache", &json!({"cache": {"type": "redis", "serviceName": "r.dns"}}), &json!([]));
-    folder.plugin("model-mapper", &json!({}), &json!([]));
+    folder.write("secrets/plain.yaml", &json!({"kind": "Secret", "metadata": {"name": "plain"}, "stringData": {"a": "b"}}));
     folder.write("envoyfilters/h.yaml", &json!({"kind": "EnvoyFilter", "metadata": {"name": "h"}}));
     let dir = folder.config();
     let import = |form: &str| run_cli(&["import", dir.to_str().unwrap(), "--report", form], &folder);
@@ -281,7 +281,7 @@ fn import_says_what_becomes_of_each_object() {
     assert_eq!(code, 0, "{out}");
     assert_eq!(verdict("ingresses/web.yaml"), "partly");
     assert_eq!(verdict("wasmplugins/response-cache.internal.yaml"), "differently");
-    assert_eq!(verdict("wasmplugins/model-mapper.internal.yaml"), "native");
+    assert_eq!(verdict("secrets/plain.yaml"), "native");
     assert_eq!(verdict("envoyfilters/h.yaml"), "ignored");
     let (_, markdown, _) = import("md");
     assert!(markdown.contains("## Partly supported") && markdown.contains("nowhere.static"), "{markdown}");

@@ -341,7 +341,7 @@ async fn conversations_pass_over_tls_to_those_whose_authority_is_known() {
     check_calls(&outer, "a.com").await;
     // The inner gateway prefers HTTP/2, which has no such upgrade.
     assert_eq!(talking(&outer, "/room", "hello").await.2, "/room hello");
-    assert_eq!(outer.get("/distrusted").await.status, 502);
+    assert_eq!(outer.get("/distrusted").await.status, 503);
 }
 
 /// Services `<name>.static` with several addresses each.
@@ -387,7 +387,7 @@ async fn a_rule_opens_tls_to_a_service_and_says_how() {
     let of_port = json!([{"port": {"number": 80}, "tls": tls("SIMPLE", "other")}]);
     rule(&outer.folder, "inner.static", json!({"tls": tls("MUTUAL", "client"), "portLevelSettings": of_port}));
     reloaded(&outer, 2).await;
-    assert_eq!(status().await, 502, "what is said of the port counts, and it names another authority");
+    assert_eq!(status().await, 503, "what is said of the port counts, and it names another authority");
     rule(&outer.folder, "inner.static", json!({"tls": tls("SIMPLE", "client"), "portLevelSettings": []}));
     reloaded(&outer, 3).await;
     assert_eq!(status().await, 200);
@@ -408,7 +408,7 @@ async fn reloaded(gateway: &Gateway, number: u64) {
 #[tokio::test]
 async fn an_endpoint_that_fails_is_left_out_over_a_reload() {
     let good = Upstream::start_at("[::1]:0", |_, _| async { ok(&json!("good")) }).await;
-    let bad = Upstream::start(|_, _| async { answer(503, "text/plain", "bad") }).await;
+    let bad = Upstream::start(|_, _| async { answer(502, "text/plain", "bad") }).await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let folder = Folder::new();
     services_at(&folder, &[("web", &[good.address, bad.address, nobody])]);

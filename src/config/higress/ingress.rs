@@ -368,9 +368,9 @@ impl Reader<'_> {
             Some(targets) if targets.is_empty() => None,
             Some(targets) => Some(targets.iter().cloned().map(TargetRef::Registry).collect()),
             None => {
-                self.report.error_hint(
+                self.report.warn_hint(
                     &resource_path,
-                    "names the McpBridge, but no service of it",
+                    "names the McpBridge, but no service of it; the path is left out",
                     "add the annotation higress.io/destination, for example `llm-qwen.internal.dns:443`",
                 );
                 None
@@ -400,7 +400,8 @@ impl Reader<'_> {
         if found == (Some("networking.higress.io"), Some("McpBridge"), Some("default")) {
             return Some(path);
         }
-        self.report.error(&path, "must be the McpBridge `default` of the group networking.higress.io");
+        let message = "is not the McpBridge `default` of the group networking.higress.io; the path is left out";
+        self.report.warn(&path, message);
         None
     }
 }

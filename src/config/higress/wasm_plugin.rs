@@ -48,11 +48,14 @@ pub(in crate::config) fn read(object: &RawObject, catalog: &dyn PluginCatalog, r
     spec.finish();
 
     let plugin = plugin_name(url, label.as_deref(), &object.origin.name, catalog, report);
-    if !catalog.knows(&plugin) {
+    if catalog.knows(&plugin) {
+        config.check(&plugin, catalog, report);
+    } else {
         report_unknown(&plugin, url, fail_strategy, catalog, report);
-        return None;
+        if fail_strategy == FailStrategy::FailOpen {
+            return None;
+        }
     }
-    config.check(&plugin, catalog, report);
     Some(PluginUse {
         object: object.origin.clone(),
         plugin,
@@ -104,9 +107,9 @@ impl Config {
         let parts = self.global.iter().map(|(path, config)| (path, config, false));
         let rules = self.rules.iter().map(|(path, rule)| (path, &rule.config, true));
         for (path, config, is_rule) in parts.chain(rules) {
-            for (field, message) in catalog.check(plugin, config, is_rule, global.filter(|_| is_rule)) {
-                let field = if field.is_empty() { path.clone() } else { format!("{path}.{field}") };
-                report.error(&field, message);
+            for problem in catalog.check(plugin, config, is_rule, global.filter(|_| is_rule)) {
+                let field = if problem.field.is_empty() { path.clone() } else { format!("{path}.{}", problem.field) };
+                report.add(problem.severity, &field, problem.message, None);
             }
         }
     }
@@ -237,16 +240,19 @@ fn plugin_name(
     };
     let in_url = url.and_then(name_in_url);
     let names = in_url.into_iter().chain(label).chain([unversioned]);
+    // Plugins that exist in Go and in C++ have images called `go-key-auth` and the like, or lie in a folder of their language.
+    let is_go = url.is_some_and(|url| url.contains("/wasm-go/"));
     for (i, name) in names.map(|name| name.replace('_', "-")).enumerate() {
-        // Plugins that exist in Go and in C++ have images called `go-key-auth` and the like.
         let short = name.strip_prefix("go-").or_else(|| name.strip_prefix("cpp-")).unwrap_or(&name);
-        if let Some(known) = [name.as_str(), short].into_iter().find(|name| catalog.knows(name)) {
+        let in_go = format!("go-{short}");
+        let spellings = [in_go.as_str(), name.as_str(), short];
+        if let Some(known) = spellings[usize::from(!is_go)..].iter().find(|name| catalog.knows(name)) {
             if let (1.., Some(in_url)) = (i, in_url) {
                 let message =
                     format!("`{in_url}` is no built-in plugin; the built-in `{known}` runs, as the object is named");
                 report.warn("spec.url", message);
             }
-            return known.to_owned();
+            return (*known).to_owned();
         }
     }
     in_url.or(label).unwrap_or(unversioned).replace('_', "-")
@@ -289,7 +295,9 @@ fn report_unknown(
         .unwrap_or_else(|| format!("the built-in plugins are: {}", names.join(", ")));
     let (severity, effect) = match fail_strategy {
         FailStrategy::FailOpen => (Severity::Warning, "requests pass without it (failStrategy FAIL_OPEN)"),
-        FailStrategy::FailClose => (Severity::Error, "its failStrategy is FAIL_CLOSE, so no request could pass"),
+        FailStrategy::FailClose => {
+            (Severity::Outage, "its failStrategy is FAIL_CLOSE, so requests that it is for are answered with 503")
+        }
     };
     report.add(severity, field, format!("there is no built-in plugin `{plugin}`; {effect}"), Some(hint));
 }

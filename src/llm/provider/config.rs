@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::api::Api;
 use super::endpoint::Endpoint;
-use super::fields::{FieldError, Fields};
+use super::fields::{FieldError, FieldErrorKind, Fields};
 use super::policy::{FailoverPolicy, RetryPolicy, StatusSet};
 use super::table::{NOT_YET, ProviderType, TYPES};
 use crate::base::secret::Secret;
@@ -137,11 +137,11 @@ impl ProviderConfig {
     ///
     /// # Errors
     /// Everything that is wrong with it, each with its field: missing or unknown type, wrong types of fields, expressions
-    /// that do not compile, fields that do not exist.
+    /// that do not compile.
     pub fn parse(provider: &Value) -> Result<ProviderConfig, Vec<FieldError>> {
         let Some(object) = provider.as_object() else {
             let message = "must be an object with at least `type` and, for most types, `apiTokens`".to_owned();
-            return Err(vec![FieldError { field: String::new(), message }]);
+            return Err(vec![FieldError { field: String::new(), message, kind: FieldErrorKind::Wrong }]);
         };
         let mut fields = Fields::new("", object);
         let kind = read_type(&mut fields)?;
@@ -168,8 +168,8 @@ impl ProviderConfig {
             protocol,
             model_map,
             custom_settings: read_custom_settings(&mut fields, protocol, &mut unsupported),
-            failover: read_failover(&mut fields),
-            retry: read_retry(&mut fields),
+            failover: read_failover(&mut fields, &mut unsupported),
+            retry: read_retry(&mut fields, &mut unsupported),
             stream_usage: !fields.boolean("disableStreamUsageStats").unwrap_or(false),
             response_format: fields
                 .object("responseJsonSchema")
@@ -184,7 +184,7 @@ impl ProviderConfig {
             unsupported.push("reasoningContentMode: reasoning passes through as the provider sends it".to_owned());
         }
         ignore_unsupported(&mut fields, kind, &mut unsupported);
-        let errors = fields.finish();
+        let errors = fields.finish(&mut unsupported);
         if errors.is_empty() { Ok(ProviderConfig { unsupported, ..config }) } else { Err(errors) }
     }
 }
@@ -198,7 +198,9 @@ fn read_type(fields: &mut Fields<'_>) -> Result<&'static ProviderType, Vec<Field
         Some(name) => match ProviderType::by_name(name) {
             Some(kind) => return Ok(kind),
             None if NOT_YET.contains(&name) => {
-                format!("is {name}, which Higress knows and this version can't translate. It knows {}.", known())
+                let message = "which Higress knows and this version can't translate";
+                fields.unsupported("type", format!("is {name}, {message}. It knows {}.", known()));
+                return Err(std::mem::take(&mut fields.errors));
             }
             None => format!("is {name}, which is no provider type. Use one of {}.", known()),
         },
@@ -208,8 +210,15 @@ fn read_type(fields: &mut Fields<'_>) -> Result<&'static ProviderType, Vec<Field
 }
 
 fn read_tokens(fields: &mut Fields<'_>, kind: &ProviderType) -> Vec<Secret> {
-    let tokens = fields.strings("apiTokens");
-    if tokens.is_empty() && kind.tokens_required {
+    let mut tokens = fields.strings("apiTokens");
+    // What the console writes for providers that it has other credentials of.
+    let has_others = ["hunyuanAuthId", "hunyuanAuthKey"].iter().any(|name| fields.value(name).is_some());
+    if has_others {
+        tokens.retain(|token| !token.is_empty());
+    }
+    if tokens.is_empty() && has_others {
+        fields.unsupported("apiTokens", "is empty, and authentication with an id and a key is not available");
+    } else if tokens.is_empty() && kind.tokens_required {
         fields.error("apiTokens", format!("is empty, and {} needs at least one token", kind.name));
     }
     for (i, token) in tokens.iter().enumerate() {
@@ -263,7 +272,7 @@ fn read_custom_settings(
             unsupported
                 .push(format!("{at}: mode auto knows no `{name}` for this provider; use mode raw to send it as it is"));
         }
-        fields.errors.append(&mut setting.finish());
+        fields.errors.append(&mut setting.finish(unsupported));
         if let (true, Some(value)) = (known_name, value) {
             settings.push(CustomSetting { path: name, value, overwrite });
         }
@@ -271,7 +280,7 @@ fn read_custom_settings(
     settings
 }
 
-fn read_failover(fields: &mut Fields<'_>) -> Option<FailoverPolicy> {
+fn read_failover(fields: &mut Fields<'_>, unsupported: &mut Vec<String>) -> Option<FailoverPolicy> {
     let mut failover = Fields::new("failover", fields.object("failover")?);
     let enabled = failover.boolean("enabled").unwrap_or(false);
     let policy = FailoverPolicy {
@@ -287,11 +296,11 @@ fn read_failover(fields: &mut Fields<'_>) -> Option<FailoverPolicy> {
         let message = "is on, but no token could ever return. Set healthCheckModel or cooldownDuration (milliseconds).";
         failover.error("enabled", message);
     }
-    fields.errors.append(&mut failover.finish());
+    fields.errors.append(&mut failover.finish(unsupported));
     enabled.then_some(policy)
 }
 
-fn read_retry(fields: &mut Fields<'_>) -> Option<RetryPolicy> {
+fn read_retry(fields: &mut Fields<'_>, unsupported: &mut Vec<String>) -> Option<RetryPolicy> {
     let mut retry = Fields::new("retryOnFailure", fields.object("retryOnFailure")?);
     let enabled = retry.boolean("enabled").unwrap_or(false);
     let policy = RetryPolicy {
@@ -299,7 +308,7 @@ fn read_retry(fields: &mut Fields<'_>) -> Option<RetryPolicy> {
         timeout: retry.millis("retryTimeout").unwrap_or(Duration::from_secs(30)),
         retry_on: read_statuses(&mut retry, "retryOnStatus"),
     };
-    fields.errors.append(&mut retry.finish());
+    fields.errors.append(&mut retry.finish(unsupported));
     enabled.then_some(policy)
 }
 

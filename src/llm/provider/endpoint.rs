@@ -99,10 +99,8 @@ impl Endpoint {
             "qwen" => {
                 endpoint.move_host(fields, "qwenDomain");
                 if fields.boolean("qwenEnableCompatible") == Some(false) {
-                    fields.error(
-                        "qwenEnableCompatible",
-                        "is false, and DashScope's own protocol is not spoken. Remove it.",
-                    );
+                    let note = "qwenEnableCompatible: DashScope's own protocol is not spoken; its compatible mode is used";
+                    unsupported.push(note.to_owned());
                 }
                 if fields.boolean("qwenEnableSearch") == Some(true) {
                     unsupported.push("qwenEnableSearch: set enable_search with customSettings (mode raw)".to_owned());
@@ -115,7 +113,7 @@ impl Endpoint {
                 }
             }
             "minimax" if fields.string("minimaxApiType").is_some_and(|api| api != "v2") => {
-                fields.error("minimaxApiType", "must be v2, the only one spoken");
+                fields.unsupported("minimaxApiType", "must be v2, the only one spoken");
             }
             _ => {}
         }

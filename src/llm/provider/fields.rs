@@ -1,4 +1,5 @@
-//! Reading a configuration object field by field, collecting every problem instead of stopping at the first.
+//! Reading a configuration object field by field, collecting every problem instead of stopping at the first. Numbers and flags
+//! may stand in quotes, as in Higress.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,6 +13,16 @@ pub struct FieldError {
     pub field: String,
     /// What is wrong and what to write instead.
     pub message: String,
+    pub kind: FieldErrorKind,
+}
+
+/// How much an error costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldErrorKind {
+    /// The object means nothing.
+    Wrong,
+    /// The object means something that this program cannot do.
+    Unsupported,
 }
 
 impl fmt::Display for FieldError {
@@ -51,7 +62,8 @@ impl<'a> Fields<'a> {
 
     pub fn boolean(&mut self, name: &'a str) -> Option<bool> {
         let value = self.value(name)?;
-        let boolean = value.as_bool();
+        let in_quotes = |text: &str| text.trim().to_ascii_lowercase().parse().ok();
+        let boolean = value.as_str().map_or_else(|| value.as_bool(), in_quotes);
         if boolean.is_none() {
             self.error(name, format!("must be true or false, and is {}", describe(value)));
         }
@@ -61,7 +73,8 @@ impl<'a> Fields<'a> {
     /// A whole number; 0 counts as absent, as it does in Higress.
     pub fn count(&mut self, name: &'a str) -> Option<u32> {
         let value = self.value(name)?;
-        let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
+        let count = value.as_str().map_or_else(|| value.as_u64(), |text| text.trim().parse().ok());
+        let count = count.and_then(|count| u32::try_from(count).ok());
         if count.is_none() {
             self.error(name, format!("must be a whole number from 0 to {}, and is {}", u32::MAX, describe(value)));
         }
@@ -114,7 +127,15 @@ impl<'a> Fields<'a> {
     }
 
     pub fn error(&mut self, name: &str, message: impl Into<String>) {
-        self.errors.push(FieldError { field: self.path_of(name), message: message.into() });
+        self.add(FieldErrorKind::Wrong, name, message);
+    }
+
+    pub fn unsupported(&mut self, name: &str, message: impl Into<String>) {
+        self.add(FieldErrorKind::Unsupported, name, message);
+    }
+
+    fn add(&mut self, kind: FieldErrorKind, name: &str, message: impl Into<String>) {
+        self.errors.push(FieldError { field: self.path_of(name), message: message.into(), kind });
     }
 
     /// Fields that are set and that nobody asked for.
@@ -122,11 +143,10 @@ impl<'a> Fields<'a> {
         self.object.keys().map(String::as_str).filter(|name| !self.read.contains(name)).collect()
     }
 
-    /// Reports what nobody asked for, and hands over all errors.
-    pub fn finish(mut self) -> Vec<FieldError> {
-        for name in self.unread() {
-            self.error(name, "is not a field. Check the spelling, or remove it.");
-        }
+    /// Notes what nobody asked for, which has no effect, and hands over all errors.
+    pub fn finish(self, notes: &mut Vec<String>) -> Vec<FieldError> {
+        let unread = self.unread().into_iter();
+        notes.extend(unread.map(|name| format!("{}: is not a field, and has no effect", self.path_of(name))));
         self.errors
     }
 

@@ -15,7 +15,7 @@ mod table;
 pub use api::{Api, Recognised, recognise};
 pub use config::{BasePath, CustomSetting, Protocol, ProviderConfig};
 pub use endpoint::{Address, Direct, Endpoint};
-pub use fields::FieldError;
+pub use fields::{FieldError, FieldErrorKind};
 pub use prepare::{ClientRequest, Provider, ProviderRequest};
 pub use table::{Adapter, Auth, ProviderType};
 

@@ -1,6 +1,8 @@
 //! `model-mapper`: renames the model in the request body. AUTHN phase, priority 800.
 //!
-//! Differences from Higress: none known.
+//! A body that names no model gets the one that `*` stands for.
+//!
+//! Difference from Higress: `modelKey` names a member at the top of the body (there it is a path).
 
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use crate::config::model::Phase;
 use crate::llm::model_map::ModelMap;
 use crate::llm::request::peek_field;
 use crate::llm::splice::{Edit, splice};
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Request};
@@ -56,7 +58,7 @@ impl Config {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(ModelMapper { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(ModelMapper { config }))) } else { Err(problems) }
 }
 
 struct ModelMapper {
@@ -71,15 +73,18 @@ impl Plugin for ModelMapper {
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
         let Some(body) = request.state.body.clone() else { return Flow::Continue };
-        // A body that is not JSON, or names no model, is the provider's to judge.
-        let Ok(Some(model)) = peek_field(&body, &self.config.model_key) else { return Flow::Continue };
+        // A body that is not JSON is the provider's to judge.
+        let Ok(model) = peek_field(&body, &self.config.model_key) else { return Flow::Continue };
+        let model = model.unwrap_or_default();
         let mapped = self.config.map.map(&model);
         if mapped != model
             && let Ok(changed) = splice(&body, &[Edit::set_string(self.config.model_key.as_str(), &mapped)])
         {
             request.state.body = Some(changed);
         }
-        if let Ok(value) = HeaderValue::from_str(&mapped) {
+        if let Ok(value) = HeaderValue::from_str(&mapped)
+            && !mapped.is_empty()
+        {
             let _ = request.head.insert_header(self.config.model_to_header.clone(), value);
         }
         Flow::Continue
@@ -119,5 +124,13 @@ mod tests {
         check(&config, r#"{"model":"keep"}"#, r#"{"model":"keep"}"#, Some("keep"));
         check(&config, r#"{"model":"other"}"#, r#"{"model":"other"}"#, Some("other"));
         check(&config, "not json", "not json", None);
+        check(&config, r#"{"x":1}"#, r#"{"x":1}"#, None);
+    }
+
+    #[test]
+    fn a_body_without_a_model_gets_the_default() {
+        let config = json!({"modelMapping": {"gpt-4": "qwen-max", "*": "qwen-turbo"}});
+        check(&config, r#"{"x":1}"#, r#"{"x":1,"model":"qwen-turbo"}"#, Some("qwen-turbo"));
+        check(&config, r#"{"model":"any"}"#, r#"{"model":"qwen-turbo"}"#, Some("qwen-turbo"));
     }
 }

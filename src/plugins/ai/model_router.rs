@@ -1,7 +1,7 @@
 //! `model-router`: makes the model of the body visible to routing. AUTHN phase, priority 900.
 //!
 //! Writing the header has the route matched again, which is how the console's AI routes are selected.
-//! Differences from Higress: none known.
+//! Difference from Higress: `modelKey` names a member at the top of the body (there it is a path).
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::config::model::Phase;
 use crate::llm::multipart;
 use crate::llm::request::{ChatRequest, peek_field};
 use crate::llm::splice::{Edit, splice};
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Request};
@@ -108,7 +108,7 @@ fn read_auto(fields: &mut Fields<'_>) -> Option<AutoRouting> {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(ModelRouter { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(ModelRouter { config }))) } else { Err(problems) }
 }
 
 struct ModelRouter {

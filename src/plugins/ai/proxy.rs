@@ -4,8 +4,8 @@
 //! each service it tries, because one request may try several. Rules are laid over the global configuration, so a rule that
 //! says `activeProviderId` keeps the global `providers`.
 //!
-//! Differences from Higress: providers that need translation of bodies are refused by name (they come with their own
-//! change); the client's credential is not sent to the provider beside the provider's own; mapping keys with patterns are
+//! Differences from Higress: calls to providers that need translation of bodies are answered with 503 (they come with their
+//! own change); the client's credential is not sent to the provider beside the provider's own; mapping keys with patterns are
 //! tried in a fixed order.
 
 use std::sync::Arc;
@@ -15,11 +15,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{chat_request, error_reply, is_json};
+use crate::config::Severity;
 use crate::config::model::Phase;
 use crate::llm::error::{ApiError, ErrorKind};
-use crate::llm::provider::{Api, Protocol, Provider, recognise};
+use crate::llm::provider::{Api, FieldError, FieldErrorKind, Protocol, Provider, recognise};
 use crate::llm::request::{ChatRequest, peek_field};
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Request};
@@ -40,14 +41,17 @@ fn read(scope: &Scope<'_>) -> (Option<Provider>, Vec<FieldProblem>) {
     let mut fields = Fields::of(&value, "");
     let mut active = None;
     if let Some(single) = fields.object("provider") {
-        active = parse(&mut fields, single, "provider");
+        active = parse(&mut fields, single, "provider", true);
     }
     let wanted = fields.string("activeProviderId");
     for (index, provider) in fields.list("providers").unwrap_or_default().iter().enumerate() {
         // Every provider is checked where the pool is written; the rules that pick from it need only theirs.
         let is_wanted = wanted.is_some_and(|id| provider.get("id").and_then(Value::as_str) == Some(id));
         if scope.rule.is_none() || is_wanted {
-            let parsed = parse(&mut fields, provider, &format!("providers[{index}]"));
+            // A rule that picks from a pool written elsewhere has only the name to be told about.
+            let is_own = scope.rule.is_none_or(|rule| rule.get("providers").is_some());
+            let at = if is_own { format!("providers[{index}]") } else { "activeProviderId".to_owned() };
+            let parsed = parse(&mut fields, provider, &at, is_wanted);
             if is_wanted && active.is_none() {
                 active = parsed;
             }
@@ -55,18 +59,37 @@ fn read(scope: &Scope<'_>) -> (Option<Provider>, Vec<FieldProblem>) {
     }
     if let Some(id) = wanted
         && active.is_none()
-        && fields.problems.is_empty()
+        && fields.is_usable()
     {
         fields.problem("activeProviderId", format!("\"{id}\" is not the id of any entry of providers"));
     }
-    (active, fields.finish())
+    let mut problems = fields.finish();
+    if scope.rule.is_some() {
+        // What a provider leaves undone is told once, where the pool is written.
+        let is_told = |field: &str| field.starts_with("providers[") || field.starts_with("activeProviderId");
+        problems.retain(|problem| problem.severity < Severity::Warning || !is_told(&problem.field));
+    }
+    (active, problems)
 }
 
-fn parse(fields: &mut Fields<'_>, provider: &Value, at: &str) -> Option<Provider> {
+/// A provider this program cannot speak to costs those that use it (`is_active`), not the others of its pool.
+fn parse(fields: &mut Fields<'_>, provider: &Value, at: &str, is_active: bool) -> Option<Provider> {
     match Provider::parse(provider) {
-        Ok(provider) => Some(provider),
+        Ok(provider) => {
+            for note in &provider.config().unsupported {
+                fields.warn(at, note);
+            }
+            Some(provider)
+        }
         Err(errors) => {
-            fields.problems.extend(errors.into_iter().map(|error| (format!("{at}.{}", error.field), error.message)));
+            for FieldError { field, message, kind } in errors {
+                let severity = match kind {
+                    FieldErrorKind::Wrong => Severity::Error,
+                    FieldErrorKind::Unsupported if is_active => Severity::Outage,
+                    FieldErrorKind::Unsupported => Severity::Warning,
+                };
+                fields.add(severity, &format!("{at}.{field}"), message);
+            }
             None
         }
     }
@@ -74,15 +97,10 @@ fn parse(fields: &mut Fields<'_>, provider: &Value, at: &str) -> Option<Provider
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (active, problems) = read(scope);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
-    let Some(provider) = active else { return Ok(None) };
-    if !provider.config().unsupported.is_empty() {
-        let fields = provider.config().unsupported.join(", ");
-        tracing::warn!(provider = provider.config().id, fields, "ai-proxy: these provider fields have no effect yet");
-    }
-    Ok(Some(Arc::new(AiProxy { provider: Arc::new(provider) })))
+    Ok(active.map(|provider| Arc::new(AiProxy { provider: Arc::new(provider) }) as Arc<dyn Plugin>))
 }
 
 /// The only other member of a body that the exchange must know, in any API.
@@ -169,16 +187,30 @@ mod tests {
             read(&Scope { global: Some(&global), rule: Some(&rule), n_rules: 1 })
         };
         assert_eq!(pick("a").0.map(|provider| provider.config().id.clone()).as_deref(), Some("a"));
-        assert_eq!(pick("zzz").1[0].0, "activeProviderId");
+        assert_eq!(pick("zzz").1[0].field, "activeProviderId");
         let (active, problems) = read(&Scope { global: Some(&global), rule: None, n_rules: 1 });
-        assert!(active.is_none() && problems.is_empty(), "{problems:?}");
+        assert!(active.is_none() && is_usable(&problems), "{problems:?}");
+    }
+
+    #[test]
+    fn a_provider_that_is_not_supported_costs_only_those_that_use_it() {
+        let global = json!({"providers": [
+            {"id": "a", "type": "openai", "apiTokens": ["t"]}, {"id": "b", "type": "spark", "apiTokens": ["t"]},
+        ]});
+        let severities = |rule: Option<&Value>| {
+            let (active, problems) = read(&Scope { global: Some(&global), rule, n_rules: 2 });
+            (active.is_some(), problems.into_iter().map(|problem| problem.severity).collect::<Vec<_>>())
+        };
+        assert_eq!(severities(None), (false, vec![Severity::Warning]));
+        assert_eq!(severities(Some(&json!({"activeProviderId": "a"}))), (true, vec![]));
+        assert_eq!(severities(Some(&json!({"activeProviderId": "b"}))), (false, vec![Severity::Outage]));
     }
 
     #[test]
     fn problems_carry_the_path_of_their_provider() {
         let global = json!({"providers": [{"id": "a", "type": "openai", "apiTokens": "t"}], "extra": 1});
         let (_, problems) = read(&Scope { global: Some(&global), rule: None, n_rules: 0 });
-        let named: Vec<&str> = problems.iter().map(|(field, _)| field.as_str()).collect();
+        let named: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(named, ["providers[0].apiTokens", "extra"]);
     }
 }

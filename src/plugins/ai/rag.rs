@@ -16,7 +16,7 @@ use crate::config::model::Phase;
 use crate::llm::request::ChatRequest;
 use crate::llm::splice::{Edit, splice};
 use crate::llm::tokens::estimate_tokens;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Request};
@@ -53,13 +53,15 @@ impl Config {
     fn read(scope: &Scope<'_>) -> (Config, Vec<FieldProblem>) {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
+        let mut is_of_higress = false;
         for name in OF_HIGRESS {
             if fields.get(name).is_some() {
-                fields.problem(name, "this gateway searches its own knowledge bases: store the documents with `weirgate rag ingest` and name the base in knowledgeBase");
+                is_of_higress = true;
+                fields.warn(name, "this gateway searches its own knowledge bases: store the documents with `weirgate rag ingest` and name the base in knowledgeBase; until then requests pass without documents");
             }
         }
         let knowledge_base = fields.string("knowledgeBase").unwrap_or_default().to_owned();
-        if knowledge_base.is_empty() {
+        if knowledge_base.is_empty() && !is_of_higress {
             fields
                 .problem("knowledgeBase", "is required: the name of a knowledge base; `weirgate rag list` shows them");
         }
@@ -92,7 +94,11 @@ fn narrowed(number: f64) -> f32 {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(AiRag { config, host: host.clone() }))) } else { Err(problems) }
+    if !is_usable(&problems) {
+        return Err(problems);
+    }
+    let has_base = !config.knowledge_base.is_empty();
+    Ok(has_base.then(|| Arc::new(AiRag { config, host: host.clone() }) as Arc<dyn Plugin>))
 }
 
 struct AiRag {
@@ -188,7 +194,7 @@ mod tests {
 
     fn problems(config: &Value) -> Vec<String> {
         let scope = Scope { global: Some(config), rule: None, n_rules: 0 };
-        Config::read(&scope).1.into_iter().map(|(field, _)| field).collect()
+        Config::read(&scope).1.into_iter().map(|problem| problem.field).collect()
     }
 
     #[test]
@@ -197,6 +203,8 @@ mod tests {
         assert_eq!(problems(&json!({})), ["knowledgeBase"]);
         assert_eq!(problems(&json!({"knowledgeBase": "pets", "topK": 0, "maxTokens": 0})), ["topK", "maxTokens"]);
         assert_eq!(problems(&json!({"knowledgeBase": "a", "dashscope": {}, "other": 1})), ["dashscope", "other"]);
+        let (_, told) = Config::read(&Scope { global: Some(&json!({"dashvector": {}})), rule: None, n_rules: 0 });
+        assert!(is_usable(&told) && told.len() == 1, "it passes requests as they are: {told:?}");
     }
 
     fn candidate(header: &str, text: &str) -> Candidate {

@@ -21,7 +21,7 @@ use super::consumers::{self, Gate};
 use super::password::PasswordHash;
 use crate::base::secret::Secret;
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{CredentialPlace, Flow, Plugin, Reply, Request};
@@ -92,9 +92,9 @@ impl Config {
             credentials = fields.secrets("credentials");
         }
         let mut users = consumers::each(&mut fields, "consumers", |fields| {
-            let name = consumers::required(fields, "name").map(str::to_owned);
+            let name = consumers::required(fields, "name");
             let Some(credential) = fields.secret("credential") else {
-                if fields.problems.is_empty() {
+                if fields.is_usable() {
                     fields.problem("credential", "must be given as user:password");
                 }
                 return None;
@@ -148,7 +148,7 @@ struct BasicAuth {
 
 fn build(scope: &Scope<'_>, port: Port) -> BuildResult {
     let (config, problems) = Config::read(scope, port);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     Ok(config.gate.is_active.then(|| Arc::new(BasicAuth { config }) as Arc<dyn Plugin>))

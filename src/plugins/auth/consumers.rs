@@ -14,7 +14,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
-use crate::plugins::config::{Fields, type_name};
+use crate::plugins::config::{Fields, flag, type_name};
 use crate::plugins::registry::Scope;
 use crate::plugins::{Reply, Request};
 
@@ -45,7 +45,7 @@ impl Gate {
     pub fn read(scope: &Scope<'_>, fields: &mut Fields<'_>) -> Gate {
         let is_rule = scope.rule.is_some();
         fields.boolean("global_auth");
-        let global_auth = scope.global.and_then(|global| global.get("global_auth")).and_then(Value::as_bool);
+        let global_auth = scope.global.and_then(|global| global.get("global_auth")).and_then(flag);
         let is_disabled = is_rule && fields.boolean("_disable_").unwrap_or(false);
         // The global part may carry an `allow`, which means nothing there (the console writes an empty one).
         let allow = fields.strings("allow").filter(|_| is_rule && !stands_alone(scope));
@@ -62,7 +62,7 @@ impl Gate {
 
     /// Says so if a check could never succeed for lack of consumers.
     pub fn require(&self, fields: &mut Fields<'_>, n_consumers: usize) {
-        if n_consumers == 0 && self.needs_consumers && fields.problems.is_empty() {
+        if n_consumers == 0 && self.needs_consumers && fields.is_usable() {
             fields.problem("consumers", "must name at least one consumer");
         }
     }
@@ -109,10 +109,10 @@ pub fn each<T>(
     found
 }
 
-/// A string that must be there and not be empty.
-pub fn required<'a>(fields: &mut Fields<'a>, key: &'static str) -> Option<&'a str> {
+/// A name that must be there and not be empty.
+pub fn required(fields: &mut Fields<'_>, key: &'static str) -> Option<String> {
     let n_problems = fields.problems.len();
-    let value = fields.string(key).filter(|value| !value.is_empty());
+    let value = fields.name(key).filter(|value| !value.is_empty());
     if value.is_none() && fields.problems.len() == n_problems {
         fields.problem(key, "must be given");
     }

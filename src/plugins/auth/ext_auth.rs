@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::consumers;
 use super::matching::{self, HeaderNames, MatchRules};
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Destination, Flow, Host, HttpAnswer, HttpCall, Plugin, Reply, Request};
@@ -210,7 +210,7 @@ fn read_properties(fields: &mut Fields<'_>) -> Vec<(Property, HeaderName)> {
     consumers::each(fields, "allowed_properties", |fields| {
         let path = fields.strings("path").unwrap_or_default().join(".");
         let header = consumers::required(fields, "header")?;
-        let Ok(header) = HeaderName::try_from(header) else {
+        let Ok(header) = HeaderName::try_from(header.as_str()) else {
             fields.problem("header", format!("\"{header}\" is no header name"));
             return None;
         };
@@ -242,7 +242,7 @@ struct ExtAuth {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     match Config::read(scope) {
-        (Some(config), problems) if problems.is_empty() => {
+        (Some(config), problems) if is_usable(&problems) => {
             Ok(Some(Arc::new(ExtAuth { config, host: host.clone() }) as Arc<dyn Plugin>))
         }
         (_, problems) => Err(problems),

@@ -4,9 +4,7 @@
 //! `name:value`), then the path with all parameters of query and form body, decoded and sorted
 //! (Higress `plugins/wasm-cpp/extensions/hmac_auth`).
 //!
-//! Differences from Higress: the offset of `x-ca-timestamp` is computed in the unit the header has (the original compares
-//! milliseconds with nanoseconds, so that it never passes); a Content-MD5 is compared for an empty body, too, so that cutting
-//! a body off is noticed.
+//! Difference from Higress: a Content-MD5 is compared for an empty body, too, so that cutting a body off is noticed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +22,7 @@ use super::clock;
 use super::consumers::{self, Gate};
 use crate::base::secret::Secret;
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Reply, Request};
@@ -69,7 +67,7 @@ impl Config {
         let gate = Gate::read(scope, &mut fields);
         let date_offset = fields.count("date_offset").and_then(|offset| i64::try_from(offset).ok()).unwrap_or(0);
         let mut credentials = consumers::each(&mut fields, "consumers", |fields| {
-            let consumer = consumers::required(fields, "name").map(str::to_owned);
+            let consumer = consumers::required(fields, "name");
             Some(Credential { consumer, ..read_credential(fields)? })
         });
         let unnamed = consumers::each(&mut fields, "credentials", read_credential);
@@ -83,7 +81,7 @@ impl Config {
 }
 
 fn read_credential(fields: &mut Fields<'_>) -> Option<Credential> {
-    let key = consumers::required(fields, "key").map(str::to_owned);
+    let key = consumers::required(fields, "key");
     let n_problems = fields.problems.len();
     let secret = fields.secret("secret").filter(|secret| !secret.is_empty());
     if secret.is_none() && fields.problems.len() == n_problems {
@@ -98,7 +96,7 @@ struct HmacAuth {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     Ok(config.gate.is_active.then(|| Arc::new(HmacAuth { config }) as Arc<dyn Plugin>))
@@ -368,7 +366,7 @@ mod tests {
         ] {
             assert_eq!(seen(&plugin, &mut Exchange::new("GET", "/", headers)), Err((status, text.to_owned())));
         }
-        let wrong = json!({"consumers": [{"key": "a", "secret": 1}], "date_offset": "x"});
+        let wrong = json!({"consumers": [{"key": "a", "secret": true}], "date_offset": "x"});
         assert_eq!(problem_fields(&SPEC, &wrong), ["date_offset", "consumers[0].name", "consumers[0].secret"]);
     }
 }

@@ -4,7 +4,8 @@
 //! The string to sign has a line for the key, then one for each header named: `@request-target` is method and path, any other
 //! `name: value` (Higress `plugins/wasm-go/extensions/hmac-auth-apisix`).
 //!
-//! Difference from Higress: with `validate_request_body`, a request whose body is announced by no header is checked, too.
+//! Differences from Higress: with `validate_request_body`, a request whose body is announced by no header is checked, too; an
+//! empty `allow` lets nobody pass.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use super::clock;
 use super::consumers::{self, Gate};
 use crate::base::secret::Secret;
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Reply, Request};
@@ -94,7 +95,7 @@ impl Config {
 }
 
 fn read_consumer(fields: &mut Fields<'_>) -> Option<Consumer> {
-    let access_key = consumers::required(fields, "access_key").map(str::to_owned);
+    let access_key = consumers::required(fields, "access_key");
     let n_problems = fields.problems.len();
     let secret_key = fields.secret("secret_key").filter(|secret| !secret.is_empty());
     if secret_key.is_none() && fields.problems.len() == n_problems {
@@ -111,7 +112,7 @@ struct HmacAuthApisix {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     Ok(config.gate.is_active.then(|| Arc::new(HmacAuthApisix { config }) as Arc<dyn Plugin>))
@@ -353,7 +354,7 @@ mod tests {
 
     #[test]
     fn problems_name_their_field() {
-        let wrong = json!({"allowed_algorithms": ["md5"], "consumers": [{"access_key": "", "secret_key": 1}], "x": 1});
+        let wrong = json!({"allowed_algorithms": ["md5"], "consumers": [{"access_key": "", "secret_key": [1]}], "x": 1});
         let named = problem_fields(&SPEC, &wrong);
         assert_eq!(named, ["consumers[0].access_key", "consumers[0].secret_key", "allowed_algorithms[0]", "x"]);
     }

@@ -23,7 +23,7 @@ use super::jwt::{Fault, Jwks, Jwt};
 use super::places::Place;
 use super::remote_keys::RemoteKeys;
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Destination, Flow, Host, HttpCall, Plugin, Reply, Request};
@@ -113,7 +113,7 @@ impl Config {
 }
 
 fn read_consumer(fields: &mut Fields<'_>) -> Option<Consumer> {
-    let name = consumers::required(fields, "name").map(str::to_owned);
+    let name = consumers::required(fields, "name");
     let mut claims = Vec::new();
     if let Some(wanted) = fields.object("claims").and_then(Value::as_object) {
         for (claim, value) in wanted {
@@ -129,9 +129,9 @@ fn read_consumer(fields: &mut Fields<'_>) -> Option<Consumer> {
     let keys = read_keys(fields);
     let places = read_places(fields);
     let claims_to_headers = consumers::each(fields, "claims_to_headers", |fields| {
-        let claim = consumers::required(fields, "claim").map(str::to_owned);
+        let claim = consumers::required(fields, "claim");
         let header = consumers::required(fields, "header").and_then(|name| {
-            let parsed = HeaderName::try_from(name);
+            let parsed = HeaderName::try_from(name.as_str());
             parsed.map_err(|_| fields.problem("header", format!("\"{name}\" is no header name"))).ok()
         });
         let replaces = fields.boolean("override").unwrap_or(true);
@@ -157,11 +157,11 @@ fn read_keys(fields: &mut Fields<'_>) -> Option<Keys> {
         }
         (None, Some(service), None) => {
             let mut service = Fields::of(service, &fields.at("remote_jwks"));
-            let name = consumers::required(&mut service, "service_name").map(str::to_owned);
+            let name = consumers::required(&mut service, "service_name");
             let host = service.string("service_host").filter(|host| !host.is_empty()).map(str::to_owned);
             let port = service.count("service_port").unwrap_or(443);
             let port = u16::try_from(port).map_err(|_| service.problem("service_port", "is no port number")).ok();
-            let path = consumers::required(&mut service, "path").map(str::to_owned);
+            let path = consumers::required(&mut service, "path");
             fields.problems.extend(service.finish());
             (Destination::Service { host: name?, port: Some(port?) }, path?, host)
         }
@@ -199,7 +199,7 @@ fn read_keys(fields: &mut Fields<'_>) -> Option<Keys> {
 /// Where tokens may stand; without any such field, where they usually do.
 fn read_places(fields: &mut Fields<'_>) -> Vec<Place> {
     let mut places = consumers::each(fields, "from_headers", |fields| {
-        let name = consumers::required(fields, "name").map(str::to_owned);
+        let name = consumers::required(fields, "name");
         let prefix = fields.string("value_prefix").unwrap_or_default().to_owned();
         Some(Place::Header { name: name?, prefix })
     });
@@ -219,7 +219,7 @@ struct JwtAuth {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>, port: Port) -> BuildResult {
     let (config, problems) = Config::read(scope, port);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     let is_active = config.gate.is_active;

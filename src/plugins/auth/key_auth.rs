@@ -17,7 +17,7 @@ use crate::base::secret::Secret;
 use crate::config::model::Phase;
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::provider::recognise;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{CredentialPlace, Flow, Plugin, Reply, Request};
@@ -116,7 +116,7 @@ impl Config {
 }
 
 fn read_consumer(fields: &mut Fields<'_>, needs_keys: bool, port: Port) -> Option<Consumer> {
-    let name = consumers::required(fields, "name").map(str::to_owned);
+    let name = consumers::required(fields, "name");
     let n_problems = fields.problems.len();
     let mut credentials = fields.secrets("credentials").unwrap_or_default();
     credentials.extend(fields.secret("credential"));
@@ -144,7 +144,7 @@ struct KeyAuth {
 
 fn build(scope: &Scope<'_>, port: Port) -> BuildResult {
     let (config, problems) = Config::read(scope, port);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     Ok(config.gate.is_active.then(|| Arc::new(KeyAuth { config }) as Arc<dyn Plugin>))
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn problems_name_their_field() {
-        let global = json!({"global_auth": true, "consumers": [{"credential": 5}], "in_header": false, "in_query": false, "typo": 1});
+        let global = json!({"global_auth": true, "consumers": [{"credential": [5]}], "in_header": false, "in_query": false, "typo": 1});
         let named = problem_fields(&SPEC, &global);
         assert_eq!(named, ["in_query", "consumers[0].name", "consumers[0].credential", "consumers[0].keys", "typo"]);
         let own_keys = json!({"keys": ["k"], "consumers": [{"name": "a", "credential": "x", "keys": ["b"]}]});

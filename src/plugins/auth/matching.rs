@@ -147,7 +147,7 @@ fn is_like(pattern: &str, text: &str) -> bool {
 
 /// Service and port of a call, as several plugins name them.
 pub fn service(fields: &mut Fields<'_>, default_port: Option<u64>) -> Option<(String, u16)> {
-    let name = required(fields, "service_name").map(str::to_owned);
+    let name = required(fields, "service_name");
     let n_problems = fields.problems.len();
     let port = fields.count("service_port").filter(|port| *port != 0).or(default_port);
     let port = port.and_then(|port| u16::try_from(port).ok());
@@ -222,7 +222,7 @@ mod tests {
             assert_eq!(names.has(name), expected, "{name}");
         }
         HeaderNames::read(&mut fields, "bad");
-        let named: Vec<String> = fields.finish().into_iter().map(|(field, _)| field).collect();
+        let named: Vec<String> = fields.finish().into_iter().map(|problem| problem.field).collect();
         assert_eq!(named, ["bad[0].exact", "bad[1].regex"]);
     }
 }

@@ -21,7 +21,7 @@ use super::consumers::{self, Gate};
 use super::jwt::{self, Jwks, Jwt};
 use crate::base::secret::Secret;
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Reply, Request};
@@ -109,8 +109,8 @@ impl Config {
 }
 
 fn read_consumer(fields: &mut Fields<'_>) -> Option<Consumer> {
-    let name = consumers::required(fields, "name").map(str::to_owned);
-    let client_id = consumers::required(fields, "client_id").map(str::to_owned);
+    let name = consumers::required(fields, "name");
+    let client_id = consumers::required(fields, "client_id");
     let n_problems = fields.problems.len();
     let secret = fields.secret("client_secret").filter(|secret| !secret.is_empty());
     if secret.is_none() && fields.problems.len() == n_problems {
@@ -125,7 +125,7 @@ struct OAuth {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     Ok((config.issues || config.gate.is_active).then(|| Arc::new(OAuth { config }) as Arc<dyn Plugin>))
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn problems_name_their_field() {
-        let wrong = json!({"auth_header": "a b", "consumers": [{"name": "a", "client_id": "i", "client_secret": 1},
+        let wrong = json!({"auth_header": "a b", "consumers": [{"name": "a", "client_id": "i", "client_secret": [1]},
             {"name": "b", "client_id": "i", "client_secret": "x"}, {"name": "b", "client_id": "j", "client_secret": "x"}]});
         assert_eq!(problem_fields(&SPEC, &wrong), ["consumers[0].client_secret", "consumers[1]", "auth_header"]);
     }

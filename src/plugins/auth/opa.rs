@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::clock::go_duration;
 use super::consumers::{self, told};
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Destination, Flow, Host, HttpCall, Plugin, Request};
@@ -48,7 +48,7 @@ impl Config {
         let mut fields = Fields::of(&value, "");
         let policy = consumers::required(&mut fields, "policy").map(|policy| policy.trim().to_owned());
         let timeout = consumers::required(&mut fields, "timeout").and_then(|text| {
-            let parsed = go_duration(text);
+            let parsed = go_duration(&text);
             if parsed.is_none() {
                 fields.problem("timeout", format!("\"{text}\" is no duration such as 5s or 1m30s"));
             }
@@ -95,7 +95,7 @@ struct Opa {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     match Config::read(scope) {
-        (Some(config), problems) if problems.is_empty() => {
+        (Some(config), problems) if is_usable(&problems) => {
             Ok(Some(Arc::new(Opa { config, host: host.clone() }) as Arc<dyn Plugin>))
         }
         (_, problems) => Err(problems),

@@ -12,7 +12,7 @@ use super::clock;
 use super::consumers::{self, told};
 use super::jwt::{Jwks, Jwt};
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Request};
@@ -30,7 +30,7 @@ pub const SPEC: PluginSpec = PluginSpec {
 fn read(scope: &Scope<'_>) -> (Option<SimpleJwtAuth>, Vec<FieldProblem>) {
     let value = scope.alone();
     let mut fields = Fields::of(&value, "");
-    let header = consumers::required(&mut fields, "token_headers").map(str::to_owned);
+    let header = consumers::required(&mut fields, "token_headers");
     let n_problems = fields.problems.len();
     let secret = fields.secret("token_secret_key").filter(|secret| !secret.is_empty());
     if secret.is_none() && fields.problems.len() == n_problems {
@@ -44,7 +44,7 @@ fn read(scope: &Scope<'_>) -> (Option<SimpleJwtAuth>, Vec<FieldProblem>) {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     match read(scope) {
-        (plugin, problems) if problems.is_empty() => Ok(plugin.map(|plugin| Arc::new(plugin) as Arc<dyn Plugin>)),
+        (plugin, problems) if is_usable(&problems) => Ok(plugin.map(|plugin| Arc::new(plugin) as Arc<dyn Plugin>)),
         (_, problems) => Err(problems),
     }
 }

@@ -20,7 +20,7 @@ use pingora_http::ResponseHeader;
 use regex::Regex;
 
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::values::{self, Extent};
@@ -153,7 +153,7 @@ struct Cors {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(Cors { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(Cors { config }))) } else { Err(problems) }
 }
 
 #[async_trait]
@@ -464,7 +464,7 @@ mod tests {
 
     #[test]
     fn problems_name_their_field() {
-        let config = json!({"allow_origins": ["*"], "allow_credentials": true, "max_age": "1", "allowed": []});
+        let config = json!({"allow_origins": ["*"], "allow_credentials": true, "max_age": "1h", "allowed": []});
         assert_eq!(problem_fields(&SPEC, &config), ["allow_origins", "max_age", "allowed"]);
     }
 }

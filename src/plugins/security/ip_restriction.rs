@@ -1,7 +1,9 @@
 //! `ip-restriction`: lets addresses in, or keeps them out. AUTHN phase, priority 210.
 //!
-//! Differences from Higress: an address that cannot be read is refused with a deny list too. The details begin with
-//! `key-auth.`, as they do there.
+//! The details begin with `key-auth.`, as they do in Higress.
+//!
+//! Differences from Higress: an address that cannot be read has the details `empty_ip`, not `get_ip_failed`; without `allow` and
+//! `deny` nothing is restricted (there that is a configuration error).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use serde_json::json;
 
 use crate::config::model::Phase;
 use crate::plugins::address::{self, AddressSource, NoAddress};
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::values;
@@ -69,7 +71,7 @@ struct IpRestriction {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     let is_active = !matches!(config.lists, Lists::None);

@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Reply, Request, parts, store, values};
@@ -55,7 +55,7 @@ impl Config {
             written.map_or(default, |length| usize::try_from(length).unwrap_or(usize::MAX))
         };
         let lengths = length("nonce_min_length", 8)..=length("nonce_max_length", 128);
-        if lengths.is_empty() && fields.problems.is_empty() {
+        if lengths.is_empty() && fields.is_usable() {
             let message =
                 format!("is {}, above nonce_max_length ({}): no nonce could pass", lengths.start(), lengths.end());
             fields.problem("nonce_min_length", message);
@@ -88,7 +88,7 @@ struct ReplayProtection {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     let store = host.store(config.redis.as_ref());

@@ -1,11 +1,13 @@
 //! `request-block`: refuses requests by address, headers or body. AUTHZ phase, priority 320.
 //!
-//! URL lists are compared with path and query: whole, then by expression (the whole must match), then by part. A header list
-//! is compared with every name and every value, those of HTTP/2 pseudo-headers included; a body list with the body.
+//! URL lists are compared with path and query: whole, then by expression, then by part. A header list is compared with every
+//! name and every value, those of HTTP/2 pseudo-headers included; a body list with the body. In `go-request-block`, Higress' port
+//! to Go, an expression need not match the whole, case is ignored unless `case_sensitive` says otherwise, and the details
+//! tell the list of URLs.
 //!
 //! Differences from Higress: `block_exact_urls` and `block_regexp_urls` work without `block_urls` (there they are silently
-//! ignored); expressions may be longer than 100 instructions; the details name the list that matched instead of being empty;
-//! a body over `limits.max_body_bytes` is refused instead of passing unseen.
+//! ignored); expressions may be longer than 100 instructions; the details name what matched instead of being empty (C++); a
+//! body over `limits.max_body_bytes` is refused instead of passing unseen.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,11 +17,11 @@ use memchr::memmem;
 use regex::Regex;
 
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::values::{self, Extent};
-use crate::plugins::{Flow, Host, Plugin, Reply, Request, parts};
+use crate::plugins::{Flow, Plugin, Reply, Request, parts};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "request-block",
@@ -27,11 +29,27 @@ pub const SPEC: PluginSpec = PluginSpec {
     priority: 320,
     family: Family::Cpp,
     summary: "Refuses requests whose URL, headers or body contain what is listed",
-    build,
-    check: |scope| Config::read(scope).1,
+    build: |scope, _| build(scope, Port::Cpp),
+    check: |scope| Config::read(scope, Port::Cpp).1,
 };
 
+pub const GO_SPEC: PluginSpec = PluginSpec {
+    name: "go-request-block",
+    family: Family::Go,
+    build: |scope, _| build(scope, Port::Go),
+    check: |scope| Config::read(scope, Port::Go).1,
+    ..SPEC
+};
+
+/// Which of Higress' two plugins is meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Port {
+    Cpp,
+    Go,
+}
+
 struct Config {
+    port: Port,
     exact_urls: Vec<String>,
     url_patterns: Vec<Regex>,
     urls: Vec<String>,
@@ -43,31 +61,35 @@ struct Config {
 }
 
 impl Config {
-    fn read(scope: &Scope<'_>) -> (Config, Vec<FieldProblem>) {
+    fn read(scope: &Scope<'_>, port: Port) -> (Config, Vec<FieldProblem>) {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
-        let ignore_case = !fields.boolean("case_sensitive").unwrap_or(true);
-        let mut list = |key| read_list(&mut fields, key, ignore_case);
+        let ignore_case = !fields.boolean("case_sensitive").unwrap_or(port == Port::Cpp);
+        let mut list = |key| read_list(&mut fields, key, port, ignore_case);
         let (urls, exact_urls, headers) = (list("block_urls"), list("block_exact_urls"), list("block_headers"));
         let mut bodies = list("block_bodies");
         bodies.extend(list("block_bodys"));
-        let patterns = values::patterns(&mut fields, "block_regexp_urls", Extent::Whole, ignore_case);
+        let extent = if port == Port::Go { Extent::Anywhere } else { Extent::Whole };
+        let patterns = values::patterns(&mut fields, "block_regexp_urls", extent, ignore_case);
         let url_patterns = patterns.unwrap_or_default();
         let status = values::status(&mut fields, "blocked_code", 403);
         let message = fields.string("blocked_message").unwrap_or_default().to_owned();
         let lists = [&urls, &exact_urls, &headers, &bodies];
-        if url_patterns.is_empty() && lists.iter().all(|list| list.is_empty()) && fields.problems.is_empty() {
+        if url_patterns.is_empty() && lists.iter().all(|list| list.is_empty()) && fields.is_usable() {
             let message =
                 "or another list (block_exact_urls, block_regexp_urls, block_headers, block_bodies) must be given";
             fields.problem("block_urls", message);
         }
-        let config = Config { exact_urls, url_patterns, urls, headers, bodies, ignore_case, status, message };
+        let config = Config { port, exact_urls, url_patterns, urls, headers, bodies, ignore_case, status, message };
         (config, fields.finish())
     }
 }
 
-fn read_list(fields: &mut Fields<'_>, key: &'static str, ignore_case: bool) -> Vec<String> {
-    let list = fields.strings(key).unwrap_or_default();
+fn read_list(fields: &mut Fields<'_>, key: &'static str, port: Port, ignore_case: bool) -> Vec<String> {
+    let mut list = fields.strings(key).unwrap_or_default();
+    if port == Port::Go {
+        list.retain(|element| !element.is_empty());
+    }
     if let Some(index) = list.iter().position(String::is_empty) {
         fields.problem(&format!("{key}[{index}]"), "must not be empty: it would block every request");
     }
@@ -78,16 +100,20 @@ struct RequestBlock {
     config: Config,
 }
 
-fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
-    let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(RequestBlock { config }))) } else { Err(problems) }
+fn build(scope: &Scope<'_>, port: Port) -> BuildResult {
+    let (config, problems) = Config::read(scope, port);
+    if is_usable(&problems) { Ok(Some(Arc::new(RequestBlock { config }))) } else { Err(problems) }
 }
 
 #[async_trait]
 impl Plugin for RequestBlock {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
-        if self.config.blocks_url(parts::path_and_query(request)) {
-            return self.config.refuse("request-block.url");
+        if let Some(list) = self.config.list_with_url(parts::path_and_query(request)) {
+            let details = match self.config.port {
+                Port::Cpp => "request-block.url".to_owned(),
+                Port::Go => format!("request-block.url_blocked.{list}"),
+            };
+            return self.config.refuse(&details);
         }
         if self.config.blocks_headers(request) {
             return self.config.refuse("request-block.header");
@@ -113,11 +139,19 @@ impl Config {
         Flow::respond(Reply::new(self.status, details).text(self.message.clone()))
     }
 
-    fn blocks_url(&self, url: &str) -> bool {
+    /// What Higress calls the list that has the URL.
+    fn list_with_url(&self, url: &str) -> Option<&'static str> {
         let folded = self.folded(url.as_bytes());
-        self.exact_urls.iter().any(|blocked| blocked.as_bytes() == folded.as_ref())
-            || self.url_patterns.iter().any(|pattern| pattern.is_match(url))
-            || self.contains_any(&self.urls, url.as_bytes())
+        let is_exact = self.exact_urls.iter().any(|blocked| blocked.as_bytes() == folded.as_ref());
+        let is_matched = || self.url_patterns.iter().any(|pattern| pattern.is_match(url));
+        let has_part = || self.contains_any(&self.urls, url.as_bytes());
+        if is_exact {
+            Some("exact")
+        } else if is_matched() {
+            Some("regexp")
+        } else {
+            has_part().then_some("keyword")
+        }
     }
 
     fn blocks_headers(&self, request: &Request<'_>) -> bool {
@@ -187,6 +221,19 @@ mod tests {
         ] {
             assert_eq!(blocked(config, path, sent, content).as_deref(), expected, "{config} {path} {sent:?} {content}");
         }
+    }
+
+    #[test]
+    fn the_port_to_go_looks_anywhere_ignores_case_and_tells_the_list() {
+        let config = json!({"block_regexp_urls": ["/env[0-9]"], "block_exact_urls": ["/Web", ""], "block_urls": ["Swagger"]});
+        let plugin = built(&GO_SPEC, &config);
+        let details = |path: &str| Exchange::new("GET", path, &[]).run(&plugin).map(|reply| reply.details);
+        for (path, list) in [("/x/ENV1/info", "regexp"), ("/web", "exact"), ("/docs/swagger.html", "keyword")] {
+            assert_eq!(details(path), Some(format!("request-block.url_blocked.{list}")), "{path}");
+        }
+        assert_eq!(details("/x/env/info"), None);
+        let sensitive = json!({"block_urls": ["Swagger"], "case_sensitive": true});
+        assert!(Exchange::new("GET", "/swagger", &[]).run(&built(&GO_SPEC, &sensitive)).is_none());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::{Map, Value};
 
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields, kind};
+use crate::plugins::config::{FieldProblem, Fields, is_usable, kind};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Reply, Request, parts, values};
@@ -83,7 +83,7 @@ struct RequestValidation {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     let is_active = config.headers.is_some() || config.body.is_some();

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use http::Version;
 
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Reply, Request};
@@ -37,7 +37,7 @@ fn check(scope: &Scope<'_>) -> Vec<FieldProblem> {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let problems = check(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(SniMisdirect))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(SniMisdirect))) } else { Err(problems) }
 }
 
 #[async_trait]

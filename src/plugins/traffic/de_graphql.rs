@@ -6,7 +6,7 @@
 //!
 //! Differences from Higress: a value that does not fit its type is sent as a string, which the GraphQL server refuses with a
 //! reason (there it is pasted into the JSON); if the service does not answer the client gets 502 with details
-//! `de-graphql.failed`; hop-by-hop headers are not passed on.
+//! `de-graphql.failed`; answers over 1 MiB fail; hop-by-hop headers are not passed on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use pingora_http::RequestHeader;
 use serde_json::{Map, Value, json};
 
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::values::{self, Extent};
@@ -57,7 +57,7 @@ impl Config {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
         let query = fields.string("gql").unwrap_or_default().to_owned();
-        if query.trim().is_empty() && fields.problems.is_empty() {
+        if query.trim().is_empty() && fields.is_usable() {
             fields.problem("gql", "must be a GraphQL query");
         }
         let endpoint = fields.string("endpoint").map(str::trim).filter(|path| !path.is_empty()).unwrap_or("/graphql");
@@ -92,7 +92,7 @@ struct DeGraphql {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(DeGraphql { config, host: host.clone() }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(DeGraphql { config, host: host.clone() }))) } else { Err(problems) }
 }
 
 #[async_trait]

@@ -3,8 +3,9 @@
 //! A key is the exact value of one header or query parameter; other values pass. A counter belongs to one key of one rule (or
 //! of the global configuration) and survives a reload that leaves the rule in its place.
 //!
-//! Differences from Higress: an interval begins with a key's first request instead of with a timer of the worker; too few or
-//! too many of the rate fields are a configuration error.
+//! Differences from Higress: an interval begins with a key's first request instead of with a timer of the worker; several
+//! rate fields of a key are a configuration error (there the shortest interval counts); parameters are decoded before they are
+//! compared.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +14,7 @@ use async_trait::async_trait;
 
 use super::rate::Rate;
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Reply, Request, parts};
@@ -57,17 +58,17 @@ impl Config {
         let mut limits = HashMap::new();
         for (index, value) in fields.list("limit_keys").unwrap_or_default().iter().enumerate() {
             let mut item = Fields::of(value, &format!("limit_keys[{index}]"));
-            let key = item.string("key");
-            if key.is_none() && item.problems.is_empty() {
+            let key = item.name("key");
+            if key.is_none() && item.is_usable() {
                 item.problem("key", "must be given");
             }
             if let (Some(key), Some(rate)) = (key, Rate::read(&mut item)) {
                 // The first of equal keys counts.
-                limits.entry(key.to_owned()).or_insert(rate);
+                limits.entry(key).or_insert(rate);
             }
             fields.problems.extend(item.finish());
         }
-        if limits.is_empty() && fields.problems.is_empty() {
+        if limits.is_empty() && fields.is_usable() {
             fields.problem("limit_keys", "must name at least one key");
         }
         (selector.map(|selector| Config { selector, limits }), fields.finish())
@@ -83,7 +84,7 @@ struct KeyRateLimit {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     match Config::read(scope) {
-        (Some(config), problems) if problems.is_empty() => {
+        (Some(config), problems) if is_usable(&problems) => {
             Ok(Some(Arc::new(KeyRateLimit { config, store: host.store(None), place: OnceLock::new() })))
         }
         (_, problems) => Err(problems),

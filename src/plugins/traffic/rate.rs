@@ -19,7 +19,7 @@ impl Rate {
         for (field, seconds) in FIELDS {
             found.extend(fields.count(field).filter(|limit| *limit > 0).map(|limit| Rate { limit, seconds }));
         }
-        if found.len() != 1 && fields.problems.is_empty() {
+        if found.len() != 1 && fields.is_usable() {
             let message = "or exactly one of query_per_minute, query_per_hour, query_per_day must be a number above 0";
             fields.problem("query_per_second", message);
         }

@@ -14,7 +14,7 @@ use regex::Regex;
 use sha2::{Digest, Sha256};
 
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::values::{self, Extent};
@@ -235,7 +235,7 @@ struct TrafficTag {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(TrafficTag { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(TrafficTag { config }))) } else { Err(problems) }
 }
 
 #[async_trait]

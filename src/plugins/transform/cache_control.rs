@@ -11,7 +11,7 @@ use http::header::{CACHE_CONTROL, EXPIRES};
 use pingora_http::ResponseHeader;
 
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Request};
@@ -83,7 +83,7 @@ struct CacheControl {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(CacheControl { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(CacheControl { config }))) } else { Err(problems) }
 }
 
 /// Whether the path the client asked for has one of the suffixes; a later plugin may change the path.

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{guessed_content_type, status};
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Reply, Request};
@@ -140,7 +140,7 @@ struct CustomResponse {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(CustomResponse { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(CustomResponse { config }))) } else { Err(problems) }
 }
 
 #[async_trait]

@@ -14,7 +14,7 @@ use pingora_http::ResponseHeader;
 
 use super::{guessed_content_type, status};
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Host, Plugin, Request};
@@ -102,7 +102,7 @@ struct GwErrorFormat {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(GwErrorFormat { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(GwErrorFormat { config }))) } else { Err(problems) }
 }
 
 /// Marks an answer whose status was replaced, so that its body is looked at.

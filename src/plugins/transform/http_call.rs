@@ -1,6 +1,7 @@
 //! `http-call`: asks a service before each request and shows its answer to the upstream in headers. Default phase, priority 0.
 //!
-//! A sample of Higress' that people build on; a failed call lets the request pass, as there. Differences from Higress: none known.
+//! A sample of Higress' that people build on; a failed call lets the request pass, as there. Difference from Higress: so does a
+//! call that cannot be sent (there the request waits).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Destination, Flow, Host, HttpCall, Plugin, Request};
@@ -93,7 +94,7 @@ struct Caller {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     match Config::read(scope) {
-        (Some(config), problems) if problems.is_empty() => Ok(Some(Arc::new(Caller { config, host: host.clone() }))),
+        (Some(config), problems) if is_usable(&problems) => Ok(Some(Arc::new(Caller { config, host: host.clone() }))),
         (_, problems) => Err(problems),
     }
 }

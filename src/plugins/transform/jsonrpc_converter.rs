@@ -16,7 +16,7 @@ use pingora_http::ResponseHeader;
 use super::form::media_type;
 use super::json_edit::is_json;
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Request};
@@ -95,7 +95,7 @@ struct Converter {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(Converter { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(Converter { config }))) } else { Err(problems) }
 }
 
 /// The request's method, for its answer. Both instances note the same.

@@ -1,8 +1,9 @@
 //! `log-request-response`: headers and bodies of both halves in the access log. Default phase, priority 0.
 //!
 //! Bodies stream on while their beginnings are kept. The fields are called `request_headers`, `request_body`, `response_headers` and
-//! `response_body`, as in the access log format that Higress documents for this plugin; no format has to be configured. Difference from
-//! Higress: the credential by which a plugin recognised the consumer is not written, and `***` stands for it.
+//! `response_body`, as in the access log format that Higress documents for this plugin; no format has to be configured. Differences
+//! from Higress: the credential by which a plugin recognised the consumer is not written, and `***` stands for it; `contentTypes` are
+//! compared with the whole media type; bodies of compressed answers are not logged.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use serde_json::{Map, Value};
 
 use super::form::media_type;
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Request};
@@ -89,7 +90,7 @@ struct Logger {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(Logger { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(Logger { config }))) } else { Err(problems) }
 }
 
 /// Beginnings of the bodies that are logged; `None` for one that is not.

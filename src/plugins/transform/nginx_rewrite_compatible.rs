@@ -12,7 +12,7 @@ use regex::{Captures, Regex};
 
 use super::bag;
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Request};
@@ -65,7 +65,7 @@ impl Config {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
         let list = fields.list("rules").unwrap_or_default();
-        if list.is_empty() && fields.problems.is_empty() {
+        if list.is_empty() && fields.is_usable() {
             fields.problem("rules", "must have at least one rule");
         }
         let mut rules = Vec::new();
@@ -156,7 +156,7 @@ struct NginxRewrite {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(NginxRewrite { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(NginxRewrite { config }))) } else { Err(problems) }
 }
 
 #[async_trait]

@@ -23,7 +23,7 @@ use crate::config::model::Phase;
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::provider::Api;
 use crate::llm::request::ChatRequest;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{BodyStream, Flow, Host, Plugin, Reply, Request};
@@ -94,7 +94,7 @@ impl Config {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(RagModels { config, host: host.clone() }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(RagModels { config, host: host.clone() }))) } else { Err(problems) }
 }
 
 struct RagModels {

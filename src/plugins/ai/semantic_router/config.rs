@@ -83,11 +83,11 @@ impl Config {
         let value = scope.overlaid();
         let mut fields = Fields::of(&value, "");
         let candidates = read_candidates(&mut fields);
-        if candidates.is_empty() && fields.problems.is_empty() {
+        if candidates.is_empty() && fields.is_usable() {
             fields.problem("candidates", "must name at least one model");
         }
         let baseline = fields.string("baseline").unwrap_or_default().to_owned();
-        if !candidates.iter().any(|candidate| candidate.model == baseline) && fields.problems.is_empty() {
+        if !candidates.iter().any(|candidate| candidate.model == baseline) && fields.is_usable() {
             let known: Vec<&str> = candidates.iter().map(|candidate| candidate.model.as_str()).collect();
             fields.problem(
                 "baseline",
@@ -324,7 +324,7 @@ mod tests {
             "embedding": "sometimes",
         });
         let (_, problems) = Config::read(&Scope { global: Some(&value), rule: None, n_rules: 0 });
-        let named: Vec<&str> = problems.iter().map(|(field, _)| field.as_str()).collect();
+        let named: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(
             named,
             [

@@ -30,6 +30,7 @@ use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::observe::Want;
 use crate::llm::provider::Api;
 use crate::llm::request::ChatRequest;
+use crate::plugins::config::is_usable;
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, LlmCall, Plugin, Reply, Request, Target};
@@ -54,7 +55,7 @@ pub const DOMAIN_HEADER: HeaderName = HeaderName::from_static("x-weirgate-domain
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     let live = host.router(&config.router);

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::llm::sse::SseParser;
 use crate::plugins::Request;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 
 /// Largest answer body kept for `response_body` attributes, and largest stream event.
 const BODY_LIMIT: usize = 1 << 20;
@@ -27,6 +27,8 @@ enum Source {
     ResponseHeader(String),
     ResponseBody(String),
     Stream(String),
+    /// What was made out of the answer, streamed or not, by the attribute's own key.
+    Observed,
 }
 
 /// What a stream attribute keeps of the values its events have.
@@ -37,27 +39,48 @@ enum Rule {
     Append,
 }
 
-/// Built-in names that may leave out their source.
-const BUILT_IN: &[(&str, &str, &str)] = &[
-    ("question", "request_body", "messages.@reverse.0.content"),
-    ("system", "request_body", "system"),
+/// Built-in names that may leave out their source, with it and the path.
+const OF_REQUEST: &[(&str, &str, &str)] =
+    &[("question", "request_body", "messages.@reverse.0.content"), ("system", "request_body", "system")];
+
+/// Paths of built-in names whose source is given.
+const PATHS: &[(&str, &str, &str)] = &[
     ("answer", "response_streaming_body", "choices.0.delta.content"),
+    ("answer", "response_body", "choices.0.message.content"),
     ("reasoning", "response_streaming_body", "choices.0.delta.reasoning_content"),
+    ("reasoning", "response_body", "choices.0.message.reasoning_content"),
+];
+
+/// Built-in names that may leave out their source, of the answer. Tokens are logged anyway.
+const OF_ANSWER: &[&str] = &[
+    "answer",
+    "reasoning",
+    "tool_calls",
+    "reasoning_tokens",
+    "cached_tokens",
+    "input_token_details",
+    "output_token_details",
 ];
 
 impl Attribute {
-    /// # Errors
-    /// Every problem with its field.
-    pub fn read(value: &Value, at: &str) -> Result<Attribute, Vec<FieldProblem>> {
+    /// The attribute if it is usable, and every problem with its field.
+    pub fn read(value: &Value, at: &str) -> (Option<Attribute>, Vec<FieldProblem>) {
         let mut fields = Fields::of(value, at);
         let key = fields.string("key").unwrap_or_default().to_owned();
         if key.is_empty() {
             fields.problem("key", "must name the attribute");
         }
-        let built_in = BUILT_IN.iter().find(|(name, _, _)| *name == key);
-        let source = fields.string("value_source").or(built_in.map(|(_, source, _)| *source)).unwrap_or_default();
-        let from = fields.string("value").or(built_in.map(|(_, _, path)| *path)).map(str::to_owned);
+        let built_in = OF_REQUEST.iter().find(|(name, _, _)| *name == key);
+        let written = fields.string("value_source").filter(|source| !source.is_empty());
+        let source = written.or(built_in.map(|(_, source, _)| *source)).unwrap_or_default();
+        let known = OF_REQUEST.iter().chain(PATHS).find(|(name, from, _)| *name == key && *from == source);
+        let mut from = fields.string("value").or(known.map(|(_, _, path)| *path)).map(str::to_owned);
+        let is_observed = written.is_none() && OF_ANSWER.contains(&key.as_str());
+        if is_observed {
+            from = Some(String::new());
+        }
         let make: Option<fn(String) -> Source> = match source {
+            _ if is_observed => Some(|_| Source::Observed),
             "fixed_value" => Some(Source::Fixed),
             "request_header" => Some(Source::RequestHeader),
             "request_body" => Some(Source::RequestBody),
@@ -90,10 +113,13 @@ impl Attribute {
         }
         fields.string("trace_span_key");
         let problems = fields.finish();
-        match (make, from) {
-            (Some(make), Some(from)) if problems.is_empty() => Ok(Attribute { key, source: make(from), default, rule }),
-            _ => Err(problems),
-        }
+        let source = make.zip(from).filter(|_| is_usable(&problems)).map(|(make, from)| make(from));
+        (source.map(|source| Attribute { key, source, default, rule }), problems)
+    }
+
+    /// The key of an attribute that is made out of the answer, and its value where there is none.
+    pub fn observed(&self) -> Option<(&str, Option<&str>)> {
+        (self.source == Source::Observed).then(|| (self.key.as_str(), self.default.as_deref()))
     }
 }
 
@@ -166,6 +192,9 @@ impl Capture {
             if let Source::ResponseBody(path) = &attribute.source {
                 *value = lookup(body, path);
             }
+            if attribute.source == Source::Observed {
+                continue;
+            }
             let value = value.take().filter(|value| !value.is_empty()).or_else(|| attribute.default.clone());
             found.extend(value.map(|value| (attribute.key.clone(), value)));
         }
@@ -173,7 +202,7 @@ impl Capture {
     }
 }
 
-fn lookup(json: &str, path: &str) -> Option<String> {
+pub fn lookup(json: &str, path: &str) -> Option<String> {
     let value = gjson::get(json, path);
     value.exists().then(|| value.str().to_owned())
 }
@@ -190,13 +219,13 @@ mod tests {
     use super::*;
 
     fn attributes(values: &[Value]) -> Vec<Attribute> {
-        values.iter().map(|value| Attribute::read(value, "").unwrap()).collect()
+        values.iter().map(|value| Attribute::read(value, "").0.unwrap()).collect()
     }
 
     #[test]
     fn stream_pieces_are_joined_by_their_rule() {
         let attributes = attributes(&[
-            json!({"key": "answer"}),
+            json!({"key": "answer", "value_source": "response_streaming_body"}),
             json!({"key": "first", "value_source": "response_streaming_body", "value": "id", "rule": "first"}),
             json!({"key": "last", "value_source": "response_streaming_body", "value": "id", "rule": "replace"}),
             json!({"key": "none", "value_source": "response_streaming_body", "value": "zzz", "default_value": "d"}),

@@ -1,7 +1,8 @@
 //! `ai-statistics`: what a model call asked, answered and used, for the access log (`ai_log`) and metrics. Priority 900.
 //!
 //! Differences from Higress: span attributes are not written as such (the trace id is in the same log line); shared-log
-//! attributes (`as_separate_log_field`) go into `ai_log`.
+//! attributes (`as_separate_log_field`) go into `ai_log`; `apply_to_log` and `enable_content_types` have no effect; the metrics'
+//! `ai_model` is the model the provider named.
 
 mod attribute;
 
@@ -18,7 +19,7 @@ use crate::config::model::Phase;
 use crate::llm::observe::{Observation, Want};
 use crate::llm::provider::recognise;
 use crate::llm::request::peek_field;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Answered, Flow, Host, Plugin, Request};
@@ -78,10 +79,9 @@ impl Config {
         let paths_by_default = if defaults == Defaults::None { vec![] } else { vec!["/completions", "/messages"] };
         let mut attributes = Vec::new();
         for (index, value) in fields.list("attributes").unwrap_or_default().iter().enumerate() {
-            match Attribute::read(value, &format!("attributes[{index}]")) {
-                Ok(attribute) => attributes.push(attribute),
-                Err(problems) => fields.problems.extend(problems),
-            }
+            let (attribute, problems) = Attribute::read(value, &format!("attributes[{index}]"));
+            attributes.extend(attribute);
+            fields.problems.extend(problems);
         }
         // Content types to parse: answers of other types are never read here.
         fields.strings("enable_content_types");
@@ -107,7 +107,7 @@ impl Config {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(Statistics { config, host: host.clone() }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(Statistics { config, host: host.clone() }))) } else { Err(problems) }
 }
 
 struct Statistics {
@@ -132,6 +132,7 @@ impl Plugin for Statistics {
             log.insert("chat_round".into(), json!(chat.n_turns()));
             if self.config.defaults == Defaults::All {
                 log.insert("question".into(), self.clipped(&chat.last_user_text()));
+                log.insert("messages".into(), self.clipped(chat.messages_json()));
             }
         }
         if let Some(session) = self.session(request) {
@@ -143,8 +144,15 @@ impl Plugin for Statistics {
             let peek = || peek_field(&body, "model").ok().flatten().unwrap_or_default().into_owned();
             llm.requested_model = chat.as_ref().map_or_else(peek, |chat| chat.model().to_owned());
         }
+        if self.config.defaults == Defaults::All
+            && let Some(system) = std::str::from_utf8(&body).ok().and_then(|body| attribute::lookup(body, "system"))
+        {
+            log.insert("system".into(), self.clipped(&system));
+        }
+        let is_observed = |attribute: &Attribute| attribute.observed().is_some();
+        let content = self.config.defaults != Defaults::None || self.config.attributes.iter().any(is_observed);
+        let llm = request.state.llm_mut();
         llm.log.append(&mut log);
-        let content = self.config.defaults != Defaults::None;
         let want = llm.want.get_or_insert(Want { content, ..Want::default() });
         want.content |= content;
         request.state.notes.insert(Arc::new(parking_lot::Mutex::new(capture)));
@@ -186,6 +194,14 @@ impl Plugin for Statistics {
         if let Some(answered) = last {
             self.note_answer(&mut log, answered);
             count(self.host.metrics(), &labels, answered, elapsed_ms);
+        }
+        let observation = llm.attempts.last().map(|answered| &answered.observation);
+        for (key, default) in self.config.attributes.iter().filter_map(Attribute::observed) {
+            let found = observation.and_then(|seen| self.observed(seen, key));
+            // Token counts stand there already.
+            if let Some(value) = found.or_else(|| default.filter(|_| !log.contains_key(key)).map(Value::from)) {
+                log.insert(key.to_owned(), value);
+            }
         }
         for (key, value) in capture.lock().finish(&self.config.attributes) {
             log.insert(key, self.clipped(&value));
@@ -235,18 +251,25 @@ impl Statistics {
             }
         }
         if self.config.defaults != Defaults::None {
-            if !seen.answer.is_empty() {
-                log.insert("answer".into(), self.clipped(&seen.answer));
+            for key in ["answer", "reasoning", "tool_calls"] {
+                log.extend(self.observed(seen, key).map(|value| (key.to_owned(), value)));
             }
-            if !seen.reasoning.is_empty() {
-                log.insert("reasoning".into(), self.clipped(&seen.reasoning));
-            }
-            if !seen.tool_calls.is_empty() {
+        }
+    }
+
+    /// What the answer has of a built-in attribute.
+    fn observed(&self, seen: &Observation, key: &str) -> Option<Value> {
+        let text = |text: &str| (!text.is_empty()).then(|| self.clipped(text));
+        match key {
+            "answer" => text(&seen.answer),
+            "reasoning" => text(&seen.reasoning),
+            "tool_calls" if !seen.tool_calls.is_empty() => {
                 let calls = seen.tool_calls.iter().map(|call| {
                     json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
                 });
-                log.insert("tool_calls".into(), Value::Array(calls.collect()));
+                Some(Value::Array(calls.collect()))
             }
+            _ => None,
         }
     }
 }
@@ -315,7 +338,7 @@ mod tests {
         let value =
             json!({"attributes": [{"value_source": "nowhere"}, {"key": "k", "value_source": "request_header"}]});
         let (_, problems) = Config::read(&Scope { global: Some(&value), rule: None, n_rules: 0 });
-        let named: Vec<&str> = problems.iter().map(|(field, _)| field.as_str()).collect();
+        let named: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(named, ["attributes[0].key", "attributes[0].value_source", "attributes[1].value"]);
     }
 }

@@ -6,6 +6,7 @@ use http::Uri;
 
 use super::session::{Cookies, Sealer};
 use crate::base::secret::Secret;
+use crate::config::Severity;
 use crate::plugins::auth::clock::go_duration;
 use crate::plugins::auth::consumers::required;
 use crate::plugins::auth::matching::{self, MatchRules};
@@ -101,15 +102,15 @@ fn is_allowed(allowed: &str, host: &str, port: Option<u16>) -> bool {
 
 fn read(fields: &mut Fields<'_>) -> Option<Config> {
     if let Some(other) = fields.string("provider").filter(|provider| *provider != "oidc") {
-        fields.problem("provider", format!("\"{other}\" is not known here; only oidc is"));
+        fields.add(Severity::Outage, "provider", format!("\"{other}\" is not known here; only oidc is"));
     }
-    let issuer = required(fields, "oidc_issuer_url").map(str::to_owned);
+    let issuer = required(fields, "oidc_issuer_url");
     if let Some(url) = &issuer
         && url.parse::<Uri>().ok().is_none_or(|url| url.host().is_none())
     {
         fields.problem("oidc_issuer_url", format!("\"{url}\" is no URL"));
     }
-    let client_id = required(fields, "client_id").map(str::to_owned);
+    let client_id = required(fields, "client_id");
     let client_secret = secret(fields, "client_secret");
     let scope = fields.string("scope").filter(|scope| !scope.is_empty()).unwrap_or("openid email profile");
     let scope = scope.replace(';', " ");

@@ -11,8 +11,8 @@
 //! Behaviour and options are those of Higress' oidc (`plugins/wasm-go/extensions/oidc`, on higress-group/oauth2-proxy).
 //!
 //! Differences from Higress: PKCE (S256) and nonce are always used; an absolute `rd` must be in `whitelist_domains`; endpoints of the
-//! provider on other hosts than the issuer's are called directly; a session of Higress is not read, users log in once more;
-//! the only `provider` is `oidc`.
+//! provider on other hosts than the issuer's are called directly; `service_name` may be left out; a session of Higress is not
+//! read, users log in once more; the only `provider` is `oidc`.
 
 mod config;
 mod provider;
@@ -38,6 +38,7 @@ use self::session::{Login, Session};
 use super::consumers::told;
 use super::{clock, places};
 use crate::config::model::Phase;
+use crate::plugins::config::is_usable;
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Reply, Request};
@@ -62,7 +63,7 @@ struct Oidc {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     match Config::read(scope) {
-        (Some(config), problems) if problems.is_empty() => {
+        (Some(config), problems) if is_usable(&problems) => {
             let provider = Provider::new(&config, host.clone());
             Ok(Some(Arc::new(Oidc { config, provider }) as Arc<dyn Plugin>))
         }

@@ -248,7 +248,7 @@ fn redirects_stay_where_they_may() {
 
 #[test]
 fn problems_name_their_field() {
-    let wrong = json!({"provider": "github", "oidc_issuer_url": "/x", "client_id": "a", "client_secret": 7, "cookie_secret": "short",
+    let wrong = json!({"provider": "github", "oidc_issuer_url": "/x", "client_id": "a", "client_secret": [7], "cookie_secret": "short",
         "cookie_samesite": "odd", "cookie_expire": "soon", "service_name": "a.dns", "typo": 1});
     assert_eq!(
         problem_fields(&SPEC, &wrong),

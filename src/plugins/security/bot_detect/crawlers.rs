@@ -237,9 +237,9 @@ const NAMES: &[&str] = &[
 ///
 /// # Errors
 /// One of the tables above does not compile; its test would have failed.
-pub fn expressions() -> Result<Vec<Regex>, String> {
+pub fn expressions(extent: Extent) -> Result<Vec<Regex>, String> {
     let shapes = SHAPES.iter().map(|shape| shape.replace("{version}", VERSION));
     let versioned = format!("(?:{})/{VERSION}", VERSIONED.join("|"));
     let names = format!("(?:{})(?:[ /]v?{VERSION})?", NAMES.join("|"));
-    shapes.chain([versioned, names]).map(|expression| pattern(&expression, Extent::Whole, false)).collect()
+    shapes.chain([versioned, names]).map(|expression| pattern(&expression, extent, false)).collect()
 }

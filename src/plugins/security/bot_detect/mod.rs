@@ -1,10 +1,11 @@
 //! `bot-detect`: keeps crawlers out by their User-Agent. AUTHZ phase, priority 310.
 //!
-//! An expression of `allow` lets pass, one of `deny` blocks, then the built-in crawlers (`crawlers`) are blocked. Every
-//! expression must match the whole User-Agent.
+//! An expression of `allow` lets pass, one of `deny` blocks, then the built-in crawlers (`crawlers`) are blocked. An
+//! expression must match the whole User-Agent; in `go-bot-detect`, Higress' port to Go, any part of it, and there who has no
+//! User-Agent is refused, too.
 //!
 //! Differences from Higress: expressions may be longer than 100 instructions; the details say which list matched instead of
-//! being empty.
+//! being empty. Its port to Go has a few other crawlers.
 
 mod crawlers;
 
@@ -14,11 +15,11 @@ use async_trait::async_trait;
 use regex::Regex;
 
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::values::{self, Extent};
-use crate::plugins::{Flow, Host, Plugin, Reply, Request, parts};
+use crate::plugins::{Flow, Plugin, Reply, Request, parts};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "bot-detect",
@@ -26,11 +27,21 @@ pub const SPEC: PluginSpec = PluginSpec {
     priority: 310,
     family: Family::Cpp,
     summary: "Keeps crawlers out by their User-Agent",
-    build,
-    check: |scope| Config::read(scope).1,
+    build: |scope, _| build(scope, Extent::Whole),
+    check: |scope| Config::read(scope, Extent::Whole).1,
+};
+
+pub const GO_SPEC: PluginSpec = PluginSpec {
+    name: "go-bot-detect",
+    family: Family::Go,
+    build: |scope, _| build(scope, Extent::Anywhere),
+    check: |scope| Config::read(scope, Extent::Anywhere).1,
+    ..SPEC
 };
 
 struct Config {
+    /// The port to Go is meant.
+    is_go: bool,
     allow: Vec<Regex>,
     deny: Vec<Regex>,
     status: u16,
@@ -38,14 +49,16 @@ struct Config {
 }
 
 impl Config {
-    fn read(scope: &Scope<'_>) -> (Config, Vec<FieldProblem>) {
+    fn read(scope: &Scope<'_>, extent: Extent) -> (Config, Vec<FieldProblem>) {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
-        let allow = values::patterns(&mut fields, "allow", Extent::Whole, false).unwrap_or_default();
-        let deny = values::patterns(&mut fields, "deny", Extent::Whole, false).unwrap_or_default();
+        let allow = values::patterns(&mut fields, "allow", extent, false).unwrap_or_default();
+        let deny = values::patterns(&mut fields, "deny", extent, false).unwrap_or_default();
         let status = values::status(&mut fields, "blocked_code", 403);
-        let message = fields.string("blocked_message").unwrap_or_default().to_owned();
-        (Config { allow, deny, status, message }, fields.finish())
+        let is_go = extent == Extent::Anywhere;
+        let usual = if is_go { "Invalid User-Agent" } else { "" };
+        let message = fields.string("blocked_message").filter(|text| !text.is_empty()).unwrap_or(usual).to_owned();
+        (Config { is_go, allow, deny, status, message }, fields.finish())
     }
 }
 
@@ -54,12 +67,12 @@ struct BotDetect {
     crawlers: Vec<Regex>,
 }
 
-fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
-    let (config, problems) = Config::read(scope);
-    if !problems.is_empty() {
+fn build(scope: &Scope<'_>, extent: Extent) -> BuildResult {
+    let (config, problems) = Config::read(scope, extent);
+    if !is_usable(&problems) {
         return Err(problems);
     }
-    let crawlers = crawlers::expressions().map_err(|message| vec![(String::new(), message)])?;
+    let crawlers = crawlers::expressions(extent).map_err(|message| vec![FieldProblem::error("", message)])?;
     Ok(Some(Arc::new(BotDetect { config, crawlers })))
 }
 
@@ -68,7 +81,9 @@ impl Plugin for BotDetect {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
         let agent = parts::text(request, "user-agent").unwrap_or_default();
         let is_one_of = |list: &[Regex]| list.iter().any(|expression| expression.is_match(&agent));
-        let details = if is_one_of(&self.config.allow) {
+        let details = if self.config.is_go && agent.is_empty() {
+            "bot-detect.no_agent"
+        } else if is_one_of(&self.config.allow) {
             return Flow::Continue;
         } else if is_one_of(&self.config.deny) {
             "bot-detect.denied"
@@ -135,6 +150,19 @@ mod tests {
     }
 
     #[test]
+    fn the_port_to_go_looks_anywhere() {
+        let blocked = |agent: &str| {
+            let config = json!({"allow": ["Tailsweep"], "deny": ["Go-Client"]});
+            Exchange::new("GET", "/", &[("user-agent", agent)]).run(&built(&GO_SPEC, &config)).map(|reply| reply.details)
+        };
+        assert_eq!(blocked("x Go-Client/2").as_deref(), Some("bot-detect.denied"));
+        assert_eq!(blocked("Mozilla/5.0 (compatible; Googlebot/2.1)").as_deref(), Some("bot-detect.crawler"));
+        assert_eq!(blocked("a Tailsweep bingbot/2.0"), None);
+        let reply = Exchange::new("GET", "/", &[]).run(&built(&GO_SPEC, &json!({}))).unwrap();
+        assert_eq!((reply.status, &reply.body[..]), (403, &b"Invalid User-Agent"[..]), "who says nothing is refused");
+    }
+
+    #[test]
     fn the_answer_is_as_configured() {
         let plugin = built(&SPEC, &json!({"blocked_code": 401, "blocked_message": "deny by bot detect"}));
         let reply = Exchange::new("GET", "/", &[("user-agent", "bingbot")]).run(&plugin).unwrap();
@@ -143,7 +171,7 @@ mod tests {
 
     #[test]
     fn problems_name_their_field() {
-        let config = json!({"allow": "x", "deny": ["a", "["], "blocked_code": "403"});
+        let config = json!({"allow": "x", "deny": ["a", "["], "blocked_code": "4xx"});
         assert_eq!(problem_fields(&SPEC, &config), ["allow", "deny[1]", "blocked_code"]);
     }
 }

@@ -8,7 +8,7 @@
 //! Differences from Higress: rules of the phases 3 to 5 are not run (inline ones are a configuration error), so answers are not
 //! inspected; bodies are inspected without `SecRequestBodyAccess`; the Core Rule Set does not ship with the gateway but is read
 //! from `crs/` in the data folder (`crs-setup.conf` and `rules/REQUEST-*.conf`); directives that have no effect here are configuration
-//! errors, except those about logs and limits.
+//! errors, except those about logs, temporary files and limits.
 
 mod rules;
 
@@ -26,7 +26,7 @@ use zentinel_modsec::engine::ruleset::RuleEngineMode;
 use zentinel_modsec::{CompiledRuleset, Intervention, Transaction};
 
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Reply, Request, parts};
@@ -67,11 +67,12 @@ impl Config {
 
     fn compile(&self, data_dir: &Path) -> Result<CompiledRuleset, FieldProblem> {
         let crs = match self.use_crs {
-            true => rules::core_rule_set(&data_dir.join("crs")).map_err(|message| ("useCRS".to_owned(), message))?,
+            true => rules::core_rule_set(&data_dir.join("crs"))
+                .map_err(|message| FieldProblem::error("useCRS", message))?,
             false => String::new(),
         };
         let text = format!("{crs}{}", self.own.join("\n"));
-        CompiledRuleset::from_string(&text).map_err(|error| ("secRules".to_owned(), error.to_string()))
+        CompiledRuleset::from_string(&text).map_err(|error| FieldProblem::error("secRules", error.to_string()))
     }
 }
 
@@ -95,7 +96,7 @@ struct Open(Arc<Mutex<Option<Transaction>>>);
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     let rules = config.compile(host.data_dir()).map_err(|problem| vec![problem])?;

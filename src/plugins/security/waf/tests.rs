@@ -131,7 +131,7 @@ fn a_rule_set_is_read_from_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let crs = folder.path().join("crs");
     let config = Config { use_crs: true, own: vec!["SecRuleRemoveById 2".into()] };
-    let (field, message) = config.compile(folder.path()).err().unwrap();
+    let FieldProblem { field, message, .. } = config.compile(folder.path()).err().unwrap();
     assert_eq!(field, "useCRS");
     assert!(message.contains(&crs.display().to_string()), "{message}");
 
@@ -162,7 +162,7 @@ fn problems_name_their_field() {
         "SecHashEngine On",
         "SecRuleUpdateActionById 1 \"pass\"",
         "SecAuditLog /dev/null",
-        7,
+        true,
     ]});
     let found = problem_fields(&SPEC, &config);
     assert_eq!(found, ["useCRS", "secRules[5]", "secRules[1]", "secRules[2]", "secRules[3]"]);

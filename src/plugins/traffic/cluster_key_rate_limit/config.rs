@@ -71,7 +71,7 @@ impl Config {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
         let rule_name = fields.string("rule_name").unwrap_or_default().to_owned();
-        if rule_name.is_empty() && fields.problems.is_empty() {
+        if rule_name.is_empty() && fields.is_usable() {
             fields.problem("rule_name", "must be given; counters are kept under it");
         }
         let global = fields.object("global_threshold").and_then(|value| {
@@ -90,7 +90,7 @@ impl Config {
             items.extend(Item::read(&mut item));
             fields.problems.extend(item.finish());
         }
-        if global.is_none() && items.is_empty() && fields.problems.is_empty() {
+        if global.is_none() && items.is_empty() && fields.is_usable() {
             fields.problem("rule_items", "or global_threshold must be given");
         }
         let show_quota = fields.boolean("show_limit_quota_header").unwrap_or(false);
@@ -115,7 +115,7 @@ impl Item {
             chosen.extend(name.map(|name| (kind, is_per_value, name)));
         }
         let [(kind, is_per_value, written)] = chosen[..] else {
-            if fields.problems.is_empty() {
+            if fields.is_usable() {
                 let names: Vec<&str> = KINDS.iter().map(|(kind, _)| *kind).collect();
                 fields.problem(
                     "limit_by_header",
@@ -135,19 +135,19 @@ impl Item {
         let mut limits = Vec::new();
         for (index, value) in fields.list("limit_keys").unwrap_or_default().iter().enumerate() {
             let mut limit = Fields::of(value, &format!("{}[{index}]", fields.at("limit_keys")));
-            let key = limit.string("key").filter(|key| !key.is_empty());
-            if key.is_none() && limit.problems.is_empty() {
+            let key = limit.name("key").filter(|key| !key.is_empty());
+            if key.is_none() && limit.is_usable() {
                 limit.problem("key", "must be given");
             }
             let rate = Rate::read(&mut limit);
-            match key.map(|key| Matcher::of(key, is_per_value, is_address)) {
+            match key.map(|key| Matcher::of(&key, is_per_value, is_address)) {
                 Some(Ok(matcher)) => limits.extend(rate.map(|rate| (matcher, rate))),
                 Some(Err(message)) => limit.problem("key", message),
                 None => {}
             }
             fields.problems.extend(limit.finish());
         }
-        if limits.is_empty() && fields.problems.is_empty() {
+        if limits.is_empty() && fields.is_usable() {
             fields.problem("limit_keys", "must name at least one key");
         }
         // Whatever is listed by name comes before everything else.

@@ -5,7 +5,7 @@
 //! one step; if one of them is over its limit the request is refused. If Redis cannot be used the request passes.
 //!
 //! Differences from Higress: without `redis` the counters are kept in this process. With several counters the quota headers
-//! are those of the counter with the least left.
+//! are those of the counter with the fewest requests left (there with the smallest share left).
 
 mod config;
 
@@ -17,6 +17,7 @@ use http::{HeaderName, HeaderValue};
 use self::config::{Config, Item, Selector};
 use super::rate::Rate;
 use crate::config::model::Phase;
+use crate::plugins::config::is_usable;
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Reply, Request, parts};
@@ -43,7 +44,7 @@ struct ClusterKeyRateLimit {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     let store = host.store(config.redis.as_ref());

@@ -142,10 +142,8 @@ fn grays(fields: &mut Fields<'_>, rules: &[Rule]) -> Vec<Deployment> {
         let deployment = Deployment::read(&mut section);
         let has_rule = rules.iter().any(|rule| rule.name == deployment.name);
         if is_enabled && deployment.weight == 0 && !has_rule {
-            section.problem(
-                "name",
-                format!("is \"{}\", but no rule has that name and there is no weight", deployment.name),
-            );
+            let message = "but no rule has that name and there is no weight, so nobody gets it";
+            section.warn("name", format!("is \"{}\", {message}", deployment.name));
         }
         fields.problems.extend(section.finish());
         if is_enabled && found.last().is_none_or(|last| last.weight == 0) {

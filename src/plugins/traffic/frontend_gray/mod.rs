@@ -23,6 +23,7 @@ use pingora_http::ResponseHeader;
 use self::choose::User;
 use self::config::Config;
 use crate::config::model::Phase;
+use crate::plugins::config::is_usable;
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Request, parts};
@@ -59,7 +60,7 @@ struct FrontendGray {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(FrontendGray { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(FrontendGray { config }))) } else { Err(problems) }
 }
 
 #[async_trait]

@@ -5,7 +5,7 @@
 //! them; an address that is not in the table, or not IPv4, passes without headers.
 //!
 //! Differences from Higress: the table does not ship with the gateway, because its data has an owner; it is read from
-//! `database`, or from `geo-ip.txt` in the data folder if that is there. Headers of these names that the client sent are
+//! `database`, or from `geo-ip.xdb` or `geo-ip.txt` in the data folder if one is there. Headers of these names that the client sent are
 //! removed. The Wasm properties `geo-*` do not exist; their readers use the headers.
 
 mod table;
@@ -20,7 +20,7 @@ use http::{HeaderName, HeaderValue};
 use self::table::Table;
 use crate::config::model::Phase;
 use crate::plugins::address::AddressSource;
-use crate::plugins::config::{FieldProblem, Fields};
+use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Request};
@@ -35,8 +35,8 @@ pub const SPEC: PluginSpec = PluginSpec {
     check: |scope| Config::read(scope).1,
 };
 
-/// Table used when the configuration names none, in the data folder.
-const DEFAULT_TABLE: &str = "geo-ip.txt";
+/// Tables used when the configuration names none, in the data folder; the first there is.
+const DEFAULT_TABLES: [&str; 2] = ["geo-ip.xdb", "geo-ip.txt"];
 
 /// In the order of the table's columns.
 const HEADERS: [HeaderName; 4] = [
@@ -81,7 +81,7 @@ struct GeoIp {
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if !problems.is_empty() {
+    if !is_usable(&problems) {
         return Err(problems);
     }
     // As in Higress, IPv6 is accepted and looked up nowhere.
@@ -89,17 +89,21 @@ fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
         return Ok(None);
     }
     let table =
-        load(config.database.as_deref(), host.data_dir()).map_err(|message| vec![("database".to_owned(), message)])?;
+        load(config.database.as_deref(), host.data_dir()).map_err(|message| vec![FieldProblem::error("database", message)])?;
     Ok(Some(Arc::new(GeoIp { source: config.source, table })))
 }
 
 fn load(database: Option<&Path>, data_dir: &Path) -> Result<Option<Table>, String> {
-    let path = database.map_or_else(|| data_dir.join(DEFAULT_TABLE), Path::to_owned);
-    if database.is_none() && !path.exists() {
-        tracing::warn!(path = %path.display(), "geo-ip has no table and knows internal addresses only; put one there, or name it in the field database");
+    let mut places = DEFAULT_TABLES.iter().map(|name| data_dir.join(name));
+    let Some(path) = database.map(Path::to_owned).or_else(|| places.find(|path| path.exists())) else {
+        let [xdb, text] = DEFAULT_TABLES;
+        tracing::warn!(folder = %data_dir.display(), "geo-ip has no table and knows internal addresses only; put {xdb} or {text} there, or name a table in the field database");
         return Ok(None);
-    }
+    };
     let bytes = std::fs::read(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    if path.extension().is_some_and(|extension| extension == "xdb") {
+        return Table::parse_xdb(&bytes).map(Some).map_err(|message| format!("{} {message}", path.display()));
+    }
     let (table, n_skipped) = Table::parse(&String::from_utf8_lossy(&bytes));
     if table.is_empty() {
         return Err(format!("{} has no line of the form network|country|province|city|provider", path.display()));

@@ -1,8 +1,8 @@
 //! `traffic-editor`: sets, copies, concatenates, deletes and renames request headers, query parameters and response headers, perhaps
 //! under conditions. Default phase, priority 100.
 //!
-//! The first conditional set whose conditions all hold replaces the default one. Takes the field names of Higress' documents (`source`
-//! and `target` of rename, `substr`) and those of its code (`newName`, `part`). Differences from Higress: none known.
+//! The first conditional set whose conditions all hold replaces the default one. Difference from Higress: takes the field names of
+//! its documents (`source` and `target` of rename, `substr`) besides those of its code (`newName`, `part`).
 
 mod config;
 
@@ -14,6 +14,7 @@ use pingora_http::ResponseHeader;
 use self::config::{Command, Config, Piece, Place, Ref};
 use super::bag::{self, Bag, RequestHeaders, ResponseHeaders};
 use crate::config::model::Phase;
+use crate::plugins::config::is_usable;
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Request};
@@ -34,7 +35,7 @@ struct TrafficEditor {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(TrafficEditor { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(TrafficEditor { config }))) } else { Err(problems) }
 }
 
 /// What is left to do to the answer, with everything the request had to say in place.

@@ -126,7 +126,7 @@ impl Config {
         let reroute = fields.boolean("reroute").unwrap_or(true);
         let request = fields.list("reqRules");
         let response = fields.list("respRules");
-        if request.is_none() && response.is_none() && fields.problems.is_empty() {
+        if request.is_none() && response.is_none() && fields.is_usable() {
             fields.problem("reqRules", "or respRules must be given; without rules nothing is transformed");
         }
         let mut problems = Vec::new();

@@ -23,6 +23,7 @@ use self::fields::{Place, Sources};
 use super::bag::{self, RequestHeaders, ResponseHeaders};
 use super::form::{Form, media_type};
 use crate::config::model::Phase;
+use crate::plugins::config::is_usable;
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Request};
@@ -43,7 +44,7 @@ struct Transformer {
 
 fn build(scope: &Scope<'_>, _host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
-    if problems.is_empty() { Ok(Some(Arc::new(Transformer { config }))) } else { Err(problems) }
+    if is_usable(&problems) { Ok(Some(Arc::new(Transformer { config }))) } else { Err(problems) }
 }
 
 /// Host and path a request came with: what patterns of both halves look at.

@@ -1,80 +1,16 @@
 //! What behaves differently from Higress, plugin by plugin, and the document made of it (docs/compatibility.md).
 //!
-//! The fields are asked of the plugins themselves: what the parser knows is what is listed. Rows are added by whoever adds a plugin; one
-//! without a row has no known differences. Read by `weirgate import` too.
+//! The fields are asked of the plugins themselves: what the parser knows is what is listed. Rows of `differences` are added
+//! by whoever adds a plugin; one without a row has no known differences. Read by `weirgate import` too.
+
+mod differences;
 
 use serde_json::json;
 
+use self::differences::DIFFERENCES;
 use super::config::known_fields;
 use super::registry::{PLUGINS, PluginSpec, Scope};
 use crate::config::model::Phase;
-
-/// Deliberate differences, each with its reason, by name of the plugin.
-const DIFFERENCES: &[(&str, &[&str])] = &[
-    (
-        "ai-rag",
-        &[
-            "searches this gateway's own knowledge bases (`knowledgeBase`); `dashscope` and `dashvector` are refused, with the commands that store the documents here",
-            "no span tag `rag_docs`",
-        ],
-    ),
-    (
-        "cache-control",
-        &["`expires` that is neither a number nor `epoch` or `max` is a configuration error; Higress takes it for 0"],
-    ),
-    (
-        "custom-response",
-        &[
-            "takes the fields of both Higress plugins, the C++ and the Go one",
-            "without body and configured type there is no `content-type`; the Go plugin sends an empty one",
-            "the log details are `custom-response`, as in the Go plugin; the C++ one leaves them empty",
-        ],
-    ),
-    (
-        "gw-error-format",
-        &[
-            "the gateway's own errors have other texts than Envoy's; a rule matches if it names ours or the one Envoy has for that error",
-            "the content type follows the new body unless `set_header` names one, because our errors are JSON",
-        ],
-    ),
-    (
-        "jsonrpc-converter",
-        &[
-            "numeric ids are copied too",
-            "`x-envoy-jsonrpc-error` is removed like the other headers",
-            "the answer's headers exist once its body is complete, so plugins that look at heads only do not see them",
-        ],
-    ),
-    ("key-auth", &["the reason of a refusal is also in the body on paths of model APIs, whose clients show it"]),
-    (
-        "log-request-response",
-        &[
-            "the fields `request_headers`, `request_body`, `response_headers` and `response_body` are in the access log without a format being configured",
-            "the credential by which the consumer was recognised is written as `***`",
-        ],
-    ),
-    (
-        "nginx-rewrite-compatible",
-        &[
-            "a variable without prefix reaches the upstream with `pass_to_upstream` only; the Envoy property has no reader here",
-        ],
-    ),
-    (
-        "response-cache",
-        &[
-            "without Redis answers are kept in the gateway's memory (64 MiB, least recently used go first)",
-            "event streams and the gateway's own errors are not kept",
-        ],
-    ),
-    (
-        "transformer",
-        &[
-            "files of a multipart form are kept; Higress drops them when it writes the form again",
-            "JSON bodies keep their spelling except where a rule changes them; Higress writes them anew with line breaks",
-            "an empty key is a configuration error; Higress ignores it or gives the body up",
-        ],
-    ),
-];
 
 /// Differences of one plugin.
 pub fn differences(plugin: &str) -> &'static [&'static str] {
@@ -86,7 +22,7 @@ pub fn fields(spec: &PluginSpec) -> Vec<String> {
     // No plugin has a field of this name, and the complaint about it lists those there are.
     let config = json!({"\u{0}": null});
     let problems = (spec.check)(&Scope { global: Some(&config), rule: None, n_rules: 0 });
-    let known = problems.iter().find_map(|(_, message)| known_fields(message));
+    let known = problems.iter().find_map(|problem| known_fields(&problem.message));
     known.map(|fields| fields.into_iter().map(str::to_owned).collect()).unwrap_or_default()
 }
 
@@ -96,8 +32,8 @@ pub fn document() -> String {
         "# Compatibility with Higress plugins\n\n\
          Made from the registry by a test; do not edit (`WEIRGATE_UPDATE_GOLDEN=1 cargo test compatibility` writes it).\n\n\
          The plugins below are part of the program and read the configuration of their namesakes in Higress, in the order of the\n\
-         chain. Unknown fields are an error that names them. A plugin that is not listed is left out where its object says `FAIL_OPEN` and\n\
-         refused otherwise.\n\n\
+         chain. Unknown fields have no effect and are named in a warning. A plugin that is not listed is left out where its object says\n\
+         `FAIL_OPEN`; otherwise the requests it is for get a 503.\n\n\
          | Plugin | Phase | Priority | Fields |\n|---|---|---|---|\n",
     );
     for spec in PLUGINS {

@@ -1,0 +1,123 @@
+//! Parts of a configuration that this gateway cannot do: the requests they are for are refused, the rest is served.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::harness::{Folder, Gateway, Upstream, completion, eventually_async, ok, question, run_cli, send};
+use crate::ingress::{Authority, curl, site};
+
+/// A plugin object by the url of its image.
+fn plugin(folder: &Folder, name: &str, url: &str, spec: Value) {
+    let mut all = json!({"url": url, "priority": 10});
+    all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    let object = json!({"apiVersion": "extensions.higress.io/v1alpha1", "kind": "WasmPlugin",
+        "metadata": {"name": name, "namespace": "higress-system"}, "spec": all});
+    folder.write(&format!("wasmplugins/{name}.yaml"), &object);
+}
+
+async fn status(gateway: &Gateway, path: &str) -> u16 {
+    send(gateway.http, "GET", path, &[], Bytes::new()).await.status
+}
+
+/// A folder with one plugin of the user's own on one route must not keep the other routes from working.
+#[tokio::test]
+async fn a_plugin_we_do_not_have_closes_only_what_it_is_for() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    folder.route("open", "/open", "up.static").route("closed", "/closed", "up.static");
+    let rules = |route: &str| json!({"matchRules": [{"ingress": [route], "config": {"a": 1}}], "defaultConfigDisable": true});
+    plugin(&folder, "own", "oci://registry.example/plugins/of-ours:1.0.0", rules("closed"));
+    let mut open = rules("open");
+    open["failStrategy"] = json!("FAIL_OPEN");
+    plugin(&folder, "other", "oci://registry.example/plugins/other-of-ours:1.0.0", open);
+    let dir = folder.config().to_str().unwrap().to_owned();
+    let (code, out, err) = run_cli(&["validate", &dir], &folder);
+    assert!(code == 64 && err.contains("503"), "{code} {out}{err}");
+    assert!(out.contains("error: wasmplugins/own.yaml") && out.contains("warning: wasmplugins/other.yaml"), "{out}");
+    assert_eq!(run_cli(&["validate", &dir, "--lenient"], &folder).0, 0);
+    let gateway = Gateway::start(folder);
+    assert_eq!((status(&gateway, "/open").await, status(&gateway, "/closed").await), (200, 503));
+    assert_eq!(upstream.n_calls(), 1);
+    let line = gateway.access_log(2).pop().unwrap();
+    assert_eq!(line["response_code_details"], "plugin_unavailable", "{line}");
+}
+
+/// A start does what it can. A change that takes something away is refused, as one with errors is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_certificate_costs_its_host_at_start_and_nothing_in_a_change() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let authority = Authority::new();
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    authority.sign(&folder, "good", &["good.test"]);
+    authority.sign(&folder, "bad", &["bad.test"]);
+    site(&folder, "good", "good.test", "up.static", Some("good"), &json!({}));
+    // Its clients have to show a certificate, which must not be forgotten with the rest.
+    let demanding = json!({"higress.io/auth-tls-secret": "bad"});
+    site(&folder, "bad", "bad.test", "up.static", Some("bad"), &demanding);
+    let whole = std::fs::read_to_string(folder.config().join("secrets/bad.yaml")).unwrap();
+    let broken = whole.replace("BEGIN CERTIFICATE", "BEGIN CERTIFICAT");
+    folder.write_text("secrets/bad.yaml", &broken);
+    let gateway = Gateway::start(folder);
+    assert_eq!((curl(&gateway, "good.test", &[]).as_str(), curl(&gateway, "bad.test", &[]).as_str()), ("200", "000"));
+    let past = ["-H", "Host: bad.test"];
+    assert_eq!(curl(&gateway, "good.test", &past), "421");
+    let config = || async { gateway.admin("GET", "/api/v1/config").await.json() };
+    let snapshot = |number: u64| async move { (config().await["snapshot"] == number).then_some(()) };
+    // What is out may stay out while the rest changes.
+    gateway.folder.route("more", "/more", "up.static");
+    eventually_async("the second snapshot", || snapshot(2)).await;
+    gateway.folder.write_text("secrets/bad.yaml", &whole);
+    eventually_async("the third snapshot", || snapshot(3)).await;
+    assert_eq!(curl(&gateway, "bad.test", &[]), "000", "without a certificate of the client's");
+    gateway.folder.write_text("secrets/bad.yaml", &broken);
+    plugin(&gateway.folder, "own", "oci://registry.example/plugins/of-ours:1.0.0", json!({}));
+    eventually_async("the refusal", || async {
+        let problems = config().await["problems"].to_string();
+        (problems.contains("secrets/bad.yaml") && problems.contains("wasmplugins/own.yaml")).then_some(())
+    })
+    .await;
+    assert_eq!(config().await["snapshot"], 3);
+    assert_eq!(curl(&gateway, "good.test", &[]), "200");
+}
+
+/// Higress' plugins do not look at fields they do not know, and read numbers and flags in quotes.
+#[tokio::test]
+async fn what_higress_plugins_tolerate_is_tolerated() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    folder.route("web", "/", "up.static");
+    let config = json!({"block_urls": ["/secret"], "blocked_code": "404", "case_sensitive": "false", "comment": "ours"});
+    folder.plugin("request-block", &config, &json!([]));
+    let (code, out, _) = run_cli(&["validate", folder.config().to_str().unwrap()], &folder);
+    assert!(code == 0 && out.contains("spec.defaultConfig.comment: is not a field"), "{code} {out}");
+    let gateway = Gateway::start(folder);
+    assert_eq!((status(&gateway, "/SECRET").await, status(&gateway, "/").await), (404, 200));
+}
+
+/// A pool of the console with one provider whose API has to be translated.
+#[tokio::test]
+async fn a_provider_we_cannot_speak_to_fails_its_own_calls_only() {
+    let upstream = Upstream::start(|_, seen| async move {
+        ok(&completion(seen.json()["model"].as_str().unwrap_or_default(), "hello"))
+    })
+    .await;
+    let folder = Folder::new();
+    folder.services(&[("good", upstream.address), ("foreign", upstream.address)]);
+    folder.route("good", "/good", "good.static").route("foreign", "/foreign", "foreign.static");
+    let providers = json!({"providers": [
+        {"id": "good", "type": "openai", "apiTokens": ["sk-1"], "openaiCustomUrl": "http://127.0.0.1/v1"},
+        {"id": "foreign", "type": "spark", "apiTokens": ["sk-2"]},
+    ]});
+    let rule = |id: &str| json!({"service": [format!("{id}.static")], "config": {"activeProviderId": id}});
+    folder.plugin("ai-proxy", &providers, &json!([rule("good"), rule("foreign")]));
+    let gateway = Gateway::start(folder);
+    let body = question("m", "hi").to_string();
+    let good = gateway.post("/good/v1/chat/completions", &[], body.clone()).await;
+    let foreign = gateway.post("/foreign/v1/chat/completions", &[], body).await;
+    assert_eq!((good.status, foreign.status), (200, 503), "{} {}", good.text(), foreign.text());
+    assert!(foreign.text().contains("ai-proxy.internal"), "{}", foreign.text());
+    assert_eq!(upstream.n_calls(), 1);
+}
