@@ -240,7 +240,8 @@ fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>) -> Result<ChainEntry, V
             Err(found) if found.iter().all(|problem| problem.severity > Severity::Error) => unavailable,
             Err(found) => {
                 let wrong = found.into_iter().filter(|problem| problem.severity == Severity::Error);
-                let named = |it: FieldProblem| Problem::error(&plugin.object, &format!("{at}.{}", it.field), it.message);
+                let named =
+                    |it: FieldProblem| Problem::error(&plugin.object, &format!("{at}.{}", it.field), it.message);
                 problems.extend(wrong.map(named));
                 None
             }

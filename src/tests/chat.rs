@@ -342,6 +342,7 @@ async fn ai_statistics_fill_the_access_log_and_the_metrics() {
     gateway.chat(&question("m", "how are you?")).await;
     let log = &gateway.access_log(1)[0]["ai_log"];
     assert_eq!(log["question"], "how are you?");
+    assert_eq!(log["messages"], r#"[{"role":"user","content":"how are you?"}]"#);
     assert_eq!(log["answer"], "hello");
     assert_eq!((&log["input_token"], &log["output_token"], &log["total_token"]), (&json!(10), &json!(2), &json!(12)));
     assert_eq!(
@@ -351,4 +352,21 @@ async fn ai_statistics_fill_the_access_log_and_the_metrics() {
     let metrics = gateway.metrics().await;
     let line = "route_upstream_model_consumer_metric_total_token_total{ai_route=\"chat\",ai_cluster=\"llm.static\",ai_model=\"m\",ai_consumer=\"none\"} 12";
     assert!(metrics.lines().any(|l| l == line), "{metrics}");
+}
+
+/// As the documents of Higress have them: no source, and an answer that is no stream.
+#[tokio::test]
+async fn ai_statistics_know_their_own_attributes_without_a_source() {
+    let upstream = Upstream::chat().await;
+    let folder = Folder::new();
+    folder.services(&[("llm", upstream.address)]).route("chat", "/", "llm.static").provider("llm.static", &json!({}));
+    let attributes = json!([{"key": "question"}, {"key": "answer"}, {"key": "tool_calls", "default_value": "none"},
+        {"key": "reasoning"}, {"key": "reasoning_tokens"}, {"key": "input_token_details"}]);
+    folder.plugin("ai-statistics", &json!({"attributes": attributes}), &json!([]));
+    let gateway = Gateway::start(folder);
+    gateway.chat(&question("m", "how are you?")).await;
+    let log = &gateway.access_log(1)[0]["ai_log"];
+    let told = ["question", "answer", "tool_calls"].map(|key| log[key].as_str().unwrap_or_default());
+    assert_eq!(told, ["how are you?", "hello", "none"], "{log}");
+    assert!(log.get("reasoning").is_none() && log.get("messages").is_none(), "{log}");
 }

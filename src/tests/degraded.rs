@@ -26,7 +26,8 @@ async fn a_plugin_we_do_not_have_closes_only_what_it_is_for() {
     let folder = Folder::new();
     folder.services(&[("up", upstream.address)]);
     folder.route("open", "/open", "up.static").route("closed", "/closed", "up.static");
-    let rules = |route: &str| json!({"matchRules": [{"ingress": [route], "config": {"a": 1}}], "defaultConfigDisable": true});
+    let rules =
+        |route: &str| json!({"matchRules": [{"ingress": [route], "config": {"a": 1}}], "defaultConfigDisable": true});
     plugin(&folder, "own", "oci://registry.example/plugins/of-ours:1.0.0", rules("closed"));
     let mut open = rules("open");
     open["failStrategy"] = json!("FAIL_OPEN");
@@ -89,7 +90,8 @@ async fn what_higress_plugins_tolerate_is_tolerated() {
     let folder = Folder::new();
     folder.services(&[("up", upstream.address)]);
     folder.route("web", "/", "up.static");
-    let config = json!({"block_urls": ["/secret"], "blocked_code": "404", "case_sensitive": "false", "comment": "ours"});
+    let config =
+        json!({"block_urls": ["/secret"], "blocked_code": "404", "case_sensitive": "false", "comment": "ours"});
     folder.plugin("request-block", &config, &json!([]));
     let (code, out, _) = run_cli(&["validate", folder.config().to_str().unwrap()], &folder);
     assert!(code == 0 && out.contains("spec.defaultConfig.comment: is not a field"), "{code} {out}");

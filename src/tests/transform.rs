@@ -268,7 +268,10 @@ fn import_says_what_becomes_of_each_object() {
     let folder = Folder::new();
     folder.route("web", "/", "nowhere.static");
     folder.plugin("response-cache", &json!({"cache": {"type": "redis", "serviceName": "r.dns"}}), &json!([]));
-    folder.write("secrets/plain.yaml", &json!({"kind": "Secret", "metadata": {"name": "plain"}, "stringData": {"a": "b"}}));
+    folder.write(
+        "secrets/plain.yaml",
+        &json!({"kind": "Secret", "metadata": {"name": "plain"}, "stringData": {"a": "b"}}),
+    );
     folder.write("envoyfilters/h.yaml", &json!({"kind": "EnvoyFilter", "metadata": {"name": "h"}}));
     let dir = folder.config();
     let import = |form: &str| run_cli(&["import", dir.to_str().unwrap(), "--report", form], &folder);

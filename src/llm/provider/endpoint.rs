@@ -99,7 +99,8 @@ impl Endpoint {
             "qwen" => {
                 endpoint.move_host(fields, "qwenDomain");
                 if fields.boolean("qwenEnableCompatible") == Some(false) {
-                    let note = "qwenEnableCompatible: DashScope's own protocol is not spoken; its compatible mode is used";
+                    let note =
+                        "qwenEnableCompatible: DashScope's own protocol is not spoken; its compatible mode is used";
                     unsupported.push(note.to_owned());
                 }
                 if fields.boolean("qwenEnableSearch") == Some(true) {

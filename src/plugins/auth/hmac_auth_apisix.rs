@@ -354,7 +354,8 @@ mod tests {
 
     #[test]
     fn problems_name_their_field() {
-        let wrong = json!({"allowed_algorithms": ["md5"], "consumers": [{"access_key": "", "secret_key": [1]}], "x": 1});
+        let wrong =
+            json!({"allowed_algorithms": ["md5"], "consumers": [{"access_key": "", "secret_key": [1]}], "x": 1});
         let named = problem_fields(&SPEC, &wrong);
         assert_eq!(named, ["consumers[0].access_key", "consumers[0].secret_key", "allowed_algorithms[0]", "x"]);
     }

@@ -4,13 +4,14 @@
 //! by whoever adds a plugin; one without a row has no known differences. Read by `weirgate import` too.
 
 mod differences;
+#[cfg(test)]
+mod document;
 
 use serde_json::json;
 
 use self::differences::DIFFERENCES;
 use super::config::known_fields;
-use super::registry::{PLUGINS, PluginSpec, Scope};
-use crate::config::model::Phase;
+use super::registry::{PluginSpec, Scope};
 
 /// Differences of one plugin.
 pub fn differences(plugin: &str) -> &'static [&'static str] {
@@ -26,40 +27,10 @@ pub fn fields(spec: &PluginSpec) -> Vec<String> {
     known.map(|fields| fields.into_iter().map(str::to_owned).collect()).unwrap_or_default()
 }
 
-/// The text of docs/compatibility.md.
-pub fn document() -> String {
-    let mut text = String::from(
-        "# Compatibility with Higress plugins\n\n\
-         Made from the registry by a test; do not edit (`WEIRGATE_UPDATE_GOLDEN=1 cargo test compatibility` writes it).\n\n\
-         The plugins below are part of the program and read the configuration of their namesakes in Higress, in the order of the\n\
-         chain. Unknown fields have no effect and are named in a warning. A plugin that is not listed is left out where its object says\n\
-         `FAIL_OPEN`; otherwise the requests it is for get a 503.\n\n\
-         | Plugin | Phase | Priority | Fields |\n|---|---|---|---|\n",
-    );
-    for spec in PLUGINS {
-        let fields: Vec<String> = fields(spec).iter().map(|field| format!("`{field}`")).collect();
-        let phase = match spec.phase {
-            Phase::Authn => "AUTHN",
-            Phase::Authz => "AUTHZ",
-            Phase::Stats => "STATS",
-            Phase::Unspecified => "default",
-        };
-        text.push_str(&format!("| {} | {phase} | {} | {} |\n", spec.name, spec.priority, fields.join(", ")));
-    }
-    for spec in PLUGINS {
-        text.push_str(&format!("\n## {}\n\n{}.\n\n", spec.name, spec.summary));
-        match differences(spec.name) {
-            [] => text.push_str("No known differences.\n"),
-            differences => differences.iter().for_each(|difference| text.push_str(&format!("- {difference}\n"))),
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugins::registry::find;
+    use crate::plugins::registry::{PLUGINS, find};
 
     #[test]
     fn every_row_is_of_a_plugin_and_every_plugin_tells_its_fields() {
@@ -70,19 +41,5 @@ mod tests {
         let silent: Vec<&str> = PLUGINS.iter().filter(|spec| fields(spec).is_empty()).map(|spec| spec.name).collect();
         assert!(silent.is_empty(), "these do not name what they know: {silent:?}");
         assert!(fields(find("cache-control").unwrap()).iter().eq(["suffix", "expires"]));
-    }
-
-    #[test]
-    fn the_document_is_up_to_date() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/compatibility.md");
-        if std::env::var_os("WEIRGATE_UPDATE_GOLDEN").is_some() {
-            std::fs::write(path, document()).unwrap();
-        }
-        let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert_eq!(
-            committed,
-            document(),
-            "run WEIRGATE_UPDATE_GOLDEN=1 cargo test compatibility and read the difference"
-        );
     }
 }

@@ -225,7 +225,8 @@ mod tests {
 
     #[test]
     fn the_port_to_go_looks_anywhere_ignores_case_and_tells_the_list() {
-        let config = json!({"block_regexp_urls": ["/env[0-9]"], "block_exact_urls": ["/Web", ""], "block_urls": ["Swagger"]});
+        let config =
+            json!({"block_regexp_urls": ["/env[0-9]"], "block_exact_urls": ["/Web", ""], "block_urls": ["Swagger"]});
         let plugin = built(&GO_SPEC, &config);
         let details = |path: &str| Exchange::new("GET", path, &[]).run(&plugin).map(|reply| reply.details);
         for (path, list) in [("/x/ENV1/info", "regexp"), ("/web", "exact"), ("/docs/swagger.html", "keyword")] {

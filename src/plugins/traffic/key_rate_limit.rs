@@ -157,6 +157,13 @@ mod tests {
     }
 
     #[test]
+    fn keys_may_be_written_as_numbers() {
+        let plugin =
+            built(&SPEC, &json!({"limit_by_param": "k", "limit_keys": [{"key": 102_234, "query_per_minute": "1"}]}));
+        assert_eq!([(); 2].map(|()| status(&plugin, "/?k=102234", &[])), [200, 429]);
+    }
+
+    #[test]
     fn counters_belong_to_a_rule_and_outlive_a_reload() {
         let host = FakeHost::silent();
         let at = |place: &str| {

@@ -22,7 +22,7 @@ use crate::proxy::upstream::NoPeer;
 use crate::proxy::{grpc, respond};
 use crate::telemetry::metrics::AttemptOutcome;
 
-/// An answer that has begun.
+/// An answer that has begun. Kilobytes, with the connection in it: handed on in a box.
 pub struct Opened {
     pub upstream: HttpSession,
     pub peer: HttpPeer,
@@ -174,7 +174,7 @@ impl Exchange {
         call: &Call,
         token: Option<usize>,
         limit: Option<Duration>,
-    ) -> Result<Opened, Failure> {
+    ) -> Result<Box<Opened>, Failure> {
         let started = Instant::now();
         let first_byte =
             call.provider.as_ref().and_then(|provider| provider.config().first_byte_timeout).filter(|_| call.is_stream);
@@ -204,7 +204,7 @@ impl Exchange {
         lease.answered(grpc::http_status(&begun.head));
         // `patience` covered the start; from here on silence between two reads is what counts.
         upstream.set_read_timeout(Some(call.timeouts.between_reads));
-        Ok(Opened {
+        Ok(Box::new(Opened {
             upstream,
             peer,
             lease,
@@ -221,11 +221,11 @@ impl Exchange {
                 want: call.want,
                 idle: call.timeouts.idle,
             },
-        })
+        }))
     }
 
     /// Reads an unwanted answer to its end if that is quick, so that the connection can serve again.
-    pub(super) async fn discard(&self, mut opened: Opened) {
+    pub(super) async fn discard(&self, mut opened: Box<Opened>) {
         let drained = tokio::time::timeout(DISCARD_LIMIT, async {
             while !opened.is_done {
                 match opened.upstream.read_response_body().await {

@@ -16,7 +16,7 @@ use crate::llm::splice::{Edit, splice};
 use crate::plugins::rules::Place;
 use crate::plugins::{Answered, CredentialPlace, End, LlmCall, Reply, Target, without_query};
 use crate::proxy::context::Context;
-use crate::proxy::hygiene::{authority, strip_x_envoy};
+use crate::proxy::hygiene::{authority, present, strip_x_envoy};
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::upstream::{Upstream, UpstreamTimeouts};
 use crate::proxy::{outgoing, respond};
@@ -155,8 +155,8 @@ impl Call {
         let host = authority(&head).map(str::to_owned).unwrap_or_default();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let takes_trailers = head.headers.get(header::TE).is_some_and(|value| value == "trailers");
-        for name in NOT_FORWARDED {
-            head.remove_header(*name);
+        for name in present(&head.headers, NOT_FORWARDED) {
+            head.remove_header(&name);
         }
         if takes_trailers && self.upstream.is_http2() {
             head.insert_header(header::TE, "trailers").map_err(|error| {

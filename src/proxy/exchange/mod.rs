@@ -89,7 +89,7 @@ impl Exchange {
         }
     }
 
-    async fn relay(&self, session: &mut Session, ctx: &mut Context, opened: Opened) -> Result<Round> {
+    async fn relay(&self, session: &mut Session, ctx: &mut Context, opened: Box<Opened>) -> Result<Round> {
         if ctx.wants_reentry(opened.status()) {
             self.give_up(ctx, opened).await;
             return Ok(Round::Again);
@@ -173,7 +173,7 @@ impl Exchange {
     }
 
     /// Records an error answer that is not passed on, and gives its connection back.
-    async fn give_up(&self, ctx: &mut Context, opened: Opened) {
+    async fn give_up(&self, ctx: &mut Context, opened: Box<Opened>) {
         let labels = ServiceOutcome { service: opened.call.service.to_string(), outcome: AttemptOutcome::ErrorStatus };
         self.metrics.attempts.get_or_create(&labels).inc();
         ctx.state.llm_mut().attempts.push(opened.answered_with_error());
@@ -242,9 +242,9 @@ impl Exchange {
 
 /// What became of a target.
 enum Tried {
-    Usable(Opened),
+    Usable(Box<Opened>),
     /// The provider answered with an error that may be passed on.
-    Refused(Opened),
+    Refused(Box<Opened>),
     Failed(Reply),
 }
 

@@ -18,7 +18,7 @@ use crate::llm::provider::Api;
 use crate::llm::sse::error_event;
 use crate::plugins::{Answered, CompletedCall, End, Reply};
 use crate::proxy::context::Context;
-use crate::proxy::hygiene::clean_answer;
+use crate::proxy::hygiene::{clean_answer, present};
 use crate::proxy::respond;
 
 /// Headers of an answer that belong to the upstream connection.
@@ -28,11 +28,11 @@ const NOT_RELAYED: &[&str] = &["transfer-encoding", "te", "trailer"];
 ///
 /// # Errors
 /// The client went away.
-pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context, opened: Opened) -> Result<()> {
+pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context, opened: Box<Opened>) -> Result<()> {
     let is_event_stream = opened.is_event_stream();
     let mut watch = Watch::new(&opened);
     let begun = opened.started;
-    let Opened { mut upstream, peer, mut head, first, is_done, call, lease: _lease, .. } = opened;
+    let Opened { mut upstream, peer, mut head, first, is_done, call, lease: _lease, .. } = *opened;
 
     prepare_head(session, &mut head, is_event_stream);
     respond::mark_upstream_answer(ctx, &mut head, begun.elapsed());
@@ -80,9 +80,9 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
 const COLLECT_LIMIT: usize = 32 << 20;
 
 /// Reads a begun answer whole, for calls beside the client's exchange.
-pub async fn collect(exchange: &Exchange, opened: Opened) -> CompletedCall {
+pub async fn collect(exchange: &Exchange, opened: Box<Opened>) -> CompletedCall {
     let mut watch = Watch::new(&opened);
-    let Opened { mut upstream, peer, head, first, is_done, call, .. } = opened;
+    let Opened { mut upstream, peer, head, first, is_done, call, .. } = *opened;
     let (end, body) = read_whole(&mut upstream, &mut watch, first, is_done, COLLECT_LIMIT).await;
     let is_reusable = end == End::Complete;
     let answered = watch.answered(&call, end);
@@ -248,8 +248,8 @@ fn gather(upstream: &mut HttpSession, chunk: Bytes) -> Gathered {
 
 fn prepare_head(session: &Session, head: &mut ResponseHeader, is_event_stream: bool) {
     clean_answer(head);
-    for name in NOT_RELAYED {
-        head.remove_header(*name);
+    for name in present(&head.headers, NOT_RELAYED) {
+        head.remove_header(&name);
     }
     if is_event_stream {
         // pingora keeps a body whose length is known until it is whole; events are to arrive as they come.

@@ -119,7 +119,7 @@ impl Attribute {
 
     /// The key of an attribute that is made out of the answer, and its value where there is none.
     pub fn observed(&self) -> Option<(&str, Option<&str>)> {
-        (self.source == Source::Observed).then(|| (self.key.as_str(), self.default.as_deref()))
+        (self.source == Source::Observed).then_some((self.key.as_str(), self.default.as_deref()))
     }
 }
 

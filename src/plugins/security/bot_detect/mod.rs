@@ -153,7 +153,9 @@ mod tests {
     fn the_port_to_go_looks_anywhere() {
         let blocked = |agent: &str| {
             let config = json!({"allow": ["Tailsweep"], "deny": ["Go-Client"]});
-            Exchange::new("GET", "/", &[("user-agent", agent)]).run(&built(&GO_SPEC, &config)).map(|reply| reply.details)
+            Exchange::new("GET", "/", &[("user-agent", agent)])
+                .run(&built(&GO_SPEC, &config))
+                .map(|reply| reply.details)
         };
         assert_eq!(blocked("x Go-Client/2").as_deref(), Some("bot-detect.denied"));
         assert_eq!(blocked("Mozilla/5.0 (compatible; Googlebot/2.1)").as_deref(), Some("bot-detect.crawler"));

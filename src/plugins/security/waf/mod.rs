@@ -67,8 +67,9 @@ impl Config {
 
     fn compile(&self, data_dir: &Path) -> Result<CompiledRuleset, FieldProblem> {
         let crs = match self.use_crs {
-            true => rules::core_rule_set(&data_dir.join("crs"))
-                .map_err(|message| FieldProblem::error("useCRS", message))?,
+            true => {
+                rules::core_rule_set(&data_dir.join("crs")).map_err(|message| FieldProblem::error("useCRS", message))?
+            }
             false => String::new(),
         };
         let text = format!("{crs}{}", self.own.join("\n"));

@@ -88,8 +88,8 @@ fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     if !config.is_ipv4 {
         return Ok(None);
     }
-    let table =
-        load(config.database.as_deref(), host.data_dir()).map_err(|message| vec![FieldProblem::error("database", message)])?;
+    let table = load(config.database.as_deref(), host.data_dir())
+        .map_err(|message| vec![FieldProblem::error("database", message)])?;
     Ok(Some(Arc::new(GeoIp { source: config.source, table })))
 }
 

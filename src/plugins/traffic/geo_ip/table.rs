@@ -61,7 +61,8 @@ impl Table {
         let mut places = Vec::new();
         // Equal texts stand in the file once.
         let mut numbers = HashMap::new();
-        let mut ranges = Vec::with_capacity((last.saturating_sub(first) as usize / SEGMENT + 1).min(bytes.len() / SEGMENT));
+        let mut ranges =
+            Vec::with_capacity((last.saturating_sub(first) as usize / SEGMENT + 1).min(bytes.len() / SEGMENT));
         for at in (first as usize..=last as usize).step_by(SEGMENT) {
             let segment = (number(at), number(at + 4), short(at + 8), number(at + 10));
             let (Some(from), Some(to), Some(length), Some(text)) = segment else { return Err(damaged()) };
@@ -97,7 +98,8 @@ impl Table {
                 by_length.get(&(*length, address & mask))
             })?,
             Index::Ranges(ranges) => {
-                let (_, last, number) = ranges.get(ranges.partition_point(|(first, ..)| *first <= address).checked_sub(1)?)?;
+                let (_, last, number) =
+                    ranges.get(ranges.partition_point(|(first, ..)| *first <= address).checked_sub(1)?)?;
                 Some(*number).filter(|_| address <= *last)?
             }
         };
