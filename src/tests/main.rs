@@ -29,6 +29,7 @@ mod ingress;
 mod layering;
 mod mcp;
 mod models;
+mod plugins;
 mod process;
 mod process_log;
 mod rag;

@@ -110,7 +110,7 @@ pub(super) const DIFFERENCES: &[(&str, &[&str])] = &[
             "a rewritten path keeps its query",
             "the number handed out to a new user is the one the version was chosen by; Higress makes up two",
             "the header `x-higress-tag` is set; Higress adds it to what the client sent",
-            "a deployment without rule and weight is a configuration error; in Higress it ends the plugin",
+            "a deployment without rule and weight goes to nobody, which a warning says; in Higress it ends the plugin",
         ],
     ),
     (
@@ -286,6 +286,7 @@ pub(super) const DIFFERENCES: &[(&str, &[&str])] = &[
         "simple-jwt-auth",
         &[
             "a configuration without `token_headers` or `token_secret_key` is an error when it is read; Higress refuses every request then",
+            "HS384 and HS512 are accepted besides HS256",
         ],
     ),
     ("sni-misdirect", &["names are compared without regard to case"]),
@@ -293,6 +294,7 @@ pub(super) const DIFFERENCES: &[(&str, &[&str])] = &[
         "traffic-editor",
         &[
             "takes the field names of Higress' documents (`source` and `target` of a rename, `substr`) besides those of its code (`newName`, `part`)",
+            "conditions about the answer are a configuration error, because they are decided before there is one",
         ],
     ),
     ("traffic-tag", &["a group without conditions is a configuration error; in Higress it never matches"]),

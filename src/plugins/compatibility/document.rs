@@ -28,7 +28,8 @@ fn document() -> String {
     let repository = Repository::read();
     let mut text = HEAD.to_owned();
     for spec in PLUGINS {
-        let fields: Vec<String> = fields(spec).iter().map(|field| format!("`{field}`")).collect();
+        let fields = fields(spec).into_iter().filter(|field| !field.is_empty());
+        let fields: Vec<String> = fields.map(|field| format!("`{field}`")).collect();
         let phase = match spec.phase {
             Phase::Authn => "AUTHN",
             Phase::Authz => "AUTHZ",

@@ -6,7 +6,7 @@
 //!
 //! Differences from Higress: `storeMaxAge` counts (there its value is ignored); a rewritten path keeps its query; the number
 //! handed out to a new user is the one the version was chosen by; the tag header is set, not added to what the client sent; a
-//! deployment without rule and weight is a configuration error (there it ends the plugin).
+//! deployment without rule and weight is a warning and goes to nobody (there it ends the plugin).
 
 mod choose;
 mod config;
