@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::output::{complain, say, say_json, table};
-use super::router_eval::{self, EvalArgs, read_labelled};
+use super::router_eval::{self, EvalArgs, pairs, read_labelled};
 use super::{CliError, Places, flywheel};
 use crate::config::model::{Gateway, PluginUse};
 use crate::config::{Folder, compile};
@@ -83,8 +83,8 @@ pub fn run(args: &RouterArgs) -> Result<(), CliError> {
         }
         Action::Eval(eval) => router_eval::run(&args.places, eval),
         Action::Seed { questions, out, seed } => {
-            let rows: Vec<_> = read_labelled(questions)?.into_iter().map(|row| (row.features(), row.domain)).collect();
-            let bytes = Seed::train(&rows, *seed).to_bytes();
+            let rows = read_labelled(questions)?;
+            let bytes = Seed::train(&pairs(&rows), *seed).to_bytes();
             std::fs::write(out, &bytes).map_err(|error| CliError::Failed(format!("{}: {error}", out.display())))?;
             say(&format!("{} questions, {} bytes in {}", rows.len(), bytes.len(), out.display()));
             Ok(())

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +20,9 @@ use serde_json::{Map, Value, json};
 use super::output::{complain, say_json, table};
 use super::{CliError, Places, flywheel, router, router_families};
 use crate::learning::learner::serving_router;
-use crate::routing::{Decision, Domain, FeatureVector, Prompt, Router, Seed, cold_start, decide, extract, with_unseen};
+use crate::routing::{
+    Decision, Domain, FeatureVector, Prompt, Router, Seed, cold_start, decide, extract, misspelled, with_unseen,
+};
 
 #[derive(Args)]
 pub struct EvalArgs {
@@ -118,7 +120,7 @@ pub fn run(places: &Places, args: &EvalArgs) -> Result<(), CliError> {
     if args.embedding {
         let embedder = router::embedder(places)?;
         let mut rng = Pcg64Mcg::seed_from_u64(args.seed);
-        let typos: Vec<String> = rows.iter().map(|row| with_typos(&row.question, &mut rng)).collect();
+        let typos: Vec<String> = rows.iter().map(|row| misspelled(&row.question, &mut rng)).collect();
         complain("embedding the questions; some 20 ms each");
         metrics.extend(router_families::domains(&training, &rows, &typos, &embedder, args.seed)?);
         if let Some(path) = &args.outcomes {
@@ -134,8 +136,9 @@ pub fn run(places: &Places, args: &EvalArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-fn pairs<'a>(rows: impl IntoIterator<Item = &'a Labelled>) -> Vec<(FeatureVector, Domain)> {
-    rows.into_iter().map(|row| (row.features(), row.domain)).collect()
+/// What the classifier trains on.
+pub fn pairs<'a>(rows: impl IntoIterator<Item = &'a Labelled>) -> Vec<(&'a str, Domain)> {
+    rows.into_iter().map(|row| (row.question.as_str(), row.domain)).collect()
 }
 
 /// Each source judged by a classifier that was trained on the others.
@@ -206,7 +209,7 @@ impl Decider {
             std::hint::black_box(self.decide(long));
             micros.push(started.elapsed().as_secs_f64() * 1e6);
             let before = self.decide(&row.question).model;
-            n_stable += usize::from(self.decide(&with_typos(&row.question, &mut rng)).model == before);
+            n_stable += usize::from(self.decide(&misspelled(&row.question, &mut rng)).model == before);
         }
         micros.sort_by(f64::total_cmp);
         let at = |share: usize| micros[(micros.len() - 1) * share / 100];
@@ -220,43 +223,7 @@ impl Decider {
     }
 }
 
-/// One random edit per 20 characters: swap, delete, insert or replace.
-fn with_typos(text: &str, rng: &mut Pcg64Mcg) -> String {
-    let mut chars: Vec<char> = text.chars().collect();
-    for _ in 0..chars.len().div_ceil(20) {
-        let at = rng.random_range(0..chars.len().max(1));
-        let other = chars.get(rng.random_range(0..chars.len().max(1))).copied().unwrap_or('x');
-        match rng.random_range(0..4) {
-            0 if at + 1 < chars.len() => chars.swap(at, at + 1),
-            1 if chars.len() > 1 => drop(chars.remove(at)),
-            2 => chars.insert(at.min(chars.len()), other),
-            _ => {
-                if let Some(place) = chars.get_mut(at) {
-                    *place = other;
-                }
-            }
-        }
-    }
-    chars.into_iter().collect()
-}
-
 #[expect(clippy::cast_precision_loss, reason = "row counts stay far below 2^52")]
 pub fn ratio(part: usize, whole: usize) -> f64 {
     part as f64 / whole.max(1) as f64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn typos_change_about_one_character_in_twenty() {
-        let mut rng = Pcg64Mcg::seed_from_u64(7);
-        let text = "the quick brown fox jumps over the lazy dog and runs away";
-        let changed = with_typos(text, &mut rng);
-        assert_ne!(changed, text);
-        assert!(changed.chars().count().abs_diff(text.chars().count()) <= 3);
-        assert_eq!(with_typos("", &mut rng), "");
-        assert!(with_typos("a", &mut rng).chars().count() <= 2);
-    }
 }

@@ -30,7 +30,7 @@ pub use gate::{Gate, Verdict, gate};
 pub use model::Family;
 pub use policy::{Decision, Limit, Policy, Reason, decide};
 pub use router::Router;
-pub use seed::{Domain, DomainProbabilities, N_DOMAINS, Seed, UnknownDomain, cold_start, with_unseen};
+pub use seed::{Domain, DomainProbabilities, N_DOMAINS, Seed, UnknownDomain, cold_start, misspelled, with_unseen};
 pub use train::{CrossValidation, MIN_QUESTIONS, Measured, Progress, TrainError, TrainOptions, Trained, train};
 
 /// A model that may answer, as configured.

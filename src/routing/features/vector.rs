@@ -66,6 +66,11 @@ impl FeatureVector {
         self.indices.is_empty()
     }
 
+    /// Number of n-grams.
+    pub fn n_ngrams(&self) -> usize {
+        self.indices.partition_point(|&index| index < super::NGRAM_BUCKETS)
+    }
+
     /// Pairs of (index, value) in increasing order of index.
     pub fn iter(&self) -> impl Iterator<Item = (u32, f32)> + '_ {
         self.indices.iter().copied().zip(self.values.iter().copied())
@@ -73,7 +78,7 @@ impl FeatureVector {
 
     /// The n-gram part and the structure part.
     pub fn split(&self) -> (impl Iterator<Item = (u32, f32)> + '_, impl Iterator<Item = (usize, f32)> + '_) {
-        let at = self.indices.partition_point(|&index| index < super::NGRAM_BUCKETS);
+        let at = self.n_ngrams();
         let pairs =
             |from: usize, to: usize| self.indices[from..to].iter().copied().zip(self.values[from..to].iter().copied());
         let structure = pairs(at, self.indices.len())

@@ -2,16 +2,20 @@
 //! outcome is recorded, and generalises from few outcomes afterwards (its probabilities are inputs of the score heads).
 
 mod cold_start;
+mod typos;
 
 pub use cold_start::{cold_start, with_unseen};
+pub use typos::misspelled;
 
 use std::fmt;
 use std::str::FromStr;
 
+use rand::SeedableRng;
+use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{ArtifactError, Kind, Reader, Writer};
-use super::features::{self, FeatureVector};
+use super::features::{self, FeatureVector, Prompt, extract};
 use super::model::sgd::{Linear, Sgd, softmax};
 use super::model::space::{Row, Space};
 
@@ -68,7 +72,8 @@ impl FromStr for Domain {
 pub type DomainProbabilities = [f32; N_DOMAINS];
 
 /// The classifier: multinomial logistic regression over n-grams and structure (the mean of a few differently
-/// regularised fits, which is one linear model), with a calibration temperature.
+/// regularised fits, which is one linear model), with a calibration temperature. Where it knows few of a text's n-grams,
+/// they count less and the lexicon decides.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Seed {
     space: Space,
@@ -84,12 +89,18 @@ const MAX_COLUMNS: usize = 60_000;
 /// Share of the label spread over the other classes: labels have errors, and unseen text deserves doubt.
 const SMOOTHING: f32 = 0.1;
 
+/// Rows an n-gram must be in to count; each question is two, see [`Seed::train`].
+const MIN_ROWS: u32 = 3;
+
+/// Share of a text's n-grams that are known: up to the first n-grams count for nothing, from the second on in full.
+const COVERAGE: (f32, f32) = (0.3, 0.7);
+
 const FIT: Sgd = Sgd {
     epochs: 20,
     learning_rate: 1.5,
     l2: 1e-5,
     first_dense: 0,
-    l2_dense: 1e-4,
+    l2_dense: 1e-5,
     drop_block: 0.0,
     drop_column: 0.3,
     drop_dense: 0.0,
@@ -99,6 +110,10 @@ const FIT: Sgd = Sgd {
 /// What is hidden from each of the fits whose mean is the classifier: (all n-grams, single structure features). Without
 /// n-grams the lexicon learns to decide alone, which is what carries to text from elsewhere; with structure hidden now
 /// and then the n-grams learn what only they know of text like the training set's.
+///
+/// This, [`COVERAGE`], the penalties and the misspelled copies were chosen on the training questions, by what is right on
+/// sources left out in turn and in five folds (means of three seeds): 86.8 and 97.2 % before the last two, 88.0 and 97.1 %
+/// with them.
 const HIDDEN: [(f32, f32); 2] = [(0.3, 0.0), (0.3, 0.3)];
 
 impl Seed {
@@ -110,22 +125,30 @@ impl Seed {
         Self::from_bytes(include_bytes!("../../../models/router-seed/seed.bin"))
     }
 
-    /// Trains on labelled questions. Equal rows and seed give equal bytes.
-    pub fn train(rows: &[(FeatureVector, Domain)], seed: u64) -> Self {
+    /// Trains on labelled questions, as they are and misspelled: what a typo breaks must not decide alone. Equal rows and
+    /// seed give equal bytes.
+    pub fn train(questions: &[(&str, Domain)], seed: u64) -> Self {
+        let mut rng = Pcg64Mcg::seed_from_u64(seed);
+        let features = |text: &str| extract(&Prompt::single(text));
+        let mut rows = Vec::with_capacity(2 * questions.len());
+        for (text, domain) in questions {
+            rows.push((features(text), *domain));
+            rows.push((features(&misspelled(text, &mut rng)), *domain));
+        }
         let labels: Vec<usize> = rows.iter().map(|(_, domain)| *domain as usize).collect();
-        let full = Space::learn(rows.iter().map(|(features, _)| features), 2, usize::MAX);
-        let first = fit(&full, rows, &labels, seed);
+        let full = Space::learn(rows.iter().map(|(features, _)| features), MIN_ROWS, usize::MAX);
+        let first = fit(&full, &rows, &labels, seed);
         let space = restrict(&full, &first);
-        let mut linear = fit(&space, rows, &labels, seed);
+        let mut linear = fit(&space, &rows, &labels, seed);
         linear.quantise(space.n_ngrams());
-        let temperature = calibrate(&space, rows, &labels, seed);
+        let temperature = calibrate(&space, &rows, &labels, seed);
         Self { space, linear, temperature }
     }
 
     /// Probability of each domain, in the order of [`Domain::ALL`].
     pub fn classify(&self, features: &FeatureVector) -> DomainProbabilities {
         let mut outputs = [0.0; N_DOMAINS];
-        self.linear.outputs(&project(&self.space, features), &mut outputs);
+        self.linear.outputs(&evidence(&self.space, features), &mut outputs);
         outputs.iter_mut().for_each(|output| *output /= self.temperature);
         softmax(&mut outputs);
         outputs
@@ -192,6 +215,17 @@ fn project(space: &Space, features: &FeatureVector) -> Row {
     row
 }
 
+/// The row that decides: n-grams count as far as the text's are known.
+fn evidence(space: &Space, features: &FeatureVector) -> Row {
+    let mut row = project(space, features);
+    let n_known = row.partition_point(|(column, _)| (*column as usize) < space.n_ngrams());
+    let known = n_known as f32 / features.n_ngrams().max(1) as f32;
+    let (none, all) = COVERAGE;
+    let weight = ((known - none) / (all - none)).clamp(0.0, 1.0);
+    row[..n_known].iter_mut().for_each(|(_, value)| *value *= weight);
+    row
+}
+
 fn fit(space: &Space, rows: &[(FeatureVector, Domain)], labels: &[usize], seed: u64) -> Linear {
     let projected: Vec<Row> = rows.iter().map(|(features, _)| project(space, features)).collect();
     fit_rows(space, &projected, labels, seed)
@@ -235,18 +269,20 @@ fn restrict(space: &Space, linear: &Linear) -> Space {
 /// The temperature that makes held-out probabilities honest: five folds, least cross-entropy over a grid.
 fn calibrate(space: &Space, rows: &[(FeatureVector, Domain)], labels: &[usize], seed: u64) -> f32 {
     const N_FOLDS: usize = 5;
+    // A question and its misspelled copy stand side by side and stay together.
+    let fold_of = |index: usize| index / 2 % N_FOLDS;
     let projected: Vec<Row> = rows.iter().map(|(features, _)| project(space, features)).collect();
     let mut held_out: Vec<([f32; N_DOMAINS], usize)> = Vec::with_capacity(rows.len());
     for fold in 0..N_FOLDS {
         let (mut train, mut train_labels) = (Vec::new(), Vec::new());
-        for (index, row) in projected.iter().enumerate().filter(|(index, _)| index % N_FOLDS != fold) {
+        for (index, row) in projected.iter().enumerate().filter(|(index, _)| fold_of(*index) != fold) {
             train.push(row.clone());
             train_labels.push(labels[index]);
         }
         let linear = fit_rows(space, &train, &train_labels, seed);
-        for index in (fold..projected.len()).step_by(N_FOLDS) {
+        for index in (0..rows.len()).filter(|index| fold_of(*index) == fold) {
             let mut outputs = [0.0; N_DOMAINS];
-            linear.outputs(&projected[index], &mut outputs);
+            linear.outputs(&evidence(space, &rows[index].0), &mut outputs);
             held_out.push((outputs, labels[index]));
         }
     }
