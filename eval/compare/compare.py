@@ -14,6 +14,7 @@ load part must send the model `qwen-max` to the static upstream (19000). They ma
 import argparse
 import importlib.util
 import json
+import os
 import pathlib
 import shlex
 import shutil
@@ -24,7 +25,8 @@ import tempfile
 import time
 import urllib.parse
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Relative, so that the runs do not say where a machine has the repository.
+ROOT = pathlib.Path(os.path.relpath(pathlib.Path(__file__).resolve().parent.parent))
 STATIC_PORT = 19000
 START_SECONDS = 60
 
