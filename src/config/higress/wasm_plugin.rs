@@ -279,7 +279,8 @@ fn name_in_url(url: &str) -> Option<&str> {
 
 fn is_version(text: &str) -> bool {
     let digits = text.strip_prefix('v').unwrap_or(text);
-    digits == "latest" || (digits.starts_with(|c: char| c.is_ascii_digit()) && digits.contains('.'))
+    let is_date = digits.contains('-') && digits.chars().all(|c| c.is_ascii_digit() || c == '-');
+    digits == "latest" || is_date || (digits.starts_with(|c: char| c.is_ascii_digit()) && digits.contains('.'))
 }
 
 fn report_unknown(
@@ -315,6 +316,7 @@ mod tests {
             ("http://localhost:8002/plugins/ai-proxy/2.0.0/plugin.wasm", Some("ai-proxy")),
             ("file:///opt/plugins/wasm-go/extensions/request-block/plugin.wasm", Some("request-block")),
             ("file:///opt/request-block.wasm?x=1", Some("request-block")),
+            ("file:///opt/plugins/mcp-server/2026-07-28/plugin.wasm", Some("mcp-server")),
             ("http://localhost/plugin.wasm", None),
             ("file:///", None),
         ] {

@@ -35,6 +35,9 @@ pub const SPEC: PluginSpec = PluginSpec {
     check: |scope| read(scope).1,
 };
 
+/// The field that picks from the pool.
+const NAMED: &str = "activeProviderId";
+
 /// The active provider of the scope, if one is named.
 fn read(scope: &Scope<'_>) -> (Option<Provider>, Vec<FieldProblem>) {
     let value = scope.overlaid();
@@ -43,14 +46,14 @@ fn read(scope: &Scope<'_>) -> (Option<Provider>, Vec<FieldProblem>) {
     if let Some(single) = fields.object("provider") {
         active = parse(&mut fields, single, "provider", true);
     }
-    let wanted = fields.string("activeProviderId");
+    let wanted = fields.string(NAMED);
     for (index, provider) in fields.list("providers").unwrap_or_default().iter().enumerate() {
         // Every provider is checked where the pool is written; the rules that pick from it need only theirs.
         let is_wanted = wanted.is_some_and(|id| provider.get("id").and_then(Value::as_str) == Some(id));
         if scope.rule.is_none() || is_wanted {
             // A rule that picks from a pool written elsewhere has only the name to be told about.
             let is_own = scope.rule.is_none_or(|rule| rule.get("providers").is_some());
-            let at = if is_own { format!("providers[{index}]") } else { "activeProviderId".to_owned() };
+            let at = if is_own { format!("providers[{index}]") } else { NAMED.to_owned() };
             let parsed = parse(&mut fields, provider, &at, is_wanted);
             if is_wanted && active.is_none() {
                 active = parsed;
@@ -61,12 +64,12 @@ fn read(scope: &Scope<'_>) -> (Option<Provider>, Vec<FieldProblem>) {
         && active.is_none()
         && fields.is_usable()
     {
-        fields.problem("activeProviderId", format!("\"{id}\" is not the id of any entry of providers"));
+        fields.problem(NAMED, format!("\"{id}\" is not the id of any entry of providers"));
     }
     let mut problems = fields.finish();
     if scope.rule.is_some() {
         // What a provider leaves undone is told once, where the pool is written.
-        let is_told = |field: &str| field.starts_with("providers[") || field.starts_with("activeProviderId");
+        let is_told = |field: &str| field.starts_with("providers[") || field == NAMED;
         problems.retain(|problem| problem.severity < Severity::Warning || !is_told(&problem.field));
     }
     (active, problems)
@@ -88,7 +91,11 @@ fn parse(fields: &mut Fields<'_>, provider: &Value, at: &str, is_active: bool) -
                     FieldErrorKind::Unsupported if is_active => Severity::Outage,
                     FieldErrorKind::Unsupported => Severity::Warning,
                 };
-                fields.add(severity, &format!("{at}.{field}"), message);
+                if at == NAMED {
+                    fields.add(severity, at, format!("names a provider whose `{field}` {message}"));
+                } else {
+                    fields.add(severity, &format!("{at}.{field}"), message);
+                }
             }
             None
         }
