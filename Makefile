@@ -39,6 +39,7 @@ lint: setup ## Format, clippy, dependencies, documentation
 	@scripts/advisories
 	@scripts/verify-unit
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --document-private-items
+	cargo check --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir $(TARGET)/fuzz
 
 bench: setup ## Start time, memory, and load beside a minimal proxy
 	cargo build --profile demo --workspace --features weirgate-eval/pingora-min
