@@ -5,7 +5,7 @@
 
 use crate::config::model::PluginRule;
 
-/// Which of Higress' two matchers a plugin was written against.
+/// Which of Higress' two matchers a plugin was written against, and so, where Higress has it twice, which of the two is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// route (and service) > domain > service > route prefix

@@ -5,6 +5,7 @@ use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::config::{Fields, kind};
+use super::rules::Family;
 
 /// What part of the text an expression must cover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,15 @@ pub enum Extent {
     Whole,
     /// Any of it (Go's `MatchString`).
     Anywhere,
+}
+
+impl Extent {
+    pub fn of(family: Family) -> Extent {
+        match family {
+            Family::Cpp => Extent::Whole,
+            Family::Go => Extent::Anywhere,
+        }
+    }
 }
 
 /// Compiles one expression.

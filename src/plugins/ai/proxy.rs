@@ -66,20 +66,15 @@ fn read(scope: &Scope<'_>) -> (Option<Provider>, Vec<FieldProblem>) {
     {
         fields.problem(NAMED, format!("\"{id}\" is not the id of any entry of providers"));
     }
-    let mut problems = fields.finish();
-    if scope.rule.is_some() {
-        // What a provider leaves undone is told once, where the pool is written.
-        let is_told = |field: &str| field.starts_with("providers[") || field == NAMED;
-        problems.retain(|problem| problem.severity < Severity::Warning || !is_told(&problem.field));
-    }
-    (active, problems)
+    (active, fields.finish())
 }
 
 /// A provider this program cannot speak to costs those that use it (`is_active`), not the others of its pool.
 fn parse(fields: &mut Fields<'_>, provider: &Value, at: &str, is_active: bool) -> Option<Provider> {
     match Provider::parse(provider) {
         Ok(provider) => {
-            for note in &provider.config().unsupported {
+            // What a provider leaves undone is told once, where the pool is written.
+            for note in provider.config().unsupported.iter().filter(|_| at != NAMED) {
                 fields.warn(at, note);
             }
             Some(provider)

@@ -32,29 +32,22 @@ pub const SPEC: PluginSpec = PluginSpec {
     priority: 320,
     family: Family::Cpp,
     summary: "user name and password of HTTP, plain or hashed, with consumers and per-route allow lists",
-    build: |scope, _| build(scope, Port::Cpp),
-    check: |scope| Config::read(scope, Port::Cpp).1,
+    build: |scope, _| build(scope, Family::Cpp),
+    check: |scope| Config::read(scope, Family::Cpp).1,
 };
 
 pub const GO_SPEC: PluginSpec = PluginSpec {
     name: "go-basic-auth",
     family: Family::Go,
     summary: "basic-auth as its Go port answers",
-    build: |scope, _| build(scope, Port::Go),
-    check: |scope| Config::read(scope, Port::Go).1,
+    build: |scope, _| build(scope, Family::Go),
+    check: |scope| Config::read(scope, Family::Go).1,
     ..SPEC
 };
 
-/// Which of Higress' two plugins this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Port {
-    Cpp,
-    Go,
-}
-
 /// What one scope asks for.
 struct Config {
-    port: Port,
+    family: Family,
     gate: Gate,
     realm: String,
     users: Vec<Arc<User>>,
@@ -79,14 +72,14 @@ struct Hashed {
 }
 
 impl Config {
-    fn read(scope: &Scope<'_>, port: Port) -> (Config, Vec<FieldProblem>) {
+    fn read(scope: &Scope<'_>, family: Family) -> (Config, Vec<FieldProblem>) {
         let value = consumers::config_of(scope);
         let mut fields = Fields::of(&value, "");
         let gate = Gate::read(scope, &mut fields);
         let mut is_hashed = false;
         let mut realm = "MSE Gateway".to_owned();
         let mut credentials = None;
-        if port == Port::Cpp {
+        if family == Family::Cpp {
             is_hashed = fields.boolean("encrypted").unwrap_or(false);
             realm = fields.string("realm").map_or(realm, str::to_owned);
             credentials = fields.secrets("credentials");
@@ -112,7 +105,7 @@ impl Config {
             }
         }
         gate.require(&mut fields, users.len());
-        (Config { port, gate, realm, users }, fields.finish())
+        (Config { family, gate, realm, users }, fields.finish())
     }
 }
 
@@ -146,8 +139,8 @@ struct BasicAuth {
     config: Config,
 }
 
-fn build(scope: &Scope<'_>, port: Port) -> BuildResult {
-    let (config, problems) = Config::read(scope, port);
+fn build(scope: &Scope<'_>, family: Family) -> BuildResult {
+    let (config, problems) = Config::read(scope, family);
     if !is_usable(&problems) {
         return Err(problems);
     }
@@ -189,9 +182,9 @@ impl BasicAuth {
     /// The C++ plugin tells its reason to the access log only, the Go port tells it the client.
     fn refuse(&self, status: u16, reason: &str, go_details: &str) -> Flow {
         let text = format!("Request denied by Basic Auth check. {reason}");
-        let reply = match self.config.port {
-            Port::Cpp => Reply::new(status, text),
-            Port::Go => consumers::told(status, go_details, text.trim_end_matches('.').to_owned() + "."),
+        let reply = match self.config.family {
+            Family::Cpp => Reply::new(status, text),
+            Family::Go => consumers::told(status, go_details, text.trim_end_matches('.').to_owned() + "."),
         };
         Flow::respond(reply.header(WWW_AUTHENTICATE, &format!("Basic realm={}", self.config.realm)))
     }
@@ -293,7 +286,7 @@ mod tests {
         assert_eq!(problem_fields(&SPEC, &config), ["credentials[0]", "credentials[1]", "typo"]);
         assert_eq!(problem_fields(&SPEC, &json!({"credentials": [7, "a:b"]})), ["credentials[0]"]);
         let scope = Scope { global: Some(&config), rule: None, n_rules: 0 };
-        let told = format!("{:?}", Config::read(&scope, Port::Cpp).1);
+        let told = format!("{:?}", Config::read(&scope, Family::Cpp).1);
         assert!(!told.contains("hunter2"), "{told}");
         let both = json!({"consumers": [{"name": "a"}], "credentials": ["a:b"]});
         assert_eq!(problem_fields(&SPEC, &both), ["consumers[0].credential"]);

@@ -34,16 +34,16 @@ pub const SPEC: PluginSpec = PluginSpec {
     priority: 340,
     family: Family::Cpp,
     summary: "JSON Web Tokens, each consumer with its keys, with per-route allow lists",
-    build: |scope, host| build(scope, host, Port::Cpp),
-    check: |scope| Config::read(scope, Port::Cpp).1,
+    build: |scope, host| build(scope, host, Family::Cpp),
+    check: |scope| Config::read(scope, Family::Cpp).1,
 };
 
 pub const GO_SPEC: PluginSpec = PluginSpec {
     name: "go-jwt-auth",
     family: Family::Go,
     summary: "jwt-auth as its Go port answers",
-    build: |scope, host| build(scope, host, Port::Go),
-    check: |scope| Config::read(scope, Port::Go).1,
+    build: |scope, host| build(scope, host, Family::Go),
+    check: |scope| Config::read(scope, Family::Go).1,
     ..SPEC
 };
 
@@ -52,16 +52,9 @@ const DENIED: &str = "jwt_authn_access_denied";
 /// How much of the path the C++ plugin names as the realm.
 const MAX_REALM_PATH: usize = 256;
 
-/// Which of Higress' two plugins this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Port {
-    Cpp,
-    Go,
-}
-
 /// What one scope asks for.
 struct Config {
-    port: Port,
+    family: Family,
     gate: Gate,
     consumers: Vec<Consumer>,
     /// Where this is not empty, requests without any of these headers are not checked.
@@ -91,7 +84,7 @@ struct ClaimHeader {
 }
 
 impl Config {
-    fn read(scope: &Scope<'_>, port: Port) -> (Config, Vec<FieldProblem>) {
+    fn read(scope: &Scope<'_>, family: Family) -> (Config, Vec<FieldProblem>) {
         let value = consumers::config_of(scope);
         let mut fields = Fields::of(&value, "");
         let gate = Gate::read(scope, &mut fields);
@@ -108,7 +101,7 @@ impl Config {
             consumer
         });
         gate.require(&mut fields, consumers.len());
-        (Config { port, gate, consumers, enable_headers }, fields.finish())
+        (Config { family, gate, consumers, enable_headers }, fields.finish())
     }
 }
 
@@ -217,8 +210,8 @@ struct JwtAuth {
     host: Arc<dyn Host>,
 }
 
-fn build(scope: &Scope<'_>, host: &Arc<dyn Host>, port: Port) -> BuildResult {
-    let (config, problems) = Config::read(scope, port);
+fn build(scope: &Scope<'_>, host: &Arc<dyn Host>, family: Family) -> BuildResult {
+    let (config, problems) = Config::read(scope, family);
     if !is_usable(&problems) {
         return Err(problems);
     }
@@ -247,9 +240,9 @@ impl Plugin for JwtAuth {
             };
             results.push((&consumer.name, fault));
         }
-        Flow::respond(match self.config.port {
-            Port::Cpp => refuse(request, &results),
-            Port::Go => self.refuse_as_go(&results),
+        Flow::respond(match self.config.family {
+            Family::Cpp => refuse(request, &results),
+            Family::Go => self.refuse_as_go(&results),
         })
     }
 }
@@ -263,7 +256,7 @@ impl JwtAuth {
         now: i64,
     ) -> Result<Vec<(&'c Place, Jwt)>, Fault> {
         let found = consumer.places.iter().filter_map(|place| Some((place, place.read(request)?)));
-        let n_wanted = if self.config.port == Port::Go { 1 } else { usize::MAX };
+        let n_wanted = if self.config.family == Family::Go { 1 } else { usize::MAX };
         let mut tokens = Vec::new();
         for (place, token) in found.take(n_wanted) {
             let jwt = Jwt::parse(&token)?;
@@ -272,7 +265,7 @@ impl JwtAuth {
                 return Err(Fault::Unverified);
             }
             // The Go port looks at the time last, so that it tells nothing of tokens that are not genuine.
-            if self.config.port == Port::Cpp {
+            if self.config.family == Family::Cpp {
                 jwt.check_time(now, consumer.clock_skew)?;
             }
             self.check_signature(consumer, &jwt).await?;

@@ -28,33 +28,26 @@ pub const SPEC: PluginSpec = PluginSpec {
     priority: 310,
     family: Family::Cpp,
     summary: "API key in a header or query parameter, with consumers and per-route allow lists",
-    build: |scope, _| build(scope, Port::Cpp),
-    check: |scope| Config::read(scope, Port::Cpp).1,
+    build: |scope, _| build(scope, Family::Cpp),
+    check: |scope| Config::read(scope, Family::Cpp).1,
 };
 
 pub const GO_SPEC: PluginSpec = PluginSpec {
     name: "go-key-auth",
     family: Family::Go,
     summary: "key-auth as its Go port answers: 403 for an unknown key, 401 for several",
-    build: |scope, _| build(scope, Port::Go),
-    check: |scope| Config::read(scope, Port::Go).1,
+    build: |scope, _| build(scope, Family::Go),
+    check: |scope| Config::read(scope, Family::Go).1,
     ..SPEC
 };
 
 /// The client's own credential, kept when a fallback re-enters the chain after `ai-proxy` replaced it.
 const ORIGINAL_AUTH_HEADER: &str = "x-hi-original-auth";
 
-/// Which of Higress' two plugins this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Port {
-    Cpp,
-    Go,
-}
-
 /// What one scope (global, or a rule over it) asks for.
 #[derive(Debug, Clone)]
 struct Config {
-    port: Port,
+    family: Family,
     gate: Gate,
     consumers: Vec<Consumer>,
     /// Header or query names tried for consumers that have none of their own.
@@ -76,26 +69,27 @@ struct Consumer {
 
 impl Config {
     /// Reads the scope and every problem in it.
-    fn read(scope: &Scope<'_>, port: Port) -> (Config, Vec<FieldProblem>) {
+    fn read(scope: &Scope<'_>, family: Family) -> (Config, Vec<FieldProblem>) {
         let value = consumers::config_of(scope);
         let mut fields = Fields::of(&value, "");
         let gate = Gate::read(scope, &mut fields);
         let (in_header, in_query) = (fields.boolean("in_header"), fields.boolean("in_query"));
         let is_given = in_header.is_some() || in_query.is_some();
         // The Go port looks only where it is told to.
-        let otherwise = port == Port::Cpp;
+        let otherwise = family == Family::Cpp;
         let (in_header, in_query) = (in_header.unwrap_or(otherwise), in_query.unwrap_or(otherwise));
         if !in_header && !in_query && is_given {
             fields.problem("in_query", "and in_header are both false, so no key could ever be found");
         }
-        if !is_given && port == Port::Go && gate.is_active {
+        if !is_given && family == Family::Go && gate.is_active {
             fields.problem("in_header", "or in_query must be given");
         }
         let keys = fields.strings("keys").unwrap_or_default();
         let realm = fields.string("realm").unwrap_or("MSE Gateway").to_owned();
-        let needs_keys = keys.is_empty() || port == Port::Go;
-        let mut consumers = consumers::each(&mut fields, "consumers", |fields| read_consumer(fields, needs_keys, port));
-        if port == Port::Cpp
+        let needs_keys = keys.is_empty() || family == Family::Go;
+        let mut consumers =
+            consumers::each(&mut fields, "consumers", |fields| read_consumer(fields, needs_keys, family));
+        if family == Family::Cpp
             && let Some(credentials) = fields.secrets("credentials")
         {
             if !consumers.is_empty() {
@@ -106,16 +100,16 @@ impl Config {
             }
             consumers.push(Consumer { name: None, credentials, keys: vec![], in_header: None, in_query: None });
         }
-        if port == Port::Go && keys.is_empty() && !consumers.is_empty() {
+        if family == Family::Go && keys.is_empty() && !consumers.is_empty() {
             fields.problem("keys", "must name at least one header or query parameter");
         }
         gate.require(&mut fields, consumers.len());
-        let config = Config { port, gate, consumers, keys, in_header, in_query, realm };
+        let config = Config { family, gate, consumers, keys, in_header, in_query, realm };
         (config, fields.finish())
     }
 }
 
-fn read_consumer(fields: &mut Fields<'_>, needs_keys: bool, port: Port) -> Option<Consumer> {
+fn read_consumer(fields: &mut Fields<'_>, needs_keys: bool, family: Family) -> Option<Consumer> {
     let name = consumers::required(fields, "name");
     let n_problems = fields.problems.len();
     let mut credentials = fields.secrets("credentials").unwrap_or_default();
@@ -128,7 +122,7 @@ fn read_consumer(fields: &mut Fields<'_>, needs_keys: bool, port: Port) -> Optio
     }
     let mut keys = Vec::new();
     let (mut in_header, mut in_query) = (None, None);
-    if port == Port::Cpp {
+    if family == Family::Cpp {
         keys = fields.strings("keys").unwrap_or_default();
         if needs_keys && keys.is_empty() {
             fields.problem("keys", "must name a header or query parameter here or in the plugin's own keys");
@@ -142,8 +136,8 @@ struct KeyAuth {
     config: Config,
 }
 
-fn build(scope: &Scope<'_>, port: Port) -> BuildResult {
-    let (config, problems) = Config::read(scope, port);
+fn build(scope: &Scope<'_>, family: Family) -> BuildResult {
+    let (config, problems) = Config::read(scope, family);
     if !is_usable(&problems) {
         return Err(problems);
     }
@@ -153,9 +147,11 @@ fn build(scope: &Scope<'_>, port: Port) -> BuildResult {
 #[async_trait]
 impl Plugin for KeyAuth {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
-        let found = match self.config.port {
-            Port::Cpp => self.config.any_known(request).ok_or_else(|| self.refuse(request, 401, "Invalid API key", "")),
-            Port::Go => self.one_known(request),
+        let found = match self.config.family {
+            Family::Cpp => {
+                self.config.any_known(request).ok_or_else(|| self.refuse(request, 401, "Invalid API key", ""))
+            }
+            Family::Go => self.one_known(request),
         };
         let (consumer, place) = match found {
             Ok(found) => found,
@@ -191,14 +187,14 @@ impl KeyAuth {
     /// The C++ plugin tells its reason to the access log, the Go port tells it the client.
     fn refuse(&self, request: &Request<'_>, status: u16, reason: &str, go_details: &str) -> Reply {
         let text = format!("Request denied by Key Auth check. {reason}");
-        let reply = match self.config.port {
-            Port::Go => consumers::told(status, go_details, text + "."),
-            Port::Cpp if recognise(request.path()).is_some() => {
+        let reply = match self.config.family {
+            Family::Go => consumers::told(status, go_details, text + "."),
+            Family::Cpp if recognise(request.path()).is_some() => {
                 let kind = if status == 401 { ErrorKind::Unauthorized } else { ErrorKind::Forbidden };
                 let body = ApiError::new(kind, text.as_str()).to_json();
                 Reply::new(status, text).json(body)
             }
-            Port::Cpp => Reply::new(status, text),
+            Family::Cpp => Reply::new(status, text),
         };
         reply.header(WWW_AUTHENTICATE, &format!("Key realm={}", self.config.realm))
     }
@@ -262,7 +258,7 @@ mod tests {
         headers: &[(&'static str, &str)],
     ) -> (u16, Option<String>) {
         let scope = Scope { global: Some(global), rule, n_rules };
-        let Some(plugin) = build(&scope, Port::Cpp).unwrap() else { return (0, None) };
+        let Some(plugin) = build(&scope, Family::Cpp).unwrap() else { return (0, None) };
         let mut exchange = Exchange::new("POST", path, headers);
         match exchange.run(&plugin) {
             None => (200, exchange.state.consumer),

@@ -4,9 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{differences, fields};
+use serde_json::json;
+
+use super::differences;
 use crate::config::model::Phase;
-use crate::plugins::registry::{PLUGINS, PluginSpec};
+use crate::plugins::config::known_fields;
+use crate::plugins::registry::{PLUGINS, PluginSpec, Scope};
 
 const HEAD: &str = "# Compatibility with Higress plugins
 
@@ -55,6 +58,15 @@ fn document() -> String {
         }
     }
     text
+}
+
+/// The fields that stand at the top of a plugin's configuration, asked of the plugin: what its parser knows is what is listed.
+pub(super) fn fields(spec: &PluginSpec) -> Vec<String> {
+    // No plugin has a field of this name, and the complaint about it lists those there are.
+    let config = json!({"\u{0}": null});
+    let problems = (spec.check)(&Scope { global: Some(&config), rule: None, n_rules: 0 });
+    let known = problems.iter().find_map(|problem| known_fields(&problem.message));
+    known.map(|fields| fields.into_iter().map(str::to_owned).collect()).unwrap_or_default()
 }
 
 /// The name without the mark of a port to Go, which shares code and tests with the other.

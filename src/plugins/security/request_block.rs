@@ -29,27 +29,20 @@ pub const SPEC: PluginSpec = PluginSpec {
     priority: 320,
     family: Family::Cpp,
     summary: "Refuses requests whose URL, headers or body contain what is listed",
-    build: |scope, _| build(scope, Port::Cpp),
-    check: |scope| Config::read(scope, Port::Cpp).1,
+    build: |scope, _| build(scope, Family::Cpp),
+    check: |scope| Config::read(scope, Family::Cpp).1,
 };
 
 pub const GO_SPEC: PluginSpec = PluginSpec {
     name: "go-request-block",
     family: Family::Go,
-    build: |scope, _| build(scope, Port::Go),
-    check: |scope| Config::read(scope, Port::Go).1,
+    build: |scope, _| build(scope, Family::Go),
+    check: |scope| Config::read(scope, Family::Go).1,
     ..SPEC
 };
 
-/// Which of Higress' two plugins is meant.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Port {
-    Cpp,
-    Go,
-}
-
 struct Config {
-    port: Port,
+    family: Family,
     exact_urls: Vec<String>,
     url_patterns: Vec<Regex>,
     urls: Vec<String>,
@@ -61,16 +54,15 @@ struct Config {
 }
 
 impl Config {
-    fn read(scope: &Scope<'_>, port: Port) -> (Config, Vec<FieldProblem>) {
+    fn read(scope: &Scope<'_>, family: Family) -> (Config, Vec<FieldProblem>) {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
-        let ignore_case = !fields.boolean("case_sensitive").unwrap_or(port == Port::Cpp);
-        let mut list = |key| read_list(&mut fields, key, port, ignore_case);
+        let ignore_case = !fields.boolean("case_sensitive").unwrap_or(family == Family::Cpp);
+        let mut list = |key| read_list(&mut fields, key, family, ignore_case);
         let (urls, exact_urls, headers) = (list("block_urls"), list("block_exact_urls"), list("block_headers"));
         let mut bodies = list("block_bodies");
         bodies.extend(list("block_bodys"));
-        let extent = if port == Port::Go { Extent::Anywhere } else { Extent::Whole };
-        let patterns = values::patterns(&mut fields, "block_regexp_urls", extent, ignore_case);
+        let patterns = values::patterns(&mut fields, "block_regexp_urls", Extent::of(family), ignore_case);
         let url_patterns = patterns.unwrap_or_default();
         let status = values::status(&mut fields, "blocked_code", 403);
         let message = fields.string("blocked_message").unwrap_or_default().to_owned();
@@ -80,14 +72,14 @@ impl Config {
                 "or another list (block_exact_urls, block_regexp_urls, block_headers, block_bodies) must be given";
             fields.problem("block_urls", message);
         }
-        let config = Config { port, exact_urls, url_patterns, urls, headers, bodies, ignore_case, status, message };
+        let config = Config { family, exact_urls, url_patterns, urls, headers, bodies, ignore_case, status, message };
         (config, fields.finish())
     }
 }
 
-fn read_list(fields: &mut Fields<'_>, key: &'static str, port: Port, ignore_case: bool) -> Vec<String> {
+fn read_list(fields: &mut Fields<'_>, key: &'static str, family: Family, ignore_case: bool) -> Vec<String> {
     let mut list = fields.strings(key).unwrap_or_default();
-    if port == Port::Go {
+    if family == Family::Go {
         list.retain(|element| !element.is_empty());
     }
     if let Some(index) = list.iter().position(String::is_empty) {
@@ -100,8 +92,8 @@ struct RequestBlock {
     config: Config,
 }
 
-fn build(scope: &Scope<'_>, port: Port) -> BuildResult {
-    let (config, problems) = Config::read(scope, port);
+fn build(scope: &Scope<'_>, family: Family) -> BuildResult {
+    let (config, problems) = Config::read(scope, family);
     if is_usable(&problems) { Ok(Some(Arc::new(RequestBlock { config }))) } else { Err(problems) }
 }
 
@@ -109,9 +101,9 @@ fn build(scope: &Scope<'_>, port: Port) -> BuildResult {
 impl Plugin for RequestBlock {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
         if let Some(list) = self.config.list_with_url(parts::path_and_query(request)) {
-            let details = match self.config.port {
-                Port::Cpp => "request-block.url".to_owned(),
-                Port::Go => format!("request-block.url_blocked.{list}"),
+            let details = match self.config.family {
+                Family::Cpp => "request-block.url".to_owned(),
+                Family::Go => format!("request-block.url_blocked.{list}"),
             };
             return self.config.refuse(&details);
         }

@@ -27,21 +27,20 @@ pub const SPEC: PluginSpec = PluginSpec {
     priority: 310,
     family: Family::Cpp,
     summary: "Keeps crawlers out by their User-Agent",
-    build: |scope, _| build(scope, Extent::Whole),
-    check: |scope| Config::read(scope, Extent::Whole).1,
+    build: |scope, _| build(scope, Family::Cpp),
+    check: |scope| Config::read(scope, Family::Cpp).1,
 };
 
 pub const GO_SPEC: PluginSpec = PluginSpec {
     name: "go-bot-detect",
     family: Family::Go,
-    build: |scope, _| build(scope, Extent::Anywhere),
-    check: |scope| Config::read(scope, Extent::Anywhere).1,
+    build: |scope, _| build(scope, Family::Go),
+    check: |scope| Config::read(scope, Family::Go).1,
     ..SPEC
 };
 
 struct Config {
-    /// The port to Go is meant.
-    is_go: bool,
+    family: Family,
     allow: Vec<Regex>,
     deny: Vec<Regex>,
     status: u16,
@@ -49,16 +48,15 @@ struct Config {
 }
 
 impl Config {
-    fn read(scope: &Scope<'_>, extent: Extent) -> (Config, Vec<FieldProblem>) {
+    fn read(scope: &Scope<'_>, family: Family) -> (Config, Vec<FieldProblem>) {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
-        let allow = values::patterns(&mut fields, "allow", extent, false).unwrap_or_default();
-        let deny = values::patterns(&mut fields, "deny", extent, false).unwrap_or_default();
+        let allow = values::patterns(&mut fields, "allow", Extent::of(family), false).unwrap_or_default();
+        let deny = values::patterns(&mut fields, "deny", Extent::of(family), false).unwrap_or_default();
         let status = values::status(&mut fields, "blocked_code", 403);
-        let is_go = extent == Extent::Anywhere;
-        let usual = if is_go { "Invalid User-Agent" } else { "" };
+        let usual = if family == Family::Go { "Invalid User-Agent" } else { "" };
         let message = fields.string("blocked_message").filter(|text| !text.is_empty()).unwrap_or(usual).to_owned();
-        (Config { is_go, allow, deny, status, message }, fields.finish())
+        (Config { family, allow, deny, status, message }, fields.finish())
     }
 }
 
@@ -67,12 +65,13 @@ struct BotDetect {
     crawlers: Vec<Regex>,
 }
 
-fn build(scope: &Scope<'_>, extent: Extent) -> BuildResult {
-    let (config, problems) = Config::read(scope, extent);
+fn build(scope: &Scope<'_>, family: Family) -> BuildResult {
+    let (config, problems) = Config::read(scope, family);
     if !is_usable(&problems) {
         return Err(problems);
     }
-    let crawlers = crawlers::expressions(extent).map_err(|message| vec![FieldProblem::error("", message)])?;
+    let crawlers =
+        crawlers::expressions(Extent::of(family)).map_err(|message| vec![FieldProblem::error("", message)])?;
     Ok(Some(Arc::new(BotDetect { config, crawlers })))
 }
 
@@ -81,7 +80,7 @@ impl Plugin for BotDetect {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
         let agent = parts::text(request, "user-agent").unwrap_or_default();
         let is_one_of = |list: &[Regex]| list.iter().any(|expression| expression.is_match(&agent));
-        let details = if self.config.is_go && agent.is_empty() {
+        let details = if self.config.family == Family::Go && agent.is_empty() {
             "bot-detect.no_agent"
         } else if is_one_of(&self.config.allow) {
             return Flow::Continue;
