@@ -217,11 +217,22 @@ pub fn passage_text(header: &str, text: &str) -> String {
 }
 
 /// Keeps other processes from writing to the same knowledge base; ends when dropped, and with the process.
-fn exclusive(path: &Path, base: &str) -> Result<File, RagError> {
+struct Exclusive(File);
+
+impl Drop for Exclusive {
+    /// Closing the file is not enough: a program that is just being started elsewhere in this process shares it until it runs.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "The lock of a knowledge base was not given back");
+        }
+    }
+}
+
+fn exclusive(path: &Path, base: &str) -> Result<Exclusive, RagError> {
     let failed = |error: &std::io::Error| RagError::Failed(format!("{}: {error}", path.display()));
     let file = File::create(path).map_err(|error| failed(&error))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Exclusive(file)),
         Err(TryLockError::WouldBlock) => Err(RagError::Busy(base.to_owned())),
         Err(TryLockError::Error(error)) => Err(failed(&error)),
     }

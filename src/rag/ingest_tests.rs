@@ -26,6 +26,19 @@ async fn the_same_documents_again_are_no_work() {
     assert_eq!((embed.texts(), base.table().version().await.unwrap()), (2, version));
 }
 
+/// A descriptor stays open in a child between fork and exec; the next ingest was refused as if another process wrote.
+#[test]
+fn the_lock_ends_with_the_ingest_while_a_child_still_shares_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lock");
+    let lock = exclusive(&path, "base").unwrap();
+    let shared = lock.0.try_clone().unwrap();
+    assert!(matches!(exclusive(&path, "base"), Err(RagError::Busy(_))));
+    drop(lock);
+    assert!(exclusive(&path, "base").is_ok());
+    drop(shared);
+}
+
 #[tokio::test]
 async fn a_changed_document_takes_the_place_of_the_old_one() {
     let (_dir, rag, _) = rag();
