@@ -109,20 +109,24 @@ fn start_training(
 ) -> Option<JoinHandle<()>> {
     let setup = router.setup()?;
     let (store, engine, name) = (flywheel.store().clone(), engine.clone(), router.name.clone());
+    let (router, flywheel) = (router.clone(), flywheel.clone());
     Some(tasks.spawn(async move {
         let training = tokio::task::spawn_blocking(move || {
             (learn(&store, &name, &setup, Some(&engine), false, &mut |_| {}), name)
         });
         match training.await {
-            Ok((Ok(learned), name)) => tracing::info!(
-                router = name,
-                version = learned.version,
-                n_rows = learned.n_rows,
-                gain = learned.verdict.gain,
-                is_promoted = learned.is_promoted,
-                reason = learned.verdict.reason,
-                "Router trained"
-            ),
+            Ok((Ok(learned), name)) => {
+                tracing::info!(
+                    router = name,
+                    version = learned.version,
+                    n_rows = learned.n_rows,
+                    gain = learned.verdict.gain,
+                    is_promoted = learned.is_promoted,
+                    reason = learned.verdict.reason,
+                    "Router trained"
+                );
+                refresh(&router, &flywheel).await;
+            }
             Ok((Err(error), name)) => tracing::warn!(router = name, %error, "Router training gave no version"),
             Err(error) => tracing::error!(%error, "Router training broke off"),
         }

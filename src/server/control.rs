@@ -162,9 +162,8 @@ impl Controls for Control {
         })?;
         let learned =
             learn(flywheel.store(), router, &setup, Some(&self.engine), force, &mut |_| {}).map_err(failed)?;
-        if learned.is_promoted {
-            self.swap(router)?;
-        }
+        // Also where this version was not promoted: the one it lost to may have come a moment ago.
+        self.swap(router)?;
         Ok(json!({
             "version": learned.version,
             "promoted": learned.is_promoted,

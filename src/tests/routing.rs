@@ -146,6 +146,27 @@ async fn a_second_version_is_promoted_and_rolled_back_from_the_command_line() {
     .await;
 }
 
+/// A verify phase that began in the second before the next poll was served by the version before.
+#[tokio::test]
+async fn once_training_has_answered_the_version_it_lost_to_serves() {
+    let world = world().await;
+    let gateway = start(&world, &json!({"consumers": ["lab"]})).await;
+    collect(&gateway, 120).await;
+    assert_eq!(gateway.admin("POST", "/api/v1/routers/default/train?force=true").await.status, 200);
+    let (code, out, err) = gateway.cli(&["router", "train", "--json", "--force"]);
+    assert_eq!(code, 0, "{err}");
+    let promoted = serde_json::from_str::<Value>(&out).unwrap()["version"].as_i64();
+    let again = gateway.admin("POST", "/api/v1/routers/default/train").await.json();
+    assert_eq!(again["promoted"], false, "{again}");
+    let id = ask(&gateway, "what is 5 plus 7", "app", false).await.header("x-weirgate-decision-id").unwrap().to_owned();
+    let decided_by = || async {
+        let (_, out, _) = gateway.cli(&["flywheel", "export", "-"]);
+        let row = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|row| row["id"] == id);
+        row.map(|row| row["decision"]["router_version"].as_i64())
+    };
+    assert_eq!(eventually_async("the record", decided_by).await, promoted);
+}
+
 #[tokio::test]
 async fn training_mode_is_for_those_who_may() {
     let world = world().await;
