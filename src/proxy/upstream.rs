@@ -296,7 +296,8 @@ impl Upstream {
         let options = &mut peer.options;
         options.connection_timeout = Some(timeouts.connect);
         options.total_connection_timeout = Some(timeouts.connect);
-        options.read_timeout = Some(timeouts.between_reads);
+        // One limit is all there is for head and body of a plain answer; the exchange path sets each by itself.
+        options.read_timeout = Some(timeouts.first_byte.max(timeouts.between_reads));
         options.write_timeout = Some(timeouts.between_reads);
         options.idle_timeout = Some(timeouts.idle);
         let verify = self.tls.as_ref().is_some_and(|tls| tls.verify);

@@ -84,3 +84,18 @@ async fn a_stream_that_stalls_ends_with_an_error_event() {
     assert_eq!(error["error"]["code"], "upstream_cut", "{text}");
     assert_eq!(gateway.access_log(1)[0]["response_code_details"], "upstream_reset_after_response_started");
 }
+
+/// An export that takes its time was cut by the limit for silence within a model's stream.
+#[tokio::test]
+async fn an_answer_on_a_plain_route_may_take_as_long_as_a_models() {
+    let upstream = Upstream::start(|_, _| async {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        ok(&json!("late"))
+    })
+    .await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]).route("plain", "/", "up.static");
+    let gateway = Gateway::start_with(folder, "[timeouts]\nfirst_byte_secs = 60\nstream_idle_secs = 1\n");
+    let answer = send(gateway.http, "GET", "/", &[], Bytes::new()).await;
+    assert_eq!((answer.status, upstream.n_calls()), (200, 1));
+}

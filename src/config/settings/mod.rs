@@ -100,7 +100,7 @@ pub struct Timeouts {
     pub connect_ms: u64,
     /// From the request being sent to the first byte of the answer; a model that does not stream thinks all that time.
     pub first_byte_secs: u64,
-    /// Between two pieces of a streamed answer.
+    /// Between two pieces of a model's streamed answer. Other routes have one limit for both, the longer one.
     pub stream_idle_secs: u64,
     /// A client's connection without a request. The ConfigMap higress-config wins over it.
     pub client_idle_secs: u64,
