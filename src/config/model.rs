@@ -407,6 +407,9 @@ pub struct GatewaySettings {
     /// Pooled upstream connection without activity.
     #[serde(serialize_with = "as_seconds")]
     pub upstream_idle_timeout: Option<Duration>,
+    /// Proxies in front of this gateway that tell the truth about who asked them, counted from the gateway.
+    #[serde(skip_serializing_if = "is_default")]
+    pub trusted_proxies: usize,
     /// Send `x-real-ip` upstream.
     pub add_x_real_ip: bool,
     /// Keep `x-envoy-*` headers out of requests and responses.

@@ -35,11 +35,12 @@ const OF_CLIENTS: &str = "x-envoy-allow-mcp-tools";
 /// The 414 or 431 for an HTTP/2 head over the limit (`head` has measured those of HTTP/1); the 421 for a host whose TLS demands
 /// more than this connection's.
 pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
-    ctx.state.client_ip = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+    let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let tls = session.digest().and_then(|digest| digest.ssl_digest.clone());
     let handshake = tls.as_ref().and_then(|tls| tls.extension.get::<Handshake>());
     let is_tls = tls.is_some();
-    ctx.state.is_tls = is_tls;
+    // Until the proxies in front have been heard: an early refusal is logged, too.
+    (ctx.state.client_ip, ctx.state.is_tls) = (peer, is_tls);
     ctx.state.server_name = handshake.and_then(|handshake| handshake.server_name.clone());
     let head = session.req_header_mut();
     if let Some(authority) = head.uri.authority().map(|authority| authority.to_string()) {
@@ -76,10 +77,34 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     }
     ctx.trace = Some(span::begin(head, ctx.snapshot.tracer.as_ref(), &ctx.state.id));
     set(head, "x-request-id", &ctx.state.id.to_string());
-    if let Some(ip) = ctx.state.client_ip {
-        forward(head, ip, is_tls, ctx.snapshot.settings.add_x_real_ip);
+    let origin = Origin::of(head, peer, is_tls, ctx.snapshot.settings.trusted_proxies);
+    (ctx.state.client_ip, ctx.state.is_tls) = (origin.client, origin.is_tls);
+    if let Some(peer) = peer {
+        forward(head, peer, &origin, ctx.snapshot.settings.add_x_real_ip);
     }
     Ok(())
+}
+
+/// Who asks, and how: the other end of the connection, or what the proxies in front say of theirs.
+#[derive(Debug, PartialEq, Eq)]
+struct Origin {
+    client: Option<IpAddr>,
+    is_tls: bool,
+}
+
+impl Origin {
+    /// As Envoy has it with so many trusted hops: the address at that place from the right, the connection's if there are fewer.
+    fn of(head: &RequestHeader, peer: Option<IpAddr>, is_tls: bool, n_trusted: usize) -> Origin {
+        let Some(place) = n_trusted.checked_sub(1) else { return Origin { client: peer, is_tls } };
+        let addresses: Vec<&str> = forwarded_for(head).flat_map(|value| value.split(',')).collect();
+        let told = addresses.iter().rev().nth(place).and_then(|address| address.trim().parse().ok());
+        let is_tls = match head.headers.get("x-forwarded-proto").map(HeaderValue::as_bytes) {
+            Some(b"https") => true,
+            Some(b"http") => false,
+            _ => is_tls,
+        };
+        Origin { client: told.or(peer), is_tls }
+    }
 }
 
 /// The host a request is for. `admit` made `:authority` and absolute-form targets into a Host header.
@@ -148,21 +173,65 @@ fn size(head: &RequestHeader) -> usize {
     line + head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>()
 }
 
-fn forward(head: &mut RequestHeader, ip: IpAddr, is_tls: bool, real_ip: bool) {
-    let chain = match head.headers.get("x-forwarded-for").and_then(|value| value.to_str().ok()) {
-        Some(before) => format!("{before}, {ip}"),
-        None => ip.to_string(),
-    };
+fn forward(head: &mut RequestHeader, peer: IpAddr, origin: &Origin, real_ip: bool) {
+    let peer = peer.to_string();
+    let chain: Vec<&str> = forwarded_for(head).chain([peer.as_str()]).collect();
+    let chain = chain.join(", ");
     set(head, "x-forwarded-for", &chain);
-    set(head, "x-forwarded-proto", if is_tls { "https" } else { "http" });
-    if real_ip {
-        set(head, "x-real-ip", &ip.to_string());
+    set(head, "x-forwarded-proto", if origin.is_tls { "https" } else { "http" });
+    if let Some(client) = origin.client.filter(|_| real_ip) {
+        set(head, "x-real-ip", &client.to_string());
     }
+}
+
+fn forwarded_for(head: &RequestHeader) -> impl Iterator<Item = &str> {
+    head.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok())
 }
 
 fn set(head: &mut RequestHeader, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         // A static lower-case name is always a header name.
         let _ = head.insert_header(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(headers: &[(&'static str, &str)]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        headers.iter().for_each(|(name, value)| _ = head.append_header(*name, *value).unwrap());
+        head
+    }
+
+    /// The examples of Envoy's documentation of `x-forwarded-for`.
+    #[test]
+    fn proxies_in_front_are_believed_as_far_as_they_are_trusted() {
+        let peer: IpAddr = "192.0.2.11".parse().unwrap();
+        let chain = [("x-forwarded-for", "203.0.113.128, 203.0.113.10"), ("x-forwarded-for", "203.0.113.1")];
+        let told = [chain[0], chain[1], ("x-forwarded-proto", "https")];
+        for (headers, n_trusted, client, is_tls) in [
+            (&told[..], 0, "192.0.2.11", false),
+            (&told[..], 1, "203.0.113.1", true),
+            (&told[..], 2, "203.0.113.10", true),
+            (&told[..], 4, "192.0.2.11", true),
+            (&chain[..], 2, "203.0.113.10", false),
+            (&[("x-forwarded-for", "unknown")][..], 1, "192.0.2.11", false),
+            (&[][..], 1, "192.0.2.11", false),
+        ] {
+            let origin = Origin::of(&head(headers), Some(peer), false, n_trusted);
+            assert_eq!(origin, Origin { client: client.parse().ok(), is_tls }, "{headers:?} {n_trusted}");
+        }
+    }
+
+    #[test]
+    fn every_address_of_the_chain_stays_and_the_connections_is_added() {
+        let mut head = head(&[("x-forwarded-for", "203.0.113.128"), ("x-forwarded-for", "203.0.113.1")]);
+        let origin = Origin { client: "203.0.113.1".parse().ok(), is_tls: true };
+        forward(&mut head, "192.0.2.5".parse().unwrap(), &origin, true);
+        let value = |name: &str| head.headers.get(name).unwrap().to_str().unwrap().to_owned();
+        assert_eq!(value("x-forwarded-for"), "203.0.113.128, 203.0.113.1, 192.0.2.5");
+        assert_eq!((value("x-forwarded-proto").as_str(), value("x-real-ip").as_str()), ("https", "203.0.113.1"));
     }
 }

@@ -344,3 +344,33 @@ async fn change_under_load_fails_nobody() {
     release.notify_one();
     assert_eq!(of_one_generation(&slow.await.unwrap()), 1, "what began on the old routes ends on them");
 }
+
+/// Behind a load balancer that ends TLS: rules about addresses mean its client, and a redirect to https does not go in circles.
+#[tokio::test]
+async fn a_trusted_proxy_in_front_says_who_asks_and_how() {
+    let upstream = Upstream::start(|_, seen| async move { ok(&json!({"ip": seen.headers.get("x-real-ip")})) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    let only = json!({"higress.io/whitelist-source-range": "203.0.113.7", "higress.io/ssl-redirect": "true"});
+    folder.route_with("guarded", "/", "up.static", &only);
+    let mesh = json!({"defaultConfig": {"discoveryAddress": "x:1", "gatewayTopology": {"numTrustedProxies": 1}}});
+    let data = json!({"higress": "addXRealIpHeader: true", "mesh": mesh.to_string()});
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "higress-config"}, "data": data});
+    folder.write("configmaps/higress-config.yaml", &object);
+    let gateway = Gateway::start(folder);
+    let ask = |chain: &'static str, proto: &'static str| {
+        let headers = [("x-forwarded-for", chain), ("x-forwarded-proto", proto)];
+        let http = gateway.http;
+        async move { send(http, "GET", "/", &headers, Bytes::new()).await }
+    };
+    let answer = ask("198.51.100.1, 203.0.113.7", "https").await;
+    assert_eq!((answer.status, &answer.json()["ip"]), (200, &json!("203.0.113.7")), "{}", answer.text());
+    assert_eq!(ask("203.0.113.7", "http").await.status, 308);
+    assert_eq!(
+        ask("203.0.113.7, 198.51.100.1", "https").await.status,
+        403,
+        "what the client itself claims is no proof"
+    );
+    let line = &gateway.access_log(1)[0];
+    assert!(line["downstream_remote_address"].as_str().is_some_and(|told| told.starts_with("203.0.113.7")), "{line}");
+}

@@ -49,7 +49,7 @@ pub(in crate::config) fn read(
             }
             "mesh" => {
                 if let Some(value) = parsed(&text, &path, report) {
-                    settings.access_log = mesh::read(Fields::new(&value, path, report));
+                    mesh::read(Fields::new(&value, path, report), settings);
                 }
             }
             // Networks of several clusters.

@@ -1,15 +1,15 @@
-//! `data.mesh` of the ConfigMap `higress-config`: Istio's mesh configuration, of which the access log concerns this gateway.
+//! `data.mesh` of the ConfigMap `higress-config`: Istio's mesh configuration, of which the access log and the proxies in front
+//! concern this gateway.
 
 use super::log_format;
 use crate::config::fields::Fields;
-use crate::config::model::LogFormat;
+use crate::config::model::GatewaySettings;
 
 /// How Istio's parts find each other and what they do to each other; no traffic of this gateway.
 const INERT: &[&str] = &[
     "accessLogEncoding",
     "configSources",
     "connectTimeout",
-    "defaultConfig",
     "defaultDestinationRuleExportTo",
     "defaultProviders",
     "defaultServiceExportTo",
@@ -37,8 +37,7 @@ const INERT: &[&str] = &[
     "verifyCertificateAtClient",
 ];
 
-/// The form of the access log, if one is given.
-pub(super) fn read(mut fields: Fields<'_>) -> Option<LogFormat> {
+pub(super) fn read(mut fields: Fields<'_>, settings: &mut GatewaySettings) {
     let report = fields.report();
     match fields.text("accessLogFile") {
         None | Some("/dev/stdout") => {}
@@ -49,7 +48,13 @@ pub(super) fn read(mut fields: Fields<'_>) -> Option<LogFormat> {
     }
     let path = fields.path_of("accessLogFormat");
     let format = fields.text("accessLogFormat").filter(|format| !format.trim().is_empty());
-    let format = format.and_then(|format| log_format::parse(format, &path, report));
+    settings.access_log = format.and_then(|format| log_format::parse(format, &path, report));
+    // Of the proxy's own settings the rest concerns the parts of Istio.
+    if let Some(mut topology) = fields.object("defaultConfig").and_then(|mut proxy| proxy.object("gatewayTopology")) {
+        settings.trusted_proxies = topology.integer("numTrustedProxies").unwrap_or_default();
+        topology.unsupported(&["forwardClientCertDetails", "proxyProtocol"]);
+        topology.finish();
+    }
     if let Some(mut global) = fields.object("mseIngressGlobalConfig") {
         for key in ["enableH3", "enableProxyProtocol"] {
             if global.boolean(key).unwrap_or(false) {
@@ -60,5 +65,4 @@ pub(super) fn read(mut fields: Fields<'_>) -> Option<LogFormat> {
     }
     fields.inert(INERT);
     fields.finish();
-    format
 }
