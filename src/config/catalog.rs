@@ -28,7 +28,11 @@ pub trait PluginCatalog {
         self.names().contains(&plugin)
     }
 
-    /// Checks one configuration of a known plugin; with nothing worse than warnings the plugin can be built from it. `config` is the global configuration, or with `is_rule` that of one rule;
-    /// `global` is then the global one, for plugins whose rules extend it.
+    /// Whether requests must not pass without this plugin, whatever its object says.
+    fn guards(&self, plugin: &str) -> bool;
+
+    /// Checks one configuration of a known plugin; with nothing worse than warnings the plugin can be built from it. `config`
+    /// is the global configuration, or with `is_rule` that of one rule; `global` is then the global one, for plugins whose
+    /// rules extend it.
     fn check(&self, plugin: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<FieldProblem>;
 }

@@ -1,8 +1,8 @@
 //! Problems found in the configuration, and the collector that keeps all of them.
 //!
 //! Every stage reports here instead of stopping at the first fault. An error means that the new configuration must not go
-//! live; an outage that requests which need the part are refused while the rest is served; a warning that something written
-//! in it has no effect or will not work.
+//! live; an outage that a part of it does not work while the rest is served; a warning that something written in it has no
+//! effect or will not work.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,7 +17,8 @@ use super::model::ObjectRef;
 pub enum Severity {
     /// The configuration is not whole: the one before it keeps serving.
     Error,
-    /// Requests that this part is for get a 503; everything else goes live. To `weirgate validate` it is an error.
+    /// Requests that this part is for get a 503 (or pass without it, if it says `FAIL_OPEN`); at a start everything else goes
+    /// live. A change that brings one is refused, and to `weirgate validate` it is an error.
     Outage,
     /// The configuration works without this part.
     Warning,

@@ -18,6 +18,10 @@ impl PluginCatalog for TestCatalog {
         vec!["ai-proxy", "ai-statistics", "key-auth", "model-mapper", "model-router"]
     }
 
+    fn guards(&self, plugin: &str) -> bool {
+        plugin == "key-auth"
+    }
+
     fn check(&self, _: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<FieldProblem> {
         let place = if is_rule { "rule" } else { "global" };
         let message = format!("is not allowed in the {place} configuration (global: {})", global.is_some());

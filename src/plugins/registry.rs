@@ -108,6 +108,32 @@ pub static PLUGINS: &[PluginSpec] = &[
 /// Names of plugin images that are not the plugin's own name.
 const ALIASES: &[(&str, &str)] = &[("json-converter", "jsonrpc-converter")];
 
+/// Plugins that never fail open: they keep requests out or, as ai-proxy, put a credential in the place of the client's.
+const GUARDS: &[&str] = &[
+    "ai-proxy",
+    "basic-auth",
+    "bot-detect",
+    "ext-auth",
+    "go-basic-auth",
+    "go-bot-detect",
+    "go-jwt-auth",
+    "go-key-auth",
+    "go-request-block",
+    "hmac-auth",
+    "hmac-auth-apisix",
+    "ip-restriction",
+    "jwt-auth",
+    "key-auth",
+    "oauth",
+    "oidc",
+    "opa",
+    "replay-protection",
+    "request-block",
+    "request-validation",
+    "simple-jwt-auth",
+    "waf",
+];
+
 pub fn find(name: &str) -> Option<&'static PluginSpec> {
     let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
     PLUGINS.iter().find(|spec| spec.name == name)
@@ -119,6 +145,10 @@ pub struct BuiltIns;
 impl PluginCatalog for BuiltIns {
     fn names(&self) -> Vec<&str> {
         PLUGINS.iter().map(|spec| spec.name).chain(ALIASES.iter().map(|(alias, _)| *alias)).collect()
+    }
+
+    fn guards(&self, plugin: &str) -> bool {
+        GUARDS.contains(&plugin)
     }
 
     fn check(&self, plugin: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<FieldProblem> {
@@ -196,5 +226,6 @@ mod tests {
         let written: Vec<&str> = PLUGINS.iter().map(|spec| spec.name).collect();
         let sorted: Vec<&str> = specs.iter().map(|spec| spec.name).collect();
         assert_eq!(written, sorted, "the table is kept in chain order");
+        assert!(GUARDS.iter().all(|name| find(name).is_some()));
     }
 }

@@ -19,7 +19,8 @@ use crate::config::model::{
     self, FailStrategy, Gateway, GatewaySettings, Gzip, OutlierDetection, PluginUse, Service, ServicePort,
     UpstreamPolicy,
 };
-use crate::config::{FieldProblem, Problem, Settings, Severity};
+use crate::config::{Problem, Settings, Severity};
+use crate::plugins::config::is_usable;
 use crate::plugins::registry::{self, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::unavailable::Unavailable;
@@ -94,6 +95,8 @@ pub struct Snapshot {
     pub tracer: Option<Tracer>,
     /// Whether errors of any route lead to another, see [`Reentry`](model::Reentry).
     pub has_reentries: bool,
+    /// Faults that only building showed; what the compiler found is not among them.
+    pub problems: Vec<Problem>,
     /// By service host; the ports of one service in ascending order.
     upstreams: HashMap<String, Vec<Arc<Upstream>>>,
 }
@@ -114,13 +117,12 @@ impl Snapshot {
             gzip: None,
             settings: gateway,
             upstreams: HashMap::new(),
+            problems: Vec::new(),
         }
     }
 
-    /// Builds the running form of `gateway`. Counters that must survive a reload are taken over from `before`.
-    ///
-    /// # Errors
-    /// Every plugin configuration and client certificate that cannot be used, with object and field.
+    /// Builds the running form of `gateway`. Counters that must survive a reload are taken over from `before`. With an error
+    /// among its problems it must not go live.
     pub fn build(
         gateway: &Gateway,
         certificates: Certificates,
@@ -129,24 +131,15 @@ impl Snapshot {
         resolver: &Resolver,
         clusters: &Clusters,
         before: &Snapshot,
-    ) -> Result<Snapshot, Vec<Problem>> {
+    ) -> Snapshot {
         let limits = Limits::merge(settings, &gateway.settings);
         let mut problems = Vec::new();
-        let mut entries = Vec::with_capacity(gateway.plugins.len());
-        for plugin in &gateway.plugins {
-            match build_entry(plugin, host) {
-                Ok(entry) => entries.push(entry),
-                Err(found) => problems.extend(found),
-            }
-        }
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        let faults: RefCell<Vec<Problem>> = RefCell::default();
+        let entries = gateway.plugins.iter().map(|plugin| build_entry(plugin, host, &mut problems)).collect();
+        let problems = RefCell::new(problems);
         let live = |service: &Service, port: &ServicePort, tls: Option<bool>, policy: Option<&UpstreamPolicy>| {
             let identity = tls_policies(policy, service, port).find_map(|tls| tls.identity.as_ref());
             let identity = identity.map(ClientIdentity::load).transpose().unwrap_or_else(|problem| {
-                faults.borrow_mut().push(*problem);
+                problems.borrow_mut().push(*problem);
                 None
             });
             let variant = Variant { tls, policy, identity };
@@ -179,10 +172,7 @@ impl Snapshot {
         let routes = RouteTable::build(gateway, &before.routes, find);
         let passthrough =
             gateway.passthrough.iter().filter_map(|(host, to)| Some((host.as_str(), find(to)?))).collect();
-        if !faults.borrow().is_empty() {
-            return Err(faults.take());
-        }
-        Ok(Snapshot {
+        Snapshot {
             number: before.number + 1,
             routes,
             chain: Chain { entries },
@@ -194,7 +184,8 @@ impl Snapshot {
             has_reentries: gateway.routes.iter().any(|route| route.reentry.is_some()),
             limits,
             upstreams,
-        })
+            problems: problems.take(),
+        }
     }
 
     /// Each port of each service, as it is spoken to where no route says otherwise.
@@ -220,32 +211,33 @@ impl Snapshot {
     }
 }
 
-/// One object of the chain. Where it can't do what it is for, requests get a 503.
+/// One object of the chain. Where it does not work, requests get a 503 or pass without it, as the object says.
 ///
-/// # Errors
-/// What is wrong with its configuration.
-fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>) -> Result<ChainEntry, Vec<Problem>> {
+/// `problems` are faults that only building shows, such as a file that is missing; the compiler has reported the others.
+fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>, problems: &mut Vec<Problem>) -> ChainEntry {
     let spec = registry::find(&plugin.plugin);
     let global = plugin.global.as_ref();
-    let mut problems = Vec::new();
     let mut build = |rule: Option<&serde_json::Value>, at: &str| {
         let unavailable: Option<Arc<dyn Plugin>> = Some(Arc::new(Unavailable { object: plugin.object.to_string() }));
         let Some(spec) = spec else { return unavailable };
-        match (spec.build)(&Scope { global, rule, n_rules: plugin.rules.len() }, host) {
+        let scope = Scope { global, rule, n_rules: plugin.rules.len() };
+        let found = match (spec.build)(&scope, host) {
             Ok(built) => {
                 built.iter().for_each(|built| built.placed(&format!("{}.{at}", plugin.object)));
-                built
+                return built;
             }
-            // An outage: the compiler has reported it.
-            Err(found) if found.iter().all(|problem| problem.severity > Severity::Error) => unavailable,
-            Err(found) => {
-                let wrong = found.into_iter().filter(|problem| problem.severity == Severity::Error);
-                let named =
-                    |it: FieldProblem| Problem::error(&plugin.object, &format!("{at}.{}", it.field), it.message);
-                problems.extend(wrong.map(named));
-                None
-            }
+            Err(found) => found,
+        };
+        let is_wrong = found.iter().any(|problem| problem.severity == Severity::Error);
+        if is_usable(&(spec.check)(&scope)) {
+            let faults = found.into_iter().filter(|problem| problem.severity < Severity::Warning);
+            problems.extend(faults.map(|problem| Problem {
+                severity: Severity::Outage,
+                ..Problem::error(&plugin.object, &format!("{at}.{}", problem.field), problem.message)
+            }));
         }
+        // What this gateway cannot do would work in Higress: `FAIL_OPEN` was not said for that.
+        unavailable.filter(|_| !is_wrong || plugin.fail_strategy == FailStrategy::FailClose)
     };
     let built_global = if global.is_some() { build(None, "spec.defaultConfig") } else { None };
     let mut rules = Vec::with_capacity(plugin.rules.len());
@@ -254,15 +246,5 @@ fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>) -> Result<ChainEntry, V
         rules.push(BuiltRule { rule: rule.clone(), plugin: built });
     }
     let family = spec.map_or(Family::Go, |spec| spec.family);
-    let entry = ChainEntry { family, object: plugin.object.clone(), global: built_global, rules };
-    if problems.is_empty() {
-        return Ok(entry);
-    }
-    if plugin.fail_strategy == FailStrategy::FailClose {
-        return Err(problems);
-    }
-    for problem in &problems {
-        tracing::warn!(%problem, "Plugin left out here (failStrategy FAIL_OPEN)");
-    }
-    Ok(entry)
+    ChainEntry { family, object: plugin.object.clone(), global: built_global, rules }
 }

@@ -135,70 +135,58 @@ impl Reloader {
         problems.extend(unusable);
         let changes = diff(&state.applied, &compiled.gateway);
         let is_first = state.number == 0;
-        // A start does what it can; a change must not close what has been open.
-        let out: BTreeSet<PathBuf> =
-            problems.iter().filter(|problem| problem.is_fault()).map(|problem| problem.file.clone()).collect();
-        let closes = !is_first && !out.is_subset(&state.out);
-        let has_errors = closes || problems.iter().any(Problem::is_error);
-        if !has_errors && changes.is_empty() && !is_first {
-            state.problems = problems;
-            // Comments may have changed, and a rollback must not lose them.
-            state.history.record(&listing.objects, &state.folder, &changes.to_string());
-            return Ok(Reloaded::Unchanged);
-        }
-        let number = state.number + 1;
-        let built = if has_errors {
-            Err(Vec::new())
-        } else {
-            Snapshot::build(
+        let before = self.snapshot.load();
+        let mut built = None;
+        if changes.is_empty() && !is_first {
+            problems.extend(before.problems.iter().cloned());
+        } else if !problems.iter().any(Problem::is_error) {
+            let snapshot = Snapshot::build(
                 &compiled.gateway,
                 certificates,
                 &self.settings,
                 &self.host,
                 &self.checks.resolver,
                 &self.checks.clusters,
-                &self.snapshot.load(),
-            )
-        };
-        for problem in &problems {
-            match problem.severity {
-                Severity::Warning => tracing::warn!(%problem, "Configuration"),
-                Severity::Error | Severity::Outage => tracing::error!(%problem, "Configuration"),
-            }
+                &before,
+            );
+            problems.extend(snapshot.problems.iter().cloned());
+            built = Some(snapshot);
+        }
+        // A start does what it can; a change must not close what has been open.
+        let out: BTreeSet<PathBuf> =
+            problems.iter().filter(|problem| problem.is_fault()).map(|problem| problem.file.clone()).collect();
+        let closes = !is_first && !out.is_subset(&state.out);
+        let is_refused = closes || problems.iter().any(Problem::is_error);
+        state.problems.clone_from(&problems);
+        if built.is_some() || is_refused {
+            log(&problems);
         }
         if closes {
             tracing::error!("The change would close what is open and is refused; after a restart it would be applied");
         }
-        match built {
-            Ok(snapshot) => {
-                for entry in &snapshot.chain.entries {
-                    entry.plugins().for_each(|plugin| plugin.activate());
-                }
-                let n_routes = snapshot.routes.len();
-                self.snapshot.store(Arc::new(snapshot));
-                self.directory.follow(&compiled.gateway.registries);
-                self.checks.follow();
-                state.applied = compiled.gateway;
-                state.number = number;
-                state.problems = problems;
-                state.out = out;
-                self.count("applied");
-                self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
-                tracing::info!(number, n_routes, ms = started.elapsed().as_millis(), %changes, "Configuration applied");
-                state.history.record(&listing.objects, &state.folder, &changes.to_string());
-                self.applied.notify_one();
-                Ok(Reloaded::Applied(Box::new(changes)))
-            }
-            Err(found) => {
-                for problem in &found {
-                    tracing::error!(%problem, "Configuration");
-                }
-                problems.extend(found);
-                state.problems.clone_from(&problems);
-                self.count("refused");
-                Ok(Reloaded::Refused(problems))
-            }
+        if is_refused {
+            self.count("refused");
+            return Ok(Reloaded::Refused(problems));
         }
+        let Some(snapshot) = built else {
+            // Comments may have changed, and a rollback must not lose them.
+            state.history.record(&listing.objects, &state.folder, &changes.to_string());
+            return Ok(Reloaded::Unchanged);
+        };
+        snapshot.chain.entries.iter().flat_map(|entry| entry.plugins()).for_each(|plugin| plugin.activate());
+        let (number, n_routes) = (snapshot.number, snapshot.routes.len());
+        self.snapshot.store(Arc::new(snapshot));
+        self.directory.follow(&compiled.gateway.registries);
+        self.checks.follow();
+        state.applied = compiled.gateway;
+        state.number = number;
+        state.out = out;
+        self.count("applied");
+        self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
+        tracing::info!(number, n_routes, ms = started.elapsed().as_millis(), %changes, "Configuration applied");
+        state.history.record(&listing.objects, &state.folder, &changes.to_string());
+        self.applied.notify_one();
+        Ok(Reloaded::Applied(Box::new(changes)))
     }
 
     /// What is to be ordered, and the certificates that are served.
@@ -215,5 +203,14 @@ impl Reloader {
 
     fn count(&self, result: &'static str) {
         self.metrics.config_reloads.get_or_create(&ReloadResult { result }).inc();
+    }
+}
+
+fn log(problems: &[Problem]) {
+    for problem in problems {
+        match problem.severity {
+            Severity::Warning => tracing::warn!(%problem, "Configuration"),
+            Severity::Error | Severity::Outage => tracing::error!(%problem, "Configuration"),
+        }
     }
 }

@@ -44,6 +44,55 @@ async fn a_plugin_we_do_not_have_closes_only_what_it_is_for() {
     assert_eq!(line["response_code_details"], "plugin_unavailable", "{line}");
 }
 
+/// A slip in one plugin's configuration must not keep everything else from starting, nor open what the plugin guards.
+#[tokio::test]
+async fn a_plugin_with_a_wrong_value_is_out_where_it_applies() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    for route in ["open", "blocked", "limited", "keyed"] {
+        folder.route(route, &format!("/{route}"), "up.static");
+    }
+    let rule = |route: &str, config: Value, strategy: &str| {
+        json!({"failStrategy": strategy, "defaultConfigDisable": true,
+            "matchRules": [{"ingress": [route], "config": config}]})
+    };
+    let wrong = json!({"suffix": "jpg", "expires": "soon"});
+    plugin(&folder, "cache-control", "oci://r/cache-control:1.0.0", rule("limited", wrong.clone(), "FAIL_OPEN"));
+    plugin(&folder, "closing", "oci://r/cache-control:1.0.0", rule("blocked", wrong, "FAIL_CLOSE"));
+    let keys =
+        json!({"keys": "x-api-key", "in_header": "perhaps", "consumers": [{"name": "a", "credential": "secret"}]});
+    plugin(&folder, "key-auth", "oci://r/key-auth:1.0.0", rule("keyed", keys, "FAIL_OPEN"));
+    let (code, out, err) = run_cli(&["validate", folder.config().to_str().unwrap()], &folder);
+    assert_eq!(code, 64, "{out}{err}");
+    let said = |file: &str, effect: &str| {
+        out.lines().any(|line| line.starts_with(&format!("error: wasmplugins/{file}.yaml")) && line.contains(effect))
+    };
+    assert!(said("cache-control", "pass without it") && said("closing", "503") && said("key-auth", "503"), "{out}");
+    let gateway = Gateway::start(folder);
+    let mut statuses = Vec::new();
+    for path in ["/open", "/limited", "/blocked", "/keyed"] {
+        statuses.push(status(&gateway, path).await);
+    }
+    assert_eq!((statuses, upstream.n_calls()), (vec![200, 200, 503, 503], 2));
+}
+
+/// What only building a plugin shows is told as well as what reading its configuration does.
+#[tokio::test]
+async fn a_missing_database_is_an_outage_with_its_field() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    folder.route("open", "/open", "up.static").route("placed", "/placed", "up.static");
+    let rules = json!([{"ingress": ["placed"], "config": {"database": "/nowhere/geo-ip.txt"}}]);
+    folder.plugin("geo-ip", &json!(null), &rules);
+    let gateway = Gateway::start(folder);
+    assert_eq!((status(&gateway, "/open").await, status(&gateway, "/placed").await), (200, 503));
+    let problems = gateway.admin("GET", "/api/v1/config").await.json()["problems"].clone();
+    assert_eq!(problems[0]["severity"], "outage", "{problems}");
+    assert_eq!(problems[0]["field"], "spec.matchRules[0].config.database", "{problems}");
+}
+
 /// A start does what it can. A change that takes something away is refused, as one with errors is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_certificate_costs_its_host_at_start_and_nothing_in_a_change() {

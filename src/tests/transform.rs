@@ -292,5 +292,8 @@ fn import_says_what_becomes_of_each_object() {
     assert!(html.starts_with("<!doctype html>") && html.contains("<h2>Supported, with differences</h2>"), "{html}");
     folder.plugin("transformer", &json!({"reqRules": "<b>"}), &json!([]));
     let (code, html, _) = import("html");
-    assert!(code == 64 && html.contains("&lt;b&gt;"), "{code} {html}");
+    assert!(code == 0 && html.contains("&lt;b&gt;"), "only the plugin is out: {code} {html}");
+    folder.write("ingresses/web.yaml", &json!({"kind": "Ingress", "metadata": {"name": "web"}, "spec": "<i>"}));
+    let (code, json, _) = import("json");
+    assert!(code == 64 && json.contains("refused"), "{code} {json}");
 }

@@ -48,8 +48,10 @@ pub(in crate::config) fn read(object: &RawObject, catalog: &dyn PluginCatalog, r
     spec.finish();
 
     let plugin = plugin_name(url, label.as_deref(), &object.origin.name, catalog, report);
+    // The console writes `FAIL_OPEN` into every object; a slip in a list of keys must not open what they guard.
+    let fail_strategy = if catalog.guards(&plugin) { FailStrategy::FailClose } else { fail_strategy };
     if catalog.knows(&plugin) {
-        config.check(&plugin, catalog, report);
+        config.check(&plugin, fail_strategy, catalog, report);
     } else {
         report_unknown(&plugin, url, fail_strategy, catalog, report);
         if fail_strategy == FailStrategy::FailOpen {
@@ -102,14 +104,19 @@ struct Config {
 }
 
 impl Config {
-    fn check(&self, plugin: &str, catalog: &dyn PluginCatalog, report: ObjectReport<'_>) {
+    /// A value that a plugin cannot use puts it out of work where it applies; in Higress everywhere.
+    fn check(&self, plugin: &str, strategy: FailStrategy, catalog: &dyn PluginCatalog, report: ObjectReport<'_>) {
         let global = self.global.as_ref().map(|(_, config)| config);
         let parts = self.global.iter().map(|(path, config)| (path, config, false));
         let rules = self.rules.iter().map(|(path, rule)| (path, &rule.config, true));
         for (path, config, is_rule) in parts.chain(rules) {
             for problem in catalog.check(plugin, config, is_rule, global.filter(|_| is_rule)) {
                 let field = if problem.field.is_empty() { path.clone() } else { format!("{path}.{}", problem.field) };
-                report.add(problem.severity, &field, problem.message, None);
+                let (severity, hint) = match problem.severity {
+                    Severity::Error => (Severity::Outage, Some(effect(strategy).to_owned())),
+                    other => (other, None),
+                };
+                report.add(severity, &field, problem.message, hint);
             }
         }
     }
@@ -294,13 +301,20 @@ fn report_unknown(
     let names = catalog.names();
     let hint = did_you_mean(plugin, names.iter().copied())
         .unwrap_or_else(|| format!("the built-in plugins are: {}", names.join(", ")));
-    let (severity, effect) = match fail_strategy {
-        FailStrategy::FailOpen => (Severity::Warning, "requests pass without it (failStrategy FAIL_OPEN)"),
-        FailStrategy::FailClose => {
-            (Severity::Outage, "its failStrategy is FAIL_CLOSE, so requests that it is for are answered with 503")
-        }
+    let severity = match fail_strategy {
+        FailStrategy::FailOpen => Severity::Warning,
+        FailStrategy::FailClose => Severity::Outage,
     };
-    report.add(severity, field, format!("there is no built-in plugin `{plugin}`; {effect}"), Some(hint));
+    let message = format!("there is no built-in plugin `{plugin}`; {}", effect(fail_strategy));
+    report.add(severity, field, message, Some(hint));
+}
+
+/// What becomes of requests where a plugin does not work.
+fn effect(strategy: FailStrategy) -> &'static str {
+    match strategy {
+        FailStrategy::FailOpen => "requests pass without it (failStrategy FAIL_OPEN)",
+        FailStrategy::FailClose => "requests that it is for are answered with 503",
+    }
 }
 
 #[cfg(test)]

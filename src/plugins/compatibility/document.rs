@@ -17,7 +17,8 @@ Made from the registry and the tests by a test; do not edit (`WEIRGATE_UPDATE_GO
 
 The plugins below are part of the program and read the configuration of their namesakes in Higress, in the order of the
 chain. Unknown fields have no effect and are named in a warning. A plugin that is not listed is left out where its object says
-`FAIL_OPEN`; otherwise the requests it is for get a 503. All tests named here pass with every change.
+`FAIL_OPEN`; otherwise the requests it is for get a 503. With a value it cannot use a plugin is out in the same way, but only
+where that value applies, and plugins that keep requests out never let them pass for that. All tests named here pass with every change.
 
 | Plugin | Phase | Priority | Unit tests | Tests of the whole gateway | Higress' e2e cases | Fields at the top |
 |---|---|---|--:|--:|---|---|
