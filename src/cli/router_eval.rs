@@ -20,9 +20,7 @@ use serde_json::{Map, Value, json};
 use super::output::{complain, say_json, table};
 use super::{CliError, Places, flywheel, router, router_families};
 use crate::learning::learner::serving_router;
-use crate::routing::{
-    Decision, Domain, FeatureVector, Prompt, Router, Seed, cold_start, decide, extract, misspelled, with_unseen,
-};
+use crate::routing::{ColdStart, Decision, Domain, FeatureVector, Prompt, Router, Seed, decide, extract, misspelled};
 
 #[derive(Args)]
 pub struct EvalArgs {
@@ -174,6 +172,7 @@ fn accuracy(classifier: &Seed, rows: &[Labelled]) -> Map<String, Value> {
 /// Decides as the plugin does.
 struct Decider {
     setup: crate::learning::live::Setup,
+    cold_start: ColdStart,
     seed: Seed,
     serving: Option<Router>,
 }
@@ -183,18 +182,15 @@ impl Decider {
         let setup = router::setup(places, name)?;
         let store = flywheel::open(places).ok();
         let serving = store.and_then(|store| serving_router(&store, name).ok().flatten()).map(|(_, router)| router);
-        Ok(Decider { setup, seed, serving })
+        let cold_start = ColdStart::new(&setup.candidates, &setup.baseline);
+        Ok(Decider { setup, cold_start, seed, serving })
     }
 
     fn decide(&self, text: &str) -> Decision {
         let features = extract(&Prompt::single(text));
         let domains = self.seed.classify(&features);
-        let (candidates, baseline) = (&self.setup.candidates, &self.setup.baseline);
-        let predictions = match &self.serving {
-            Some(router) => with_unseen(router.predict(&features, None), &domains, &features, candidates, baseline),
-            None => cold_start(&domains, &features, candidates, baseline),
-        };
-        decide(&predictions, &self.setup.policy, baseline)
+        let predictions = self.cold_start.predict(self.serving.as_ref(), Some(&domains), &features, None);
+        decide(&predictions, &self.setup.policy, &self.setup.baseline)
     }
 
     fn measure(&self, rows: &[Labelled], seed: u64) -> Map<String, Value> {

@@ -13,8 +13,8 @@ use super::live::{Setup, shipped_seed};
 use crate::flywheel::{Filter, FlywheelError, NewVersion, Store, TrainingRow};
 use crate::infer::{Embedder, InferError};
 use crate::routing::{
-    CrossValidation, Example, FEATURES_VERSION, FeatureVector, Outcome, Prediction, Progress, Prompt, Router, Seed,
-    TrainError, TrainOptions, Trained, Verdict, cold_start, extract, gate, train, with_unseen,
+    ColdStart, CrossValidation, Example, FEATURES_VERSION, FeatureVector, Outcome, Prediction, Progress, Prompt,
+    Router, Seed, TrainError, TrainOptions, Trained, Verdict, extract, gate, train,
 };
 
 /// Newest scored exchanges that are trained on.
@@ -164,18 +164,10 @@ fn embed(examples: &mut [Example], rows: &[TrainingRow], embedder: &dyn Embedder
 
 /// How a router decides when it serves: its own predictions, the seed's for candidates it has never seen.
 fn predictor(router: Option<Router>, seed: Option<Arc<Seed>>, setup: &Setup) -> impl Fn(&Example) -> Vec<Prediction> {
-    let (candidates, baseline) = (setup.candidates.clone(), setup.baseline.clone());
+    let cold_start = ColdStart::new(&setup.candidates, &setup.baseline);
     move |example| {
-        let (features, embedding) = (&example.features, example.embedding.as_deref());
-        match (&router, &seed) {
-            (Some(router), Some(seed)) => {
-                let domains = seed.classify(features);
-                with_unseen(router.predict(features, embedding), &domains, features, &candidates, &baseline)
-            }
-            (Some(router), None) => router.predict(features, embedding),
-            (None, Some(seed)) => cold_start(&seed.classify(features), features, &candidates, &baseline),
-            (None, None) => Vec::new(),
-        }
+        let domains = seed.as_ref().map(|seed| seed.classify(&example.features));
+        cold_start.predict(router.as_ref(), domains.as_ref(), &example.features, example.embedding.as_deref())
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
-use crate::routing::{Candidate, Domain, FeatureVector, Policy, Prediction, Router, Seed, cold_start, with_unseen};
+use crate::routing::{Candidate, ColdStart, Domain, FeatureVector, Policy, Prediction, Router, Seed};
 use crate::telemetry::metrics::{ByModel, Metrics};
 
 /// The seed that ships with the program, parsed on first use. `None` only if the build embedded a broken file.
@@ -133,23 +133,12 @@ impl LiveRouter {
     }
 
     /// What to expect of each candidate for this prompt.
-    pub fn predict(
-        &self,
-        features: &FeatureVector,
-        embedding: Option<&[f32]>,
-        candidates: &[Candidate],
-        baseline: &str,
-    ) -> Outlook {
+    pub fn predict(&self, features: &FeatureVector, embedding: Option<&[f32]>, cold_start: &ColdStart) -> Outlook {
         let seed = SEED.as_deref();
         let serving = self.serving.load();
         let domains = seed.map(|seed| seed.classify(features));
-        let trained = serving.as_ref().map(|serving| serving.router.predict(features, embedding));
-        let predictions = match (trained, &domains) {
-            (Some(trained), Some(domains)) => with_unseen(trained, domains, features, candidates, baseline),
-            (Some(trained), None) => trained,
-            (None, Some(domains)) => cold_start(domains, features, candidates, baseline),
-            (None, None) => Vec::new(),
-        };
+        let router = serving.as_ref().map(|serving| &serving.router);
+        let predictions = cold_start.predict(router, domains.as_ref(), features, embedding);
         Outlook {
             predictions,
             version: serving.as_ref().map(|serving| serving.id),

@@ -45,7 +45,9 @@ pub struct RequestState {
     pub reply_headers: Vec<(HeaderName, HeaderValue)>,
     /// `response_code_details` of the access log.
     pub details: String,
-    /// Further fields for this request's line of the access log.
+    /// Whether this request gets a line in the access log.
+    pub is_logged: bool,
+    /// Further fields for that line.
     pub log: Map<String, Value>,
     /// Set when the request is a model call.
     pub llm: Option<Box<LlmState>>,
@@ -74,6 +76,7 @@ impl RequestState {
             told_upstream: false,
             reply_headers: Vec::new(),
             details: String::new(),
+            is_logged: true,
             log: Map::new(),
             llm: None,
             notes: Extensions::new(),

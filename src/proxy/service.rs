@@ -130,7 +130,9 @@ impl ProxyHttp for Gateway {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context::new(self.snapshot.load_full(), self.metrics.clone())
+        let mut ctx = Context::new(self.snapshot.load_full(), self.metrics.clone());
+        ctx.state.is_logged = self.access_log.is_on();
+        ctx
     }
 
     fn init_downstream_modules(&self, modules: &mut HttpModules) {

@@ -4,8 +4,7 @@
 //! ```text
 //! Prompt ── features::extract ──► FeatureVector ─┬─ Router::predict ───┐
 //!      └─ an embedding, if the caller has one ──┤                     │
-//!                                                ├─ cold_start (seed) ─┼─► Vec<Prediction> ── decide(Policy) ──► Decision
-//!                                                └─ with_unseen ───────┘
+//!                                                └─ ColdStart (seed) ──┴─► Vec<Prediction> ── decide(Policy) ──► Decision
 //! recorded Examples ── train ──► Router + CrossValidation ── gate (held-out) ──► Verdict: serve it or not
 //! ```
 //!
@@ -30,7 +29,7 @@ pub use gate::{Gate, Verdict, gate};
 pub use model::Family;
 pub use policy::{Decision, Limit, Policy, Reason, decide};
 pub use router::Router;
-pub use seed::{Domain, DomainProbabilities, N_DOMAINS, Seed, UnknownDomain, cold_start, misspelled, with_unseen};
+pub use seed::{ColdStart, Domain, DomainProbabilities, N_DOMAINS, Seed, UnknownDomain, misspelled};
 pub use train::{CrossValidation, MIN_QUESTIONS, Measured, Progress, TrainError, TrainOptions, Trained, train};
 
 /// A model that may answer, as configured.

@@ -33,7 +33,7 @@ pub fn folder(world: &Upstream, training: &Value) -> Folder {
         "consumers": [{"name": "lab", "credential": "lab"}, {"name": "app", "credential": "app"}]});
     folder.plugin("key-auth", &keys, &json!([]));
     let config = json!({
-        "candidates": [{"model": "digits"}, {"model": "words"}], "baseline": "words", "training": training,
+        "candidates": [{"model": "digits"}, {"model": "words"}], "baseline": "digits", "training": training,
         "weights": {"cost": 0, "latency": 0}, "evaluate": {"url": format!("http://{}/v1/evaluate", world.address)},
     });
     folder.plugin("semantic-router", &config, &json!([]));

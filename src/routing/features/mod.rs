@@ -13,7 +13,7 @@ pub use structure::{CJK_SHARE, LENGTH, N_NEUTRAL, N_STRUCTURE, TOOLS, TOTAL_LENG
 pub use vector::{FeatureVector, VectorError};
 
 /// Raised whenever the same prompt would give another vector; stored vectors and routers carry it.
-pub const FEATURES_VERSION: u32 = 3;
+pub const FEATURES_VERSION: u32 = 4;
 
 /// Buckets that n-grams are hashed into; a power of two.
 pub const NGRAM_BUCKETS: u32 = 1 << 18;

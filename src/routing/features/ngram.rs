@@ -6,7 +6,7 @@
 
 use super::NGRAM_BUCKETS;
 use super::lexicon::{self, N_GROUPS};
-use super::normalize::is_cjk;
+use super::normalize::{FIRST_CJK, is_cjk};
 
 /// What one pass over the text found.
 pub struct Grams {
@@ -69,7 +69,8 @@ fn windows(text: &[char], found: &mut Found) {
     for n in 2..=3.min(text.len()) {
         found.buckets.extend(text.windows(n).take(3).map(|window| bucket(hash_chars(window) ^ START)));
     }
-    if text.iter().copied().any(is_cjk) {
+    // One look at all characters together answers for nearly every text without one.
+    if text.iter().fold(0, |all, &c| all | c as u32) >= FIRST_CJK && text.iter().copied().any(is_cjk) {
         mixed_windows(text, found);
     } else {
         found.buckets.extend(text.windows(4).map(|window| bucket(hash_chars(window))));

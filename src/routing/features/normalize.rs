@@ -7,7 +7,7 @@ use unicode_normalization::UnicodeNormalization;
 
 /// Longest text looked at, in characters: the first and the last half of it. A prompt says what it wants at its ends, what
 /// stands between them is mostly material, and the bound keeps a megabyte prompt as cheap as a long one.
-pub const MAX_CHARS: usize = 1280;
+pub const MAX_CHARS: usize = 800;
 
 /// The ends of `text` if it is longer than [`MAX_CHARS`] characters, else all of it.
 pub fn ends(text: &str) -> (&str, &str) {
@@ -70,10 +70,13 @@ pub fn fold((head, tail): (&str, &str)) -> Vec<char> {
     out
 }
 
+/// No character below it is one of [`is_cjk`].
+pub const FIRST_CJK: u32 = 0x2E80;
+
 /// Han, kana, hangul and their extensions: scripts written without spaces, where a character is about a syllable.
 pub fn is_cjk(c: char) -> bool {
     // Asked for every character several times; one comparison answers for nearly all that are not.
-    (c as u32) >= 0x2E80
+    (c as u32) >= FIRST_CJK
         && matches!(c as u32, 0x2E80..=0x2FDF | 0x3040..=0x30FF | 0x3400..=0x4DBF | 0x4E00..=0x9FFF | 0xAC00..=0xD7AF
         | 0xF900..=0xFAFF | 0x20000..=0x323AF)
 }

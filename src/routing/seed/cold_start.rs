@@ -1,9 +1,9 @@
 //! Predictions for candidates without a single outcome: from the seed's domain, the candidates' tags and their prices.
 //! All of them are guesses and say so (`n = 0`); they order candidates sensibly until outcomes arrive.
 
-use super::{Domain, DomainProbabilities, Seed};
+use super::{Domain, DomainProbabilities, N_DOMAINS, Seed};
 use crate::routing::features::{self, FeatureVector};
-use crate::routing::{Candidate, Prediction};
+use crate::routing::{Candidate, Prediction, Router};
 
 /// A domain less likely than this is not trusted, and the baseline answers.
 const SURE: f32 = 0.55;
@@ -14,86 +14,131 @@ const OUTPUT_TOKENS: f64 = 400.0;
 /// Latency assumed for the smallest and the largest candidate, ms.
 const LATENCY_MS: (f32, f32) = (300.0, 1200.0);
 
-/// Guessed predictions for `candidates`, in their order, given what [`Seed::classify`] says of the prompt. A candidate tagged with the likely domain's name is expected
-/// to be good at it, more so if it is large (by size tag, else by price); when the domain is unsure or `generic`, the
-/// candidate named `baseline` is.
-pub fn cold_start(
-    domains: &DomainProbabilities,
-    features: &FeatureVector,
-    candidates: &[Candidate],
-    baseline: &str,
-) -> Vec<Prediction> {
-    let (domain, probability) = Seed::likeliest(domains);
-    let unsure = domain == Domain::Generic || probability < SURE;
-    let sizes = sizes(candidates);
-    let mut predictions: Vec<Prediction> = candidates
-        .iter()
-        .zip(sizes)
-        .map(|(candidate, size)| Prediction {
+/// What is known of the candidates before there are outcomes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ColdStart {
+    known: Vec<Known>,
+    baseline: String,
+}
+
+/// Of one candidate.
+#[derive(Debug, Clone, PartialEq)]
+struct Known {
+    model: String,
+    price_in: f64,
+    price_out: f64,
+    /// By [`Domain`]; `None`: it is good at nothing in particular.
+    specialities: Option<[bool; N_DOMAINS]>,
+    /// 0 (smallest of the candidates) to 1 (largest).
+    size: f32,
+}
+
+impl ColdStart {
+    pub fn new(candidates: &[Candidate], baseline: &str) -> ColdStart {
+        let known = candidates.iter().zip(sizes(candidates)).map(|(candidate, size)| Known {
             model: candidate.model.clone(),
-            score: expected_score(candidate, size, domains),
-            latency_ms: LATENCY_MS.0 + size * (LATENCY_MS.1 - LATENCY_MS.0),
-            cost_usd: expected_cost(candidate, features) as f32,
+            price_in: candidate.price_in,
+            price_out: candidate.price_out,
+            specialities: specialities(candidate),
+            size,
+        });
+        ColdStart { known: known.collect(), baseline: baseline.to_owned() }
+    }
+
+    /// What to expect of each candidate for a prompt: what the router has learned, guesses for what it knows nothing of, given
+    /// what [`Seed::classify`] says of the prompt. Empty without both.
+    pub fn predict(
+        &self,
+        router: Option<&Router>,
+        domains: Option<&DomainProbabilities>,
+        features: &FeatureVector,
+        embedding: Option<&[f32]>,
+    ) -> Vec<Prediction> {
+        let trained = router.map(|router| router.predict(features, embedding));
+        match (trained, domains) {
+            (Some(trained), Some(domains)) => self.complete(trained, domains, features),
+            (Some(trained), None) => trained,
+            (None, Some(domains)) => self.guess(domains, features),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// In the order of the candidates. One tagged with the likely domain's name is expected to be good at it, more so if it is
+    /// large (by size tag, else by price); when the domain is unsure or `generic`, the baseline is.
+    fn guess(&self, domains: &DomainProbabilities, features: &FeatureVector) -> Vec<Prediction> {
+        let (domain, probability) = Seed::likeliest(domains);
+        let unsure = domain == Domain::Generic || probability < SURE;
+        let predictions = self.known.iter().map(|known| Prediction {
+            model: known.model.clone(),
+            score: known.expected_score(domains),
+            latency_ms: LATENCY_MS.0 + known.size * (LATENCY_MS.1 - LATENCY_MS.0),
+            cost_usd: known.expected_cost(features) as f32,
             confidence: probability,
             n: 0,
-        })
-        .collect();
-    if unsure {
-        let best = predictions.iter().map(|p| p.score).fold(0.0, f32::max);
-        if let Some(known) = predictions.iter_mut().find(|p| p.model == baseline) {
-            known.score = (best + 0.1).min(1.0);
+        });
+        let mut predictions: Vec<Prediction> = predictions.collect();
+        if unsure {
+            let best = predictions.iter().map(|p| p.score).fold(0.0, f32::max);
+            if let Some(baseline) = predictions.iter_mut().find(|p| p.model == self.baseline) {
+                baseline.score = (best + 0.1).min(1.0);
+            }
         }
+        predictions
     }
-    predictions
-}
 
-/// Adds guesses for the `candidates` that `trained` says nothing about, and drops predictions for models that are no
-/// longer candidates. Guesses are put on the scale of the trained predictions through the baseline, and stay under the
-/// best trained score: a model without outcomes earns traffic by outcomes (shadow calls, training mode), not by its tags.
-pub fn with_unseen(
-    trained: Vec<Prediction>,
-    domains: &DomainProbabilities,
-    features: &FeatureVector,
-    candidates: &[Candidate],
-    baseline: &str,
-) -> Vec<Prediction> {
-    let mut known: Vec<Prediction> =
-        trained.into_iter().filter(|p| candidates.iter().any(|c| c.model == p.model)).collect();
-    if known.len() == candidates.len() {
-        return known;
-    }
-    let guesses = cold_start(domains, features, candidates, baseline);
-    if known.is_empty() {
-        return guesses;
-    }
-    let score_of = |predictions: &[Prediction]| predictions.iter().find(|p| p.model == baseline).map(|p| p.score);
-    let shift = score_of(&known).zip(score_of(&guesses)).map_or(0.0, |(trained, guessed)| trained - guessed);
-    let best = known.iter().map(|p| p.score).fold(0.0, f32::max);
-    for mut guess in guesses {
-        if !known.iter().any(|p| p.model == guess.model) {
-            guess.score = (guess.score + shift).clamp(0.0, (best - 0.02).max(0.0));
-            known.push(guess);
+    /// Adds guesses for the candidates that `trained` says nothing about, and drops predictions for models that are no
+    /// longer candidates. Guesses are put on the scale of the trained predictions through the baseline, and stay under the
+    /// best trained score: a model without outcomes earns traffic by outcomes (shadow calls, training mode), not by its tags.
+    fn complete(
+        &self,
+        mut trained: Vec<Prediction>,
+        domains: &DomainProbabilities,
+        features: &FeatureVector,
+    ) -> Vec<Prediction> {
+        trained.retain(|prediction| self.known.iter().any(|known| known.model == prediction.model));
+        if trained.len() == self.known.len() {
+            return trained;
         }
+        let guesses = self.guess(domains, features);
+        if trained.is_empty() {
+            return guesses;
+        }
+        let score_of =
+            |predictions: &[Prediction]| predictions.iter().find(|p| p.model == self.baseline).map(|p| p.score);
+        let shift = score_of(&trained).zip(score_of(&guesses)).map_or(0.0, |(trained, guessed)| trained - guessed);
+        let best = trained.iter().map(|p| p.score).fold(0.0, f32::max);
+        for mut guess in guesses {
+            if !trained.iter().any(|p| p.model == guess.model) {
+                guess.score = (guess.score + shift).clamp(0.0, (best - 0.02).max(0.0));
+                trained.push(guess);
+            }
+        }
+        trained
     }
-    known
 }
 
-/// Expected over the domains: specialists are good in their own and poor elsewhere, generalists fair everywhere.
-fn expected_score(candidate: &Candidate, size: f32, probabilities: &[f32]) -> f32 {
-    let is_specialist = |domain: &Domain| candidate.tags.iter().any(|tag| tag.eq_ignore_ascii_case(domain.name()));
-    if !Domain::ALL.iter().any(is_specialist) {
-        return 0.5 + 0.15 * size;
+impl Known {
+    /// Expected over the domains: specialists are good in their own and poor elsewhere, generalists fair everywhere.
+    fn expected_score(&self, domains: &DomainProbabilities) -> f32 {
+        let size = self.size;
+        let Some(specialities) = &self.specialities else { return 0.5 + 0.15 * size };
+        let within = |(is_own, probability): (&bool, &f32)| {
+            probability * if *is_own { 0.6 + 0.25 * size } else { 0.2 + 0.2 * size }
+        };
+        specialities.iter().zip(domains).map(within).sum()
     }
-    let in_domain = |(domain, probability): (&Domain, &f32)| {
-        probability * if is_specialist(domain) { 0.6 + 0.25 * size } else { 0.2 + 0.2 * size }
-    };
-    Domain::ALL.iter().zip(probabilities).map(in_domain).sum()
+
+    /// Price of the prompt as it is and of an assumed answer, USD.
+    fn expected_cost(&self, features: &FeatureVector) -> f64 {
+        let prompt_tokens = f64::from(features::n_chars(features)) / 3.0;
+        (prompt_tokens * self.price_in + OUTPUT_TOKENS * self.price_out) * 1e-6
+    }
 }
 
-/// Price of the prompt as it is and of an assumed answer, USD.
-fn expected_cost(candidate: &Candidate, features: &FeatureVector) -> f64 {
-    let prompt_tokens = f64::from(features::n_chars(features)) / 3.0;
-    (prompt_tokens * candidate.price_in + OUTPUT_TOKENS * candidate.price_out) * 1e-6
+fn specialities(candidate: &Candidate) -> Option<[bool; N_DOMAINS]> {
+    let is_own = |domain: Domain| candidate.tags.iter().any(|tag| tag.eq_ignore_ascii_case(domain.name()));
+    let own = Domain::ALL.map(is_own);
+    own.contains(&true).then_some(own)
 }
 
 /// 0 (smallest) to 1 (largest) for each candidate: the logarithm of its parameter count where a tag such as `32b` gives
@@ -144,7 +189,8 @@ mod tests {
         let seed = Seed::shipped().unwrap();
         let policy = Policy { lambda_latency: 0.0, ..Policy::default() };
         let features = extract(&Prompt::single(text));
-        decide(&cold_start(&seed.classify(&features), &features, &pool(), "max"), &policy, "max").model
+        let guesses = ColdStart::new(&pool(), "max").guess(&seed.classify(&features), &features);
+        decide(&guesses, &policy, "max").model
     }
 
     #[test]
@@ -170,7 +216,7 @@ mod tests {
             n: 50,
         };
         let trained = vec![known("max", 0.7), known("math-7b", 0.8), known("retired", 0.99)];
-        let all = with_unseen(trained, &seed.classify(&features), &features, &pool(), "max");
+        let all = ColdStart::new(&pool(), "max").complete(trained, &seed.classify(&features), &features);
         assert_eq!(all.len(), pool().len());
         assert!(all.iter().all(|p| p.model != "retired"));
         let best = all.iter().max_by(|a, b| a.score.total_cmp(&b.score)).unwrap();

@@ -4,7 +4,7 @@
 mod cold_start;
 mod typos;
 
-pub use cold_start::{cold_start, with_unseen};
+pub use cold_start::ColdStart;
 pub use typos::misspelled;
 
 use std::fmt;

@@ -92,7 +92,7 @@ async fn decided(setting: &str, live: &Arc<LiveRouter>, vector: Option<Vec<f32>>
     let (config, problems) = Config::read(&Scope { global: Some(&value), rule: None, n_rules: 0 });
     assert_eq!(problems, []);
     let host = Arc::new(Embeds { vector, n_asked: AtomicUsize::new(0), metrics: Metrics::new() });
-    let router = SemanticRouter { config: Arc::new(config), live: live.clone(), host: host.clone() };
+    let router = SemanticRouter::new(config, live.clone(), host.clone());
     let body: Value = json!({"model": "auto", "messages": [{"role": "user", "content": TEXT}]});
     let chat = ChatRequest::parse(&Bytes::from(body.to_string())).unwrap_or_else(|_| panic!("a chat request"));
     let decision = router.decide(&features_of(&chat), &chat).await.decision;

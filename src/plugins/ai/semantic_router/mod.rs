@@ -34,7 +34,7 @@ use crate::plugins::config::is_usable;
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, LlmCall, Plugin, Reply, Request, Target};
-use crate::routing::{Decision, Domain, FeatureVector, Prompt, Reason, decide, extract};
+use crate::routing::{ColdStart, Decision, Domain, FeatureVector, Prompt, Reason, decide, extract};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "semantic-router",
@@ -59,11 +59,12 @@ fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
         return Err(problems);
     }
     let live = host.router(&config.router);
-    Ok(Some(Arc::new(SemanticRouter { config: Arc::new(config), live, host: host.clone() })))
+    Ok(Some(Arc::new(SemanticRouter::new(config, live, host.clone()))))
 }
 
 struct SemanticRouter {
     config: Arc<Config>,
+    cold_start: ColdStart,
     live: Arc<LiveRouter>,
     host: Arc<dyn Host>,
 }
@@ -141,6 +142,11 @@ impl Plugin for SemanticRouter {
 }
 
 impl SemanticRouter {
+    fn new(config: Config, live: Arc<LiveRouter>, host: Arc<dyn Host>) -> SemanticRouter {
+        let cold_start = ColdStart::new(&config.candidates, &config.baseline);
+        SemanticRouter { config: Arc::new(config), cold_start, live, host }
+    }
+
     /// Made from the features alone first: that is fast and always possible.
     async fn decide(&self, features: &FeatureVector, chat: &ChatRequest) -> Decided {
         let first = self.decide_from(features, None);
@@ -160,8 +166,7 @@ impl SemanticRouter {
 
     fn decide_from(&self, features: &FeatureVector, embedding: Option<&[f32]>) -> Decided {
         let started = Instant::now();
-        let (candidates, baseline) = (&self.config.candidates, &self.config.baseline);
-        let outlook = self.live.predict(features, embedding, candidates, baseline);
+        let outlook = self.live.predict(features, embedding, &self.cold_start);
         let decision = decide(&outlook.predictions, &self.config.policy, &self.config.baseline);
         self.host.metrics().decision_seconds.observe(started.elapsed().as_secs_f64());
         Decided { decision, version: outlook.version, domain: outlook.domain }

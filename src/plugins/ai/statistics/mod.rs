@@ -22,7 +22,7 @@ use crate::llm::request::peek_field;
 use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::{Answered, Flow, Host, Plugin, Request};
+use crate::plugins::{Answered, Flow, Host, LlmState, Plugin, Request};
 use crate::telemetry::metrics::{AiLabels, Metrics};
 
 pub const SPEC: PluginSpec = PluginSpec {
@@ -128,14 +128,15 @@ impl Plugin for Statistics {
         let mut capture = Capture::default();
         capture.see_request(&self.config.attributes, request, &body);
         let chat = chat_request(request).and_then(Result::ok);
-        if let Some(chat) = &chat {
+        let is_logged = request.state.is_logged;
+        if let Some(chat) = chat.as_ref().filter(|_| is_logged) {
             log.insert("chat_round".into(), json!(chat.n_turns()));
             if self.config.defaults == Defaults::All {
                 log.insert("question".into(), self.clipped(&chat.last_user_text()));
                 log.insert("messages".into(), self.clipped(chat.messages_json()));
             }
         }
-        if let Some(session) = self.session(request) {
+        if let Some(session) = self.session(request).filter(|_| is_logged) {
             log.insert("session_id".into(), session.into());
         }
         let llm = request.state.llm_mut();
@@ -145,6 +146,7 @@ impl Plugin for Statistics {
             llm.requested_model = chat.as_ref().map_or_else(peek, |chat| chat.model().to_owned());
         }
         if self.config.defaults == Defaults::All
+            && is_logged
             && let Some(system) = std::str::from_utf8(&body).ok().and_then(|body| attribute::lookup(body, "system"))
         {
             log.insert("system".into(), self.clipped(&system));
@@ -176,37 +178,20 @@ impl Plugin for Statistics {
         let consumer = request.state.consumer.clone().unwrap_or_else(|| "none".to_owned());
         let (route, service) = (request.state.route.to_string(), request.state.service.to_string());
         let elapsed_ms = u64::try_from(request.state.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let is_logged = request.state.is_logged;
         let llm = request.state.llm_mut();
-        let api = llm.api;
         let last = llm.attempts.last();
         let model = model_of(last, &llm.requested_model);
-        let mut log = std::mem::take(&mut llm.log);
-        log.insert("model".into(), model.as_str().into());
-        log.insert("response_type".into(), if llm.stream { "stream" } else { "normal" }.into());
-        log.insert("llm_service_duration".into(), elapsed_ms.into());
-        if let Some(api) = api {
-            log.insert("api".into(), format!("{api:?}").into());
-        }
         // A client may name any model; only what a provider answered to becomes a label, so that nobody can grow the metrics.
         let is_known = last.is_some_and(|answered| answered.observation.model.is_some());
-        let ai_model = if is_known { model } else { "UNKNOWN".to_owned() };
+        let ai_model = if is_known { model.clone() } else { "UNKNOWN".to_owned() };
         let labels = AiLabels { ai_route: route, ai_cluster: service, ai_model, ai_consumer: consumer };
         if let Some(answered) = last {
-            self.note_answer(&mut log, answered);
             count(self.host.metrics(), &labels, answered, elapsed_ms);
         }
-        let observation = llm.attempts.last().map(|answered| &answered.observation);
-        for (key, default) in self.config.attributes.iter().filter_map(Attribute::observed) {
-            let found = observation.and_then(|seen| self.observed(seen, key));
-            // Token counts stand there already.
-            if let Some(value) = found.or_else(|| default.filter(|_| !log.contains_key(key)).map(Value::from)) {
-                log.insert(key.to_owned(), value);
-            }
+        if is_logged {
+            self.note(llm, &model, elapsed_ms, &capture);
         }
-        for (key, value) in capture.lock().finish(&self.config.attributes) {
-            log.insert(key, self.clipped(&value));
-        }
-        llm.log = log;
     }
 }
 
@@ -222,6 +207,33 @@ impl Statistics {
     /// Longer values keep their first and last half.
     fn clipped(&self, text: &str) -> Value {
         clip(text, self.config.value_length_limit).into()
+    }
+
+    /// What the access log says of the call.
+    fn note(&self, llm: &mut LlmState, model: &str, elapsed_ms: u64, capture: &parking_lot::Mutex<Capture>) {
+        let mut log = std::mem::take(&mut llm.log);
+        log.insert("model".into(), model.into());
+        log.insert("response_type".into(), if llm.stream { "stream" } else { "normal" }.into());
+        log.insert("llm_service_duration".into(), elapsed_ms.into());
+        if let Some(api) = llm.api {
+            log.insert("api".into(), format!("{api:?}").into());
+        }
+        let last = llm.attempts.last();
+        if let Some(answered) = last {
+            self.note_answer(&mut log, answered);
+        }
+        let observation = last.map(|answered| &answered.observation);
+        for (key, default) in self.config.attributes.iter().filter_map(Attribute::observed) {
+            let found = observation.and_then(|seen| self.observed(seen, key));
+            // Token counts stand there already.
+            if let Some(value) = found.or_else(|| default.filter(|_| !log.contains_key(key)).map(Value::from)) {
+                log.insert(key.to_owned(), value);
+            }
+        }
+        for (key, value) in capture.lock().finish(&self.config.attributes) {
+            log.insert(key, self.clipped(&value));
+        }
+        llm.log = log;
     }
 
     fn note_answer(&self, log: &mut Map<String, Value>, answered: &Answered) {
