@@ -45,6 +45,10 @@ impl PluginCatalog for Lenient {
         vec!["key-auth"]
     }
 
+    fn guards(&self, plugin: &str) -> bool {
+        plugin == "key-auth"
+    }
+
     fn check(&self, _: &str, _: &Value, _: bool, _: Option<&Value>) -> Vec<FieldProblem> {
         Vec::new()
     }
