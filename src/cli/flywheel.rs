@@ -9,7 +9,9 @@ use clap::{Args, Subcommand};
 
 use super::output::{complain, say, say_json, table};
 use super::{CliError, Places};
-use crate::flywheel::{FILE_NAME, Filter, GroupStats, Store};
+use crate::flywheel::{FILE_NAME, Features, Filter, GroupStats, Store};
+use crate::learning::learner::features_of_text;
+use crate::routing::FEATURES_VERSION;
 
 #[derive(Args)]
 pub struct FlywheelArgs {
@@ -68,7 +70,8 @@ pub fn run(args: &FlywheelArgs) -> Result<(), CliError> {
             } else {
                 Box::new(BufReader::new(File::open(file).map_err(|error| at(file, &error))?))
             };
-            let report = store.import(&mut reader, *redact).map_err(CliError::failed)?;
+            let features: &Features<'_> = &|messages| Some((features_of_text(&messages.0)?, FEATURES_VERSION));
+            let report = store.import(&mut reader, redact.then_some(features)).map_err(CliError::failed)?;
             for bad in &report.bad {
                 complain(&format!("line {}: {}", bad.line, bad.reason));
             }
@@ -87,7 +90,7 @@ pub fn run(args: &FlywheelArgs) -> Result<(), CliError> {
                 return Err(CliError::Usage("prune needs --max-age-days or --max-mb".into()));
             }
             let age = max_age_days.map(|days| Duration::from_secs(days * 86_400));
-            let report = store.prune(age, max_mb.map(|mb| mb * 1024 * 1024)).map_err(CliError::failed)?;
+            let report = store.prune(age, max_mb.map(|mb| mb.saturating_mul(1024 * 1024))).map_err(CliError::failed)?;
             say_json(&report);
             Ok(())
         }

@@ -14,7 +14,7 @@ use super::{CliError, Places, flywheel};
 use crate::config::model::{Gateway, PluginUse};
 use crate::config::{Folder, compile};
 use crate::infer::{Embedder, Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
-use crate::learning::learner::{Learned, learn};
+use crate::learning::learner::{self, Learned, learn};
 use crate::learning::live::Setup;
 use crate::plugins::ai::semantic_router::config::Config;
 use crate::plugins::registry::{BuiltIns, Scope};
@@ -72,7 +72,7 @@ pub fn run(args: &RouterArgs) -> Result<(), CliError> {
         Action::Train { router, force, json } => train(&args.places, router, *force, *json),
         Action::List { router, json } => list(&args.places, router.as_deref(), *json),
         Action::Promote { version } => {
-            let promoted = flywheel::open(&args.places)?.set_serving(*version).map_err(CliError::failed)?;
+            let promoted = learner::promote(&flywheel::open(&args.places)?, *version).map_err(CliError::failed)?;
             say(&format!("version {} of router {} serves", promoted.id, promoted.router));
             Ok(())
         }

@@ -51,7 +51,7 @@ fn another_process_can_export_import_and_prune_while_the_gateway_writes() {
     let n_deleted = store.prune(Some(Duration::ZERO), None).unwrap().n_deleted;
     assert!(n_deleted >= n_first as u64);
     // The pruned lines come back (some may have survived, written meanwhile).
-    let report = store.import(&mut &*exported, false).unwrap();
+    let report = store.import(&mut &*exported, None).unwrap();
     assert!(report.n_inserted > 0 && report.n_bad == 0, "{report:?}");
     assert!(read_acknowledged(&mut reports, 20) > n_first, "the gateway still writes");
     victim.kill();

@@ -43,7 +43,7 @@ pub use record::{
     AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, FeedbackRecord, JsonText, Mode, Role, ScoreRecord,
     ScoreSource, ScoreTarget, StoredExchange,
 };
-pub use transfer::{BadLine, ImportReport};
+pub use transfer::{BadLine, Features, ImportReport};
 pub use versions::{NewVersion, RouterVersion, VersionState};
 
 /// The database's name inside the data folder.

@@ -25,8 +25,8 @@ pub struct PruneReport {
 
 impl Store {
     /// Deletes exchanges that arrived `max_age` ago or earlier, then the oldest until the data takes at most `max_bytes`,
-    /// and gives the space back. Router versions are kept and count towards the size. `None` sets no limit; without any
-    /// limit only unused space is given back.
+    /// and gives the space back. `None` sets no limit. Of router versions that never served only the newest of each router are
+    /// kept; the others do not count towards the size, or they would in time leave no room for what they are trained on.
     pub fn prune(&self, max_age: Option<Duration>, max_bytes: Option<u64>) -> Result<PruneReport, FlywheelError> {
         let bytes_before = self.bytes_on_disk();
         let n_deleted = self.write("pruning", |connection| {
@@ -39,6 +39,7 @@ impl Store {
             if let Some(max_bytes) = max_bytes {
                 n_deleted += delete_while(connection, i64::MAX, |connection| n_too_many(connection, max_bytes))?;
             }
+            delete_idle_versions(connection)?;
             give_back(connection)?;
             Ok(n_deleted)
         })?;
@@ -75,12 +76,27 @@ fn delete_while(
     }
 }
 
+/// Versions that never served, kept for each router: to be looked at, or promoted by hand.
+const IDLE_VERSIONS_KEPT: u32 = 20;
+
+fn delete_idle_versions(connection: &Connection) -> rusqlite::Result<usize> {
+    connection.execute(
+        "DELETE FROM router_version WHERE id IN
+             (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY router ORDER BY id DESC) AS place
+                              FROM router_version WHERE promoted_at_ms IS NULL AND state <> 'serving')
+              WHERE place > ?1)",
+        [IDLE_VERSIONS_KEPT],
+    )
+}
+
 /// How many exchanges to delete next so that the pages in use come down to `max_bytes`: an estimate from the average
 /// size, repeated until it is 0.
 fn n_too_many(connection: &Connection, max_bytes: u64) -> rusqlite::Result<u32> {
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| rows::count(row, 0));
     let n_pages = pragma("page_count")?.saturating_sub(pragma("freelist_count")?);
-    let used_bytes = n_pages * pragma("page_size")?;
+    let versions = "SELECT coalesce(sum(length(artifact)), 0) FROM router_version";
+    let version_bytes = connection.query_row(versions, [], |row| rows::count(row, 0))?;
+    let used_bytes = (n_pages * pragma("page_size")?).saturating_sub(version_bytes);
     let excess_bytes = used_bytes.saturating_sub(max_bytes);
     if excess_bytes == 0 {
         return Ok(0);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::database::Store;
 use super::error::FlywheelError;
-use super::record::{AnswerOutcome, Mode, Role, StoredExchange};
+use super::record::{AnswerOutcome, JsonText, Mode, Role, StoredExchange};
 use super::rows;
 
 /// Which exchanges to look at; the default is all.
@@ -252,7 +252,7 @@ fn visit_examples(
             exchange_id,
             at_ms: row.get("at_ms")?,
             prompt_hash: row.get("prompt_hash")?,
-            messages: rows::json(row, "messages")?,
+            messages: row.get::<_, Option<String>>("messages")?.map(|text| JsonText(text).value()),
             features: row.get("features")?,
             features_version: row.get("features_version")?,
             answers,

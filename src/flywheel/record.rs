@@ -27,7 +27,7 @@ pub struct ExchangeRecord {
     /// training stays possible without it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "base64_bytes")]
     pub features: Option<Vec<u8>>,
-    /// Which feature extractor made `features`.
+    /// Which feature extractor the decision went by; it made `features`, if they are there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features_version: Option<u32>,
     pub stream: bool,
@@ -262,10 +262,45 @@ pub(super) fn check_score(score: f64) -> Result<(), String> {
     if (0.0..=1.0).contains(&score) { Ok(()) } else { Err(format!("`score` is {score}; it must be from 0 to 1")) }
 }
 
+impl JsonText {
+    /// The value. What clients write and a stricter reader refuses must not cost the record, nor those after it: half of a
+    /// surrogate pair becomes U+FFFD, and a text with a number that no number can hold stays a text.
+    pub fn value(&self) -> Value {
+        serde_json::from_str(&self.0)
+            .or_else(|_| serde_json::from_str(&without_half_pairs(&self.0)))
+            .unwrap_or_else(|_| Value::String(self.0.clone()))
+    }
+}
+
+fn without_half_pairs(text: &str) -> String {
+    let unit = |text: &str| {
+        let digits = text.strip_prefix("\\u")?.get(..4)?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let n_bytes = match (unit(rest), rest.get(6..).and_then(unit)) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+            (Some(0xD800..=0xDFFF), _) => {
+                out.push_str("\\ufffd");
+                rest = &rest[6..];
+                continue;
+            }
+            // The backslash and what it escapes.
+            _ => rest.char_indices().nth(2).map_or(rest.len(), |(end, _)| end),
+        };
+        out.push_str(&rest[..n_bytes]);
+        rest = &rest[n_bytes..];
+    }
+    out.push_str(rest);
+    out
+}
+
 impl Serialize for JsonText {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let value: Value = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
-        value.serialize(serializer)
+        self.value().serialize(serializer)
     }
 }
 
@@ -299,6 +334,20 @@ mod base64_bytes {
 mod tests {
     use super::super::testing::{answer, exchange};
     use super::*;
+
+    #[test]
+    fn text_that_a_stricter_reader_refuses_is_mended_or_stays_text() {
+        let value = |text: &str| JsonText(text.to_owned()).value();
+        for (text, expected) in [
+            (r#"["\ud83d\ude00"]"#, "😀"),
+            (r#"["a\ud83d b"]"#, "a\u{fffd} b"),
+            (r#"["\ude00\ud83d"]"#, "\u{fffd}\u{fffd}"),
+            (r#"["\\ud83d\ud83dx\n"]"#, "\\ud83d\u{fffd}x\n"),
+        ] {
+            assert_eq!(value(text)[0], expected, "{text}");
+        }
+        assert_eq!(value("[1e999]"), "[1e999]");
+    }
 
     #[test]
     fn values_the_schema_would_refuse_are_named() {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::database::{LOCK_GAP, Store};
 use super::error::{FlywheelError, is_refusal};
 use super::query::{Filter, IN_FILTER};
-use super::record::{FeedbackRecord, StoredExchange};
+use super::record::{FeedbackRecord, JsonText, StoredExchange};
 use super::{now_ms, rows};
 
 /// Lines per transaction: the gateway's own writer has to wait for it.
@@ -18,6 +18,9 @@ const LINES_PER_TRANSACTION: usize = 200;
 
 /// Bad lines that are described; all are counted.
 const MAX_BAD_LINES_KEPT: usize = 100;
+
+/// Stands in for the messages of a redacted exchange: their features, with the version of what made them.
+pub type Features<'a> = dyn Fn(&JsonText) -> Option<(Vec<u8>, u32)> + 'a;
 
 /// What an import did. Lines are counted from 1; blank ones are passed over.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -62,11 +65,15 @@ impl Store {
     }
 
     /// Stores every exchange of `reader` that is not there yet. A bad line is reported and the rest goes on. `redact`
-    /// leaves out text, as `Options::redact` does.
+    /// leaves out text, as `Options::redact` does, and keeps the features it finds in it, so that training stays possible.
     ///
     /// # Errors
     /// When reading or storing fails; lines committed before stay, and importing the same file again continues.
-    pub fn import(&self, reader: &mut dyn BufRead, redact: bool) -> Result<ImportReport, FlywheelError> {
+    pub fn import(
+        &self,
+        reader: &mut dyn BufRead,
+        redact: Option<&Features<'_>>,
+    ) -> Result<ImportReport, FlywheelError> {
         let mut report = ImportReport::default();
         let mut lines = Lines { reader, number: 0, failure: None };
         self.write("importing", |connection| {
@@ -109,7 +116,7 @@ fn each_stored_exchange(
 fn import_chunk(
     connection: &mut Connection,
     chunk: &[(u64, Vec<u8>)],
-    redact: bool,
+    redact: Option<&Features<'_>>,
     report: &mut ImportReport,
 ) -> rusqlite::Result<()> {
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -142,12 +149,18 @@ fn import_chunk(
     transaction.commit()
 }
 
-fn parse(line: &[u8], redact: bool) -> Result<StoredExchange, String> {
+fn parse(line: &[u8], redact: Option<&Features<'_>>) -> Result<StoredExchange, String> {
     let mut stored: StoredExchange = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     stored.exchange.check()?;
     stored.feedback.iter().try_for_each(FeedbackRecord::check)?;
-    if redact {
-        stored.exchange.redact();
+    if let Some(features) = redact {
+        let exchange = &mut stored.exchange;
+        if exchange.features.is_none()
+            && let Some((bytes, version)) = exchange.messages.as_ref().and_then(features)
+        {
+            (exchange.features, exchange.features_version) = (Some(bytes), Some(version));
+        }
+        exchange.redact();
         stored.feedback.iter_mut().for_each(FeedbackRecord::redact);
     }
     Ok(stored)
@@ -194,7 +207,7 @@ impl Iterator for Lines<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{AnswerOutcome, AnswerRecord, JsonText, Role};
+    use super::super::record::{AnswerOutcome, AnswerRecord, Role};
     use super::super::testing::{answer, exchange, store};
     use super::*;
 
@@ -236,7 +249,7 @@ mod tests {
         assert_eq!(exported.iter().filter(|byte| **byte == b'\n').count(), 2);
         assert!(exported.starts_with(b"{\"id\":\"bare\""), "oldest first");
         for (n_inserted, n_skipped) in [(2, 0), (0, 2)] {
-            let report = to.import(&mut &*exported, false).unwrap();
+            let report = to.import(&mut &*exported, None).unwrap();
             assert_eq!((report.n_inserted, report.n_skipped, report.n_bad), (n_inserted, n_skipped, 0));
             assert_eq!(String::from_utf8(export(&to)).unwrap(), String::from_utf8(exported.clone()).unwrap());
         }
@@ -263,7 +276,7 @@ mod tests {
         ] {
             lines.insert(at(n), line);
         }
-        let report = to.import(&mut &*lines.join(&b'\n'), false).unwrap();
+        let report = to.import(&mut &*lines.join(&b'\n'), None).unwrap();
         assert_eq!((report.n_inserted, report.n_skipped, report.n_bad), (2, 0, 5));
         let reasons: Vec<(u64, &str)> = report.bad.iter().map(|bad| (bad.line, bad.reason.as_str())).collect();
         for ((line, reason), (expected_line, part)) in
@@ -280,12 +293,19 @@ mod tests {
     fn importing_can_redact() {
         let ((_a, from), (_b, to)) = (store(), store());
         insert_sample(&from);
-        to.import(&mut &*export(&from), true).unwrap();
+        let features: &Features<'_> = &|messages| Some((messages.0.as_bytes()[..1].to_vec(), 9));
+        to.import(&mut &*export(&from), Some(features)).unwrap();
         let redacted = String::from_utf8(export(&to)).unwrap();
         for text in ["问题", "answer by", "好"] {
             assert!(!redacted.contains(text), "{redacted}");
         }
         assert!(redacted.contains("AQID") && redacted.contains("hash-full"));
+        let mut plain = exchange("plain", 1);
+        (plain.features, plain.features_version) = (None, None);
+        let line = serde_json::to_vec(&StoredExchange { exchange: plain, feedback: Vec::new() }).unwrap();
+        to.import(&mut &*line, Some(features)).unwrap();
+        let stored = to.exchange("plain").unwrap().unwrap().exchange;
+        assert_eq!((stored.features, stored.features_version, stored.messages), (Some(b"[".to_vec()), Some(9), None));
     }
 
     #[test]
@@ -298,7 +318,7 @@ mod tests {
                 serde_json::to_string(&stored).unwrap() + "\r\n"
             })
             .collect();
-        assert_eq!(store.import(&mut lines.as_bytes(), false).unwrap().n_inserted, n_lines as u64);
+        assert_eq!(store.import(&mut lines.as_bytes(), None).unwrap().n_inserted, n_lines as u64);
         assert_eq!(store.stats(&Filter::default()).unwrap().n_exchanges, n_lines as u64);
     }
 

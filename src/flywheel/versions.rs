@@ -1,5 +1,5 @@
 //! Router versions: trained artifacts, their figures, and which one serves. Exactly one version of a router serves, or
-//! none. Every version is kept, so any of them can serve again.
+//! none. What has served is kept, so it can serve again; of the others `prune` keeps the newest.
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, named_params, params};
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use super::learner::{learn, serving_router};
+use super::learner::{LearnError, learn, serving_router};
 use super::live::{LiveRouter, Routers, Serving};
 use crate::base::tasks::Tasks;
 use crate::flywheel::Flywheel;
@@ -36,6 +36,10 @@ pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, engine: Arc<Engin
         let is_due = trains && last_count.elapsed() >= COUNT_EVERY;
         for router in routers.all() {
             refresh(&router, &flywheel).await;
+            if router.has_lost_version() {
+                let started = start_training(&router, &flywheel, &engine, &tasks);
+                running.extend(started.map(|training| (router.name.clone(), training)));
+            }
             if !is_due || running.get(&router.name).is_some_and(|training| !training.is_finished()) {
                 continue;
             }
@@ -75,15 +79,17 @@ async fn n_scored_since(since: i64, flywheel: &Flywheel) -> u64 {
     counted.ok().and_then(Result::ok).unwrap_or(0)
 }
 
-/// Takes over the version the database says is serving, if it is another one.
+/// Takes over the version the database says is serving, if it is another one. One that cannot be read (another program wrote it)
+/// is told of once.
 pub async fn refresh(router: &Arc<LiveRouter>, flywheel: &Flywheel) {
-    let (store, name, known) = (flywheel.store().clone(), router.name.clone(), router.serving_id());
+    let (store, name) = (flywheel.store().clone(), router.name.clone());
+    let known = [router.serving_id(), router.lost_version()];
     let read = tokio::task::spawn_blocking(move || {
-        let serving = store.serving_id(&name).map_err(|error| error.to_string())?;
-        if serving == known {
+        let serving = store.serving_id(&name)?;
+        if serving == known[0] || (serving.is_some() && serving == known[1]) {
             return Ok(None);
         }
-        serving_router(&store, &name).map(Some).map_err(|error| error.to_string())
+        serving_router(&store, &name).map(Some)
     });
     match read.await {
         Ok(Ok(None)) => {}
@@ -92,11 +98,16 @@ pub async fn refresh(router: &Arc<LiveRouter>, flywheel: &Flywheel) {
             router.swap(serving.map(|(id, router)| Serving { id, router }));
             tracing::info!(router = router.name, version = id, "Router version swapped");
         }
-        Ok(Err(error)) => tracing::error!(
-            router = router.name,
-            error,
-            "The serving router version cannot be read; the one before stays"
-        ),
+        Ok(Err(error)) => {
+            if let LearnError::Artifact { id, .. } = error {
+                router.lose_version(id);
+            }
+            tracing::error!(
+                router = router.name,
+                %error,
+                "The serving router version cannot be read; the one before or the shipped seed decides until another is trained"
+            );
+        }
         Err(error) => tracing::error!(router = router.name, %error, "Reading the serving router version failed"),
     }
 }

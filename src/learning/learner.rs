@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::live::{Setup, shipped_seed};
-use crate::flywheel::{Filter, FlywheelError, NewVersion, Store, TrainingRow};
+use crate::flywheel::{Filter, FlywheelError, NewVersion, RouterVersion, Store, TrainingRow};
 use crate::infer::{Embedder, InferError};
 use crate::routing::{
     ColdStart, CrossValidation, Example, FEATURES_VERSION, FeatureVector, Outcome, Prediction, Progress, Prompt,
@@ -126,6 +126,17 @@ pub fn serving_router(store: &Store, name: &str) -> Result<Option<(i64, Router)>
     }
 }
 
+/// Lets a version serve that this program can read.
+///
+/// # Errors
+/// There is no such version, or it is of another format.
+pub fn promote(store: &Store, id: i64) -> Result<RouterVersion, LearnError> {
+    if let Some((_, artifact)) = store.version(id)? {
+        Router::from_bytes(&artifact).map_err(|error| LearnError::Artifact { id, error })?;
+    }
+    Ok(store.set_serving(id)?)
+}
+
 /// One example per question, with the newest outcome of each model: when a provider changes what stands behind a name, what
 /// it answered before is no longer evidence.
 fn newest_outcomes(mut dated: Vec<(i64, Example)>) -> Vec<Example> {
@@ -198,6 +209,11 @@ fn example(row: &TrainingRow, setup: &Setup) -> Option<Example> {
 
 fn question_hash(row: &TrainingRow) -> Option<u64> {
     row.prompt_hash.get(..16).and_then(|head| u64::from_str_radix(head, 16).ok())
+}
+
+/// Features of stored messages in the form in which they are stored; `None` if that is no conversation.
+pub fn features_of_text(messages: &str) -> Option<Vec<u8>> {
+    features_of_messages(&serde_json::from_str(messages).ok()?).map(|features| features.to_bytes())
 }
 
 /// Features made anew from stored messages, when the extractor has changed since.

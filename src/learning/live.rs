@@ -65,6 +65,8 @@ pub struct LiveRouter {
     shadow_spent: Mutex<Spent>,
     n_shadow_calls: AtomicUsize,
     n_scorings: AtomicUsize,
+    /// The version that ought to serve and cannot be read, and whether somebody has yet to do something about it.
+    lost: Mutex<Option<(i64, bool)>>,
 }
 
 /// Money spent on one day (days since the epoch, UTC).
@@ -102,6 +104,7 @@ impl LiveRouter {
             shadow_spent: Mutex::new(Spent::default()),
             n_shadow_calls: AtomicUsize::new(0),
             n_scorings: AtomicUsize::new(0),
+            lost: Mutex::new(None),
         }
     }
 
@@ -166,6 +169,23 @@ impl LiveRouter {
     /// Requests that already chose keep their choice; the next one sees the new version.
     pub fn swap(&self, serving: Option<Serving>) {
         self.serving.store(serving.map(Arc::new));
+    }
+
+    pub fn lose_version(&self, id: i64) {
+        *self.lost.lock() = Some((id, true));
+    }
+
+    pub fn lost_version(&self) -> Option<i64> {
+        self.lost.lock().map(|(id, _)| id)
+    }
+
+    /// True once for each lost version, when the router has been told what it trains for.
+    pub fn has_lost_version(&self) -> bool {
+        let mut lost = self.lost.lock();
+        match lost.as_mut() {
+            Some((_, is_new)) if self.setup.load().is_some() => std::mem::take(is_new),
+            _ => false,
+        }
     }
 
     /// Counts a score given to an answer of `model`.

@@ -108,7 +108,7 @@ pub fn exchange_record(config: &Config, request: &Request<'_>, routed: &Routed, 
         prompt_hash: prompt_hash(&routed.chat),
         messages: Some(JsonText(routed.chat.messages_json().to_owned())),
         features: routed.features.as_ref().map(FeatureVector::to_bytes),
-        features_version: routed.features.as_ref().map(|_| FEATURES_VERSION),
+        features_version: (routed.decided.is_some() || routed.features.is_some()).then_some(FEATURES_VERSION),
         stream: routed.chat.stream(),
         decision: routed.decided.as_ref().map(|decided| DecisionRecord {
             router: config.router.clone(),
@@ -144,7 +144,10 @@ pub fn answer_record(config: &Config, chat: &ChatRequest, answered: &Answered, r
         error,
         http_status: answered.status,
         latency_ms: answered.latency.as_secs_f64() * 1e3,
-        first_token_ms: answered.first_token.map(|time| time.as_secs_f64() * 1e3),
+        first_token_ms: answered
+            .first_token
+            .filter(|_| answered.observation.n_events > 0)
+            .map(|time| time.as_secs_f64() * 1e3),
         prompt_tokens: usage.and_then(|usage| u32::try_from(usage.prompt_tokens).ok()),
         completion_tokens: usage.and_then(|usage| u32::try_from(usage.completion_tokens).ok()),
         cost_usd: cost,
