@@ -332,6 +332,25 @@ async fn a_slow_provider_is_given_up_after_the_route_timeout() {
     assert_eq!((answer.status, answer.error_code().as_str()), (504, "upstream_timeout"));
 }
 
+/// Higress' own first template: statistics and a provider, no router of ours. The provider was not asked for the usage of streams.
+#[tokio::test]
+async fn a_stream_is_one_to_statistics_and_provider_alike() {
+    let upstream = Upstream::start(|_, seen| async move {
+        assert_eq!(seen.json()["stream_options"], json!({"include_usage": true}));
+        sse(&events("m", &["hel", "lo"]))
+    })
+    .await;
+    let folder = Folder::new();
+    folder.services(&[("llm", upstream.address)]).route("chat", "/", "llm.static").provider("llm.static", &json!({}));
+    folder.plugin("ai-statistics", &json!({"use_default_attributes": true}), &json!([]));
+    let gateway = Gateway::start(folder);
+    let mut body = question("m", "how are you?");
+    body["stream"] = json!(true);
+    assert_eq!(gateway.chat(&body).await.status, 200);
+    assert_eq!(gateway.access_log(1)[0]["ai_log"]["response_type"], "stream");
+    assert_eq!(upstream.n_calls(), 1);
+}
+
 #[tokio::test]
 async fn ai_statistics_fill_the_access_log_and_the_metrics() {
     let upstream = Upstream::chat().await;

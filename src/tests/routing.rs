@@ -211,4 +211,11 @@ async fn the_model_list_names_what_can_be_asked_for() {
     let list = send(gateway.http, "GET", "/v1/models", &[("x-key", "app")], Bytes::new()).await.json();
     let ids: Vec<&str> = list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["auto", "higress/auto", "digits", "words"]);
+    let one = send(gateway.http, "GET", "/v1/models/higress/auto", &[("x-key", "app")], Bytes::new()).await.json();
+    assert_eq!(one, list["data"][1]);
+    // What curl calls a form unless told otherwise.
+    let form = [("x-key", "app"), ("content-type", "application/x-www-form-urlencoded")];
+    let body = Bytes::from(question("auto", "hi").to_string());
+    let answer = send(gateway.http, "POST", "/v1/chat/completions", &form, body).await;
+    assert!(answer.header("x-weirgate-model").is_some(), "{}", answer.text());
 }

@@ -136,9 +136,6 @@ impl Plugin for AiProxy {
             Ok(chat) => chat,
             Err(error) => return Flow::respond(error_reply(&error, "ai-proxy.bad_request")),
         };
-        if request.state.llm.as_deref().is_some_and(|llm| !llm.requested_model.is_empty()) {
-            return Flow::Continue;
-        }
         let (model, is_stream) = match chat {
             Some(chat) => (Some(chat.model().to_owned()), chat.stream()),
             None => {
@@ -147,8 +144,10 @@ impl Plugin for AiProxy {
             }
         };
         let llm = request.state.llm_mut();
-        llm.requested_model = model.unwrap_or_default();
-        llm.stream = is_stream;
+        if llm.requested_model.is_empty() {
+            llm.requested_model = model.unwrap_or_default();
+        }
+        llm.stream |= is_stream;
         Flow::Continue
     }
 

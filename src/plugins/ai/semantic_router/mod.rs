@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::config::{Config, Embedding};
 use self::record::{Decided, Routed};
-use super::{chat_request, error_reply, is_json};
+use super::{chat_request, error_reply};
 use crate::config::model::Phase;
 use crate::flywheel::Flywheel;
 use crate::learning::live::LiveRouter;
@@ -80,10 +80,24 @@ impl Plugin for SemanticRouter {
     }
 
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
-        if request.head.method == Method::GET && request.path().ends_with("/v1/models") {
-            return Flow::respond(self.model_list());
+        if request.head.method != Method::GET {
+            return Flow::Continue;
         }
-        Flow::Continue
+        let asked = request.path().split_once("/v1/models").map(|(_, rest)| rest.strip_prefix('/').unwrap_or(rest));
+        match asked {
+            None => Flow::Continue,
+            Some("") => {
+                let list = json!({"object": "list", "data": self.models().collect::<Vec<_>>()});
+                Flow::respond(Reply::new(200, "semantic-router.models").json(Bytes::from(list.to_string())))
+            }
+            // Another may be the provider's.
+            Some(id) => match self.models().find(|model| model["id"] == id) {
+                Some(model) => {
+                    Flow::respond(Reply::new(200, "semantic-router.models").json(Bytes::from(model.to_string())))
+                }
+                None => Flow::Continue,
+            },
+        }
     }
 
     fn wants_body(&self, request: &Request<'_>) -> bool {
@@ -179,15 +193,13 @@ impl SemanticRouter {
         request.state.llm_mut().targets = models.map(|model| target(&self.config, model)).collect();
     }
 
-    /// The names clients may ask for, in the shape of OpenAI's model list.
-    fn model_list(&self) -> Reply {
+    /// The names clients may ask for, in the shape of OpenAI's models.
+    fn models(&self) -> impl Iterator<Item = Value> {
         let named = |id: &str, owner: &str| json!({"id": id, "object": "model", "created": 0, "owned_by": owner});
-        let routed = self.config.models.iter().map(|model| named(model, "weirgate"));
-        let candidates = self.config.candidates.iter().map(|candidate| {
+        let routed = self.config.models.iter().map(move |model| named(model, "weirgate"));
+        routed.chain(self.config.candidates.iter().map(move |candidate| {
             named(&candidate.model, if candidate.provider.is_empty() { "provider" } else { &candidate.provider })
-        });
-        let list = json!({"object": "list", "data": routed.chain(candidates).collect::<Vec<_>>()});
-        Reply::new(200, "semantic-router.models").json(Bytes::from(list.to_string()))
+        }))
     }
 }
 
@@ -243,7 +255,9 @@ fn features_of(chat: &ChatRequest) -> FeatureVector {
 }
 
 fn is_chat(request: &Request<'_>) -> bool {
-    request.path().ends_with("/chat/completions") && (is_json(request) || request.content_type().is_none())
+    // Whatever it is called, only one thing can be meant: curl sends JSON as a form unless told otherwise.
+    request.path().ends_with("/chat/completions")
+        && !request.content_type().is_some_and(|kind| kind.starts_with("multipart/"))
 }
 
 fn refuse(kind: ErrorKind, message: &str, details: &str) -> Reply {
