@@ -1,6 +1,5 @@
 //! `weirgate validate [DIR]`: everything `serve` would refuse or warn about, without starting anything.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -13,7 +12,7 @@ use crate::config::{Folder, Problem, Severity, compile};
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, State};
 use crate::plugins::registry::BuiltIns;
 use crate::proxy::tls::Certificates;
-use crate::server::outside::outside;
+use crate::server;
 
 #[derive(Args)]
 pub struct ValidateArgs {
@@ -31,8 +30,7 @@ pub struct ValidateArgs {
 
 pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     let settings = args.places.settings()?;
-    let own = SocketAddr::new(settings.listen.bind, settings.listen.http_port);
-    outside(&settings, own).map_err(CliError::Usage)?;
+    server::check(&settings).map_err(CliError::Usage)?;
     let dir = args.dir.clone().unwrap_or(settings.config_dir);
     let library = Library::new(settings.models_dir);
     let listing = Folder::new(&dir).read().map_err(|error| CliError::Usage(error.to_string()))?;
@@ -41,6 +39,7 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     problems.extend(missing_models(&compiled.gateway, &library));
+    problems.extend(missing_providers(&compiled.gateway));
     problems.sort_by_key(|problem| problem.severity);
     let n_errors = problems.iter().filter(|problem| problem.is_fault()).count();
     let gateway = &compiled.gateway;
@@ -71,6 +70,28 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     }
     let effect = if goes_live { "would answer the requests concerned with 503" } else { "would not go live" };
     Err(CliError::Usage(format!("{n_errors} errors; this configuration {effect}")))
+}
+
+/// Candidates of routers whose provider is no service: asked for, they are answered with 503.
+fn missing_providers(gateway: &Gateway) -> Vec<Problem> {
+    let is_known = |name: &str| {
+        let hosts = [name.to_owned(), format!("llm-{name}.internal.dns"), format!("llm-{name}.internal.static")];
+        hosts.iter().any(|host| gateway.services.contains_key(host))
+    };
+    let mut problems = Vec::new();
+    for (plugin, config) in router::configured(gateway) {
+        for candidate in config.candidates.iter().filter(|one| !one.provider.is_empty() && !is_known(&one.provider)) {
+            let message = format!(
+                "candidate `{}` names the provider `{}`, which is no service here",
+                candidate.model, candidate.provider
+            );
+            let mut problem = Problem::error(&plugin.object, "candidates", message);
+            problem.severity = Severity::Warning;
+            problem.hint = Some("what is routed to it gets a 503; name a service host or the id of a provider".into());
+            problems.push(problem);
+        }
+    }
+    problems
 }
 
 /// A router that asks for embeddings while the model's files are not there decides without them: a warning.

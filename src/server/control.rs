@@ -16,7 +16,7 @@ use crate::base::secret::Secret;
 use crate::config::Settings;
 use crate::flywheel::{Filter, Flywheel, FlywheelError, WriterState};
 use crate::infer::Engine;
-use crate::learning::learner::learn;
+use crate::learning::learner::{self, LearnError, learn};
 use crate::learning::live::Routers;
 use crate::telemetry::metrics::Metrics;
 
@@ -56,6 +56,22 @@ impl StopSignals {
         tokio::select! {
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Reads the configuration folder anew on SIGHUP, as daemons do; without a handler the signal would end the process.
+pub async fn reload_on_hangup(reloader: Arc<Reloader>) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return tracing::error!(%error, "SIGHUP cannot be received"),
+    };
+    while hangup.recv().await.is_some() {
+        tracing::info!("Told to reload (SIGHUP)");
+        let reloader = reloader.clone();
+        let reloaded = tokio::task::spawn_blocking(move || reloader.reload()).await;
+        if let Ok(Err(error)) = reloaded {
+            tracing::error!(error, "The configuration folder cannot be read; the configuration before keeps serving");
         }
     }
 }
@@ -100,7 +116,7 @@ pub async fn tend_flywheel(flywheel: Flywheel, settings: Arc<Settings>, metrics:
         if round % PRUNE_EVERY == 0 {
             let (store, keep) = (flywheel.store().clone(), settings.flywheel.clone());
             let age = (keep.retention_days > 0).then(|| Duration::from_secs(u64::from(keep.retention_days) * 86_400));
-            let bytes = (keep.retention_max_mb > 0).then(|| keep.retention_max_mb * 1024 * 1024);
+            let bytes = (keep.retention_max_mb > 0).then(|| keep.retention_max_mb.saturating_mul(1024 * 1024));
             let pruned = tokio::task::spawn_blocking(move || store.prune(age, bytes)).await;
             if let Ok(Err(error)) = pruned {
                 tracing::warn!(%error, "Old flywheel rows could not be deleted; tried again later");
@@ -179,7 +195,10 @@ impl Controls for Control {
     }
 
     fn promote(&self, router: &str, version: i64) -> Result<Value, ControlError> {
-        let promoted = self.flywheel()?.store().set_serving(version).map_err(store_error)?;
+        let promoted = learner::promote(self.flywheel()?.store(), version).map_err(|error| match error {
+            LearnError::Store(error) => store_error(error),
+            other => failed(other),
+        })?;
         self.swap(router)?;
         Ok(json!(promoted))
     }

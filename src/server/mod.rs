@@ -138,11 +138,21 @@ impl Sockets {
     }
 }
 
+/// What of the settings only a start would show.
+///
+/// # Errors
+/// The setting that is wrong, and why.
+pub fn check(settings: &Settings) -> Result<(), String> {
+    crate::telemetry::log::parse(&settings.telemetry.log_level)?;
+    outside::outside(settings, SocketAddr::new(settings.listen.bind, settings.listen.http_port)).map(|_| ())
+}
+
 /// Everything that lives as long as the process.
 struct Process {
     settings: Arc<Settings>,
     metrics: Arc<Metrics>,
     tasks: Tasks,
+    exchange: Arc<Exchange>,
     flywheel: Option<Flywheel>,
     stop: watch::Sender<bool>,
     health: admin::Health,
@@ -240,6 +250,7 @@ impl Process {
             metrics: metrics.clone(),
         };
         certificates::start(parts, &reloader, &tasks);
+        tasks.spawn_until_stopped(control::reload_on_hangup(reloader.clone()));
         let (stop, stopped) = watch::channel(false);
         let token = control::admin_token(&settings.data_dir)?;
         let health = admin::Health::default();
@@ -264,7 +275,8 @@ impl Process {
                 .map_err(|error| StartError::Io { what: "the admin socket cannot be used".into(), error })?
         };
         tasks.spawn_until_stopped(admin::serve(admin_listener, admin_state));
-        let probing = gateway.exchange.clone();
+        let exchange = gateway.exchange.clone();
+        let probing = exchange.clone();
         tasks.spawn_until_stopped(async move { probing.probe_tokens().await });
         let listeners = Listeners { http: vec![sockets.http], https: vec![sockets.https] };
         let serving = proxy_runtime.handle().spawn(listener::serve(gateway, listeners, stopped, threads));
@@ -279,7 +291,7 @@ impl Process {
         }
         health.set_ready(true);
         control::announce(http, https, admin, started.elapsed());
-        Ok(Process { settings, metrics, tasks, flywheel, stop, health, serving, signals, _watcher: watcher })
+        Ok(Process { settings, metrics, tasks, exchange, flywheel, stop, health, serving, signals, _watcher: watcher })
     }
 
     /// Waits for SIGTERM or SIGINT, then lets requests in flight finish.
@@ -298,6 +310,9 @@ impl Process {
             () = requests_end(&metrics, deadline) => {}
             signal = self.signals.next() => tracing::warn!(signal, "Told again: not waiting any longer"),
         }
+        // Streams of models that still run end with an error event and not in the middle of nothing.
+        self.exchange.end();
+        requests_end(&metrics, Instant::now() + LAST_BYTES).await;
         // Accept loops have ended and idle connections are told to close; answers just written may still be in flight.
         let _ = tokio::time::timeout(LAST_BYTES, &mut self.serving).await;
         let left = self.metrics.requests_in_flight.get();

@@ -156,12 +156,13 @@ impl Reloader {
         let out: BTreeSet<PathBuf> =
             problems.iter().filter(|problem| problem.is_fault()).map(|problem| problem.file.clone()).collect();
         let closes = !is_first && !out.is_subset(&state.out);
-        let is_refused = closes || problems.iter().any(Problem::is_error);
+        let has_errors = problems.iter().any(Problem::is_error);
+        let is_refused = closes || has_errors;
         state.problems.clone_from(&problems);
         if built.is_some() || is_refused {
             log(&problems);
         }
-        if closes {
+        if closes && !has_errors {
             tracing::error!("The change would close what is open and is refused; after a restart it would be applied");
         }
         if is_refused {

@@ -75,6 +75,8 @@ async fn a_plugin_with_a_wrong_value_is_out_where_it_applies() {
         statuses.push(status(&gateway, path).await);
     }
     assert_eq!((statuses, upstream.n_calls()), (vec![200, 200, 503, 503], 2));
+    let refused = send(gateway.http, "GET", "/keyed", &[], Bytes::new()).await;
+    assert_eq!(refused.error_code(), "no_upstream", "{}", refused.text());
 }
 
 /// What only building a plugin shows is told as well as what reading its configuration does.

@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::harness::*;
+use crate::process_log::Logged;
 
 #[tokio::test]
 async fn health_readiness_and_metrics_are_open_and_the_api_is_not() {
@@ -178,4 +179,16 @@ async fn spans_go_to_the_collector() {
     );
     let text = span["attributes"].to_string();
     assert!(text.contains("gen_ai.usage.output_tokens") && text.contains("weirgate.service"), "{text}");
+}
+
+/// Without a handler the signal ends a process at once.
+#[tokio::test]
+async fn a_hangup_reads_the_configuration_anew() {
+    let upstream = Upstream::chat().await;
+    let folder = Folder::new();
+    folder.services(&[("llm", upstream.address)]).route("chat", "/", "llm.static").provider("llm.static", &json!({}));
+    let mut logged = Logged::start(folder, "");
+    logged.gateway.signal("-HUP");
+    logged.says(&["Told to reload (SIGHUP)"]).await;
+    assert_eq!(logged.gateway.chat(&question("m", "hi")).await.status, 200);
 }

@@ -99,3 +99,21 @@ async fn an_answer_on_a_plain_route_may_take_as_long_as_a_models() {
     let answer = send(gateway.http, "GET", "/", &[], Bytes::new()).await;
     assert_eq!((answer.status, upstream.n_calls()), (200, 1));
 }
+
+#[tokio::test]
+async fn a_stream_that_outlives_the_drain_ends_with_an_error_event() {
+    let begun = events("m", &["one", "two"])[..2].concat();
+    let first = Bytes::from(begun.clone());
+    let upstream = Upstream::start(move |_, _| {
+        let first = stream::iter([Ok::<_, std::io::Error>(first.clone())]);
+        async move { answer(200, "text/event-stream", Body::from_stream(first.chain(stream::pending()))) }
+    })
+    .await;
+    let gateway = gateway(upstream.address, "drain_secs = 1");
+    let stop = async {
+        eventually_async("the call", || async { (upstream.n_calls() == 1).then_some(()) }).await;
+        gateway.terminate();
+    };
+    let (text, ()) = tokio::join!(async { chat(&gateway, &asked("hi")).await.text() }, stop);
+    assert!(text.starts_with(&begun) && text.contains("upstream_cut") && text.contains("the gateway stops"), "{text}");
+}

@@ -189,6 +189,8 @@ impl Scan<'_> {
                 }
             } else if is_yaml(&entry.path) {
                 self.file(&entry.path, kind, namespaced);
+            } else if entry.path.extension().is_some_and(|extension| extension == "yml") {
+                self.warn(&entry.path, "is not read, as by Higress", Some("let its name end in .yaml".into()));
             }
         }
     }
@@ -452,7 +454,10 @@ mod tests {
             ("wasmplugins/ai-proxy.internal.yaml", "spec: {}\n"),
         ]);
         let listing = Folder::new(root.path()).read().unwrap();
-        assert_eq!(problems(&listing), "");
+        assert_eq!(
+            problems(&listing),
+            "warning: ingresses/d.yml: is not read, as by Higress (let its name end in .yaml)\n"
+        );
         let found: Vec<String> = listing
             .objects
             .iter()

@@ -191,7 +191,15 @@ impl KeyAuth {
             Family::Go => consumers::told(status, go_details, text + "."),
             Family::Cpp if recognise(request.path()).is_some() => {
                 let kind = if status == 401 { ErrorKind::Unauthorized } else { ErrorKind::Forbidden };
-                let body = ApiError::new(kind, text.as_str()).to_json();
+                let config = &self.config;
+                let came = |key: &String| !found(request, key, config.in_header, config.in_query).is_empty();
+                let message = match config.keys.is_empty() || config.keys.iter().any(came) {
+                    true => text.clone(),
+                    false => {
+                        format!("{text}: no key came with the request. Send it as `{}`.", config.keys.join("` or `"))
+                    }
+                };
+                let body = ApiError::new(kind, message).to_json();
                 Reply::new(status, text).json(body)
             }
             Family::Cpp => Reply::new(status, text),

@@ -146,8 +146,12 @@ impl Failure {
                     .header(respond::OVERLOADED, "true")
             }
             failure => {
+                // What follows names addresses, which are for the record and the log.
+                let text = failure.to_string();
+                let what = text.split(" context:").next().unwrap_or_default().replace("  ", " ");
                 let message = format!(
-                    "Provider service \"{service}\": {failure}. Check its address in the McpBridge and that it is up."
+                    "Provider service \"{service}\": {}. Check its address in the McpBridge and that it is up.",
+                    what.trim_end()
                 );
                 respond::error(ErrorKind::UpstreamUnreachable, message, "upstream_reset_before_response_started")
             }

@@ -22,6 +22,7 @@ use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
+use tokio_util::sync::CancellationToken;
 
 use self::attempt::{Failure, Opened};
 use self::call::Call;
@@ -42,12 +43,20 @@ pub struct Exchange {
     resolver: Arc<Resolver>,
     metrics: Arc<Metrics>,
     tokens: Tokens,
+    /// The process ends: no stream goes on.
+    ending: CancellationToken,
 }
 
 impl Exchange {
     pub fn new(resolver: Arc<Resolver>, metrics: Arc<Metrics>, pool_size: usize) -> Exchange {
         let options = ConnectorOptions::new(pool_size);
-        Exchange { connector: Connector::new(Some(options)), resolver, metrics, tokens: Tokens::default() }
+        let connector = Connector::new(Some(options));
+        Exchange { connector, resolver, metrics, tokens: Tokens::default(), ending: CancellationToken::new() }
+    }
+
+    /// Ends every stream that still runs, visibly.
+    pub fn end(&self) {
+        self.ending.cancel();
     }
 
     /// Answers the client, unless the answer is an error that leads to another route. The request's body has been read.

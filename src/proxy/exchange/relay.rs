@@ -58,7 +58,11 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
         return respond::write_whole(session, ctx, head, body).await;
     }
     ctx.status = Some(head.status.as_u16());
-    let streamed = stream(session, ctx, &mut upstream, &mut watch, Box::new(head), first, is_done).await;
+    let streamed = tokio::select! {
+        biased;
+        streamed = stream(session, ctx, &mut upstream, &mut watch, Box::new(head), first, is_done) => streamed,
+        () = exchange.ending.cancelled() => Ok(End::Cut(STOPPING.into())),
+    };
     if let Ok(End::Cut(reason)) = &streamed {
         show_cut(session, is_event_stream, watch.is_mid_event(), reason).await;
     }
@@ -126,6 +130,8 @@ fn cut_reply(ctx: &Context, reason: &str) -> Reply {
     let message = format!("Service \"{}\" broke off its answer ({reason}). Retry the request.", ctx.state.service);
     respond::error(ErrorKind::UpstreamUnreachable, message, "upstream_reset_after_response_started")
 }
+
+const STOPPING: &str = "the gateway stops";
 
 const NO_FINISH_REASON: &str = "it ended without a finish reason";
 
