@@ -102,7 +102,15 @@ pub async fn run(args: ChallengeArgs) -> Result<()> {
     let folder = RunFolder::create(&args.out, &args.name)?;
     let challenge = measure(&args).await?;
     report::write(&folder, &challenge)?;
-    print_line(&format!("{}\n{}", folder.path.display(), report::headline(&challenge)))
+    print_line(&format!("{}\n{}", folder.path.display(), report::headline(&challenge)))?;
+    let errors: Vec<&String> = challenge.verified.iter().filter_map(|row| row.error.as_ref()).collect();
+    match errors.first() {
+        // What is left measures the failure, not the gateway.
+        Some(first) if errors.len() * 2 > challenge.verified.len() => {
+            bail!("{} of {} verify questions failed; the first: {first}", errors.len(), challenge.verified.len())
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn measure(args: &ChallengeArgs) -> Result<Challenge> {
