@@ -6,11 +6,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -134,16 +135,45 @@ pub struct Metrics {
     large_share: LargeShare,
 }
 
-/// The counters that Higress' `ai-statistics` exports.
+/// A counter whose name is all of its name: OpenMetrics puts `_total` behind that of a [`Counter`], which Higress' dashboards do not
+/// know.
+#[derive(Clone, Debug, Default)]
+pub struct Sum(Gauge);
+
+impl Sum {
+    pub fn inc_by(&self, amount: u64) {
+        self.0.inc_by(i64::try_from(amount).unwrap_or(i64::MAX));
+    }
+
+    pub fn inc(&self) {
+        self.inc_by(1);
+    }
+}
+
+impl EncodeMetric for Sum {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl TypedMetric for Sum {
+    const TYPE: MetricType = MetricType::Unknown;
+}
+
+/// What Higress' `ai-statistics` exports, under the same names.
 pub struct AiCounters {
-    pub input_token: Family<AiLabels, Counter>,
-    pub output_token: Family<AiLabels, Counter>,
-    pub total_token: Family<AiLabels, Counter>,
-    pub llm_service_duration: Family<AiLabels, Counter>,
-    pub llm_duration_count: Family<AiLabels, Counter>,
-    pub llm_first_token_duration: Family<AiLabels, Counter>,
-    pub llm_stream_duration_count: Family<AiLabels, Counter>,
-    pub llm_failure_count: Family<AiLabels, Counter>,
+    pub input_token: Family<AiLabels, Sum>,
+    pub output_token: Family<AiLabels, Sum>,
+    pub total_token: Family<AiLabels, Sum>,
+    pub llm_service_duration: Family<AiLabels, Sum>,
+    pub llm_duration_count: Family<AiLabels, Sum>,
+    pub llm_first_token_duration: Family<AiLabels, Sum>,
+    pub llm_stream_duration_count: Family<AiLabels, Sum>,
+    pub llm_failure_count: Family<AiLabels, Sum>,
 }
 
 #[derive(Default)]
@@ -362,7 +392,7 @@ fn register<M: Clone + prometheus_client::registry::Metric>(
     metric
 }
 
-fn ai_counter(registry: &mut Registry, name: &str, help: &str) -> Family<AiLabels, Counter> {
+fn ai_counter(registry: &mut Registry, name: &str, help: &str) -> Family<AiLabels, Sum> {
     register(registry, &format!("route_upstream_model_consumer_metric_{name}"), help, Family::default())
 }
 

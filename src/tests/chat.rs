@@ -369,7 +369,7 @@ async fn ai_statistics_fill_the_access_log_and_the_metrics() {
         (&json!("m"), &json!("normal"), &json!("chatcmpl-1"))
     );
     let metrics = gateway.metrics().await;
-    let line = "route_upstream_model_consumer_metric_total_token_total{ai_route=\"chat\",ai_cluster=\"llm.static\",ai_model=\"m\",ai_consumer=\"none\"} 12";
+    let line = "route_upstream_model_consumer_metric_total_token{ai_route=\"chat\",ai_cluster=\"llm.static\",ai_model=\"m\",ai_consumer=\"none\"} 12";
     assert!(metrics.lines().any(|l| l == line), "{metrics}");
 }
 
