@@ -178,8 +178,12 @@ impl Controls for Control {
         })?;
         let learned =
             learn(flywheel.store(), router, &setup, Some(&self.engine), force, &mut |_| {}).map_err(failed)?;
-        // Also where this version was not promoted: the one it lost to may have come a moment ago.
-        self.swap(router)?;
+        // Also where this version was not promoted: the one it lost to may have come a moment ago. If that cannot be read, the
+        // training has not failed for it.
+        let swapped = self.swap(router);
+        if learned.is_promoted {
+            swapped?;
+        }
         Ok(json!({
             "version": learned.version,
             "promoted": learned.is_promoted,
