@@ -123,6 +123,18 @@ impl Store {
         })
     }
 
+    /// What shadow calls of `router` have cost since then (Unix milliseconds), US dollars.
+    pub fn shadow_cost_since(&self, router: &str, since_ms: i64) -> Result<f64, FlywheelError> {
+        self.read("adding up shadow calls", |connection| {
+            connection.query_row(
+                "SELECT coalesce(sum(a.cost_usd), 0.0) FROM exchange e JOIN answer a ON a.exchange_id = e.id
+                 WHERE e.at_ms >= ?2 AND e.router = ?1 AND a.role = 'shadow'",
+                rusqlite::params![router, since_ms],
+                |row| row.get(0),
+            )
+        })
+    }
+
     /// How many exchanges have an answer scored at `since_ms` (Unix milliseconds) or later; what a retraining trigger
     /// compares with its threshold.
     pub fn scored_rows_since(&self, since_ms: i64) -> Result<u64, FlywheelError> {
@@ -395,6 +407,18 @@ mod tests {
         assert_eq!((&rows[1].features, rows[1].features_version), (&stored.features, stored.features_version));
         let answers: Vec<_> = rows[1].answers.iter().map(|answer| (answer.model.as_str(), answer.score)).collect();
         assert_eq!(answers, [("small", 1.0), ("code", 0.0)]);
+    }
+
+    #[test]
+    fn shadow_calls_are_added_up_by_router_and_day() {
+        let (_folder, store) = store();
+        let shadow = || AnswerRecord { role: Role::Shadow, ..answer("large", None) };
+        insert(&store, "before", 1, vec![shadow()]);
+        insert(&store, "a", 2, vec![shadow(), answer("small", None)]);
+        insert(&store, "b", 3, vec![shadow()]);
+        let since = store.exchange("a").unwrap().unwrap().exchange.at_ms;
+        assert!((store.shadow_cost_since("default", since).unwrap() - 0.0002).abs() < 1e-9);
+        assert_eq!(store.shadow_cost_since("other", since).unwrap(), 0.0);
     }
 
     #[test]

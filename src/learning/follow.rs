@@ -1,6 +1,6 @@
 //! Keeps live routers equal to the database, and starts trainings when enough has been recorded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,12 +30,16 @@ pub struct Triggers {
 pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, engine: Arc<Engine>, triggers: Triggers, tasks: Tasks) {
     let mut last_training: HashMap<String, (i64, Instant)> = HashMap::new();
     let mut running: HashMap<String, JoinHandle<()>> = HashMap::new();
+    let mut has_sums: HashSet<String> = HashSet::new();
     let mut last_count = Instant::now();
     let trains = triggers.rows > 0 || !triggers.interval.is_zero();
     loop {
         let is_due = trains && last_count.elapsed() >= COUNT_EVERY;
         for router in routers.all() {
             refresh(&router, &flywheel).await;
+            if has_sums.insert(router.name.clone()) {
+                remember_spending(&router, &flywheel).await;
+            }
             if router.has_lost_version() {
                 let started = start_training(&router, &flywheel, &engine, &tasks);
                 running.extend(started.map(|training| (router.name.clone(), training)));
@@ -62,6 +66,16 @@ pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, engine: Arc<Engin
             last_count = Instant::now();
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// What was spent today before this process began counts: a restart is no new budget.
+async fn remember_spending(router: &LiveRouter, flywheel: &Flywheel) {
+    const DAY_MS: i64 = 86_400_000;
+    let (store, name) = (flywheel.store().clone(), router.name.clone());
+    let spent = tokio::task::spawn_blocking(move || store.shadow_cost_since(&name, now_ms() / DAY_MS * DAY_MS)).await;
+    if let Ok(Ok(usd)) = spent {
+        router.spend_on_shadow(usd);
     }
 }
 

@@ -280,6 +280,10 @@ fn read_messages(cursor: &mut Cursor<'_>) -> Checked<Messages> {
             return cursor.value().map(drop);
         }
         let message = read_message(cursor)?;
+        if message.is_content_wrong {
+            let field = format!("messages[{at}].content");
+            wrong.get_or_insert_with(|| ApiError::wrong_type(&field, "a string, a list of parts or null"));
+        }
         match message.role {
             Some(Ok(role)) if ROLES.contains(&role.as_ref()) => {
                 if role == "user" {
@@ -307,10 +311,12 @@ struct Message<'a> {
     role: Option<Result<Cow<'a, str>, ()>>,
     /// Where the content stands, unless it is absent or null.
     content: Option<Range<usize>>,
+    /// It is of a type that no API knows for it.
+    is_content_wrong: bool,
 }
 
 fn read_message<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, JsonError> {
-    let mut message = Message { role: None, content: None };
+    let mut message = Message { role: None, content: None, is_content_wrong: false };
     cursor.object(|cursor, key| {
         let kind = cursor.kind()?;
         match key.text().as_ref() {
@@ -319,7 +325,10 @@ fn read_message<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, JsonError> {
                 cursor.value()?;
                 message.role = Some(Err(()));
             }
-            "content" => message.content = Some(cursor.value()?).filter(|_| kind != Kind::Null),
+            "content" => {
+                message.content = Some(cursor.value()?).filter(|_| kind != Kind::Null);
+                message.is_content_wrong = matches!(kind, Kind::Bool | Kind::Number);
+            }
             _ => return cursor.value().map(drop),
         }
         Ok(())

@@ -60,6 +60,16 @@ fn each_mistake_has_its_error() {
         ("{\"model\":\"m\",\"messages\":[{\"content\":\"hi\"}]}", InvalidValue, Some("messages[0].role")),
         ("{\"model\":\"m\",\"messages\":[{\"role\":\"king\"}]}", InvalidValue, Some("messages[0].role")),
         ("{\"model\":\"m\",\"messages\":[{\"role\":1}]}", InvalidType, Some("messages[0].role")),
+        (
+            "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":7}]}",
+            InvalidType,
+            Some("messages[0].content"),
+        ),
+        (
+            "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":true}]}",
+            InvalidType,
+            Some("messages[0].content"),
+        ),
         ("{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}],\"stream\":\"yes\"}", InvalidType, Some("stream")),
         ("{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}],\"stream\":1}", InvalidType, Some("stream")),
         ("{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}]} extra", InvalidJson, None),
@@ -116,7 +126,6 @@ fn the_last_user_text_falls_back_sensibly() {
         (json!([{"role": "system", "content": "s"}, {"role": "assistant"}]), "s"),
         (json!([{"role": "user", "content": [{"type": "image_url"}]}]), ""),
         (json!([{"role": "user", "content": ["a", {"text": "b"}, {"text": 3}]}]), "b"),
-        (json!([{"role": "user", "content": 5}]), ""),
         (json!([{"role": "user"}]), ""),
     ] {
         let request = parse(&json!({"model": "m", "messages": messages}).to_string()).unwrap();
