@@ -40,11 +40,15 @@ pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, engine: Arc<Engin
             if has_sums.insert(router.name.clone()) {
                 remember_spending(&router, &flywheel).await;
             }
+            if running.get(&router.name).is_some_and(|training| !training.is_finished()) {
+                continue;
+            }
             if router.has_lost_version() {
                 let started = start_training(&router, &flywheel, &engine, &tasks);
                 running.extend(started.map(|training| (router.name.clone(), training)));
+                continue;
             }
-            if !is_due || running.get(&router.name).is_some_and(|training| !training.is_finished()) {
+            if !is_due {
                 continue;
             }
             let (since, at) = match last_training.get(&router.name) {

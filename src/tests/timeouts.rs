@@ -68,8 +68,8 @@ async fn a_provider_whose_head_is_all_that_comes_is_given_up() {
     assert_timed_out(&gateway, &asked("hi"), "1000 ms").await;
 }
 
-#[tokio::test]
-async fn a_stream_that_stalls_ends_with_an_error_event() {
+/// A provider whose streams never go on, and what they begin with.
+async fn stalling() -> (Upstream, String) {
     let begun = events("m", &["one", "two"])[..2].concat();
     let first = Bytes::from(begun.clone());
     let upstream = Upstream::start(move |_, _| {
@@ -77,6 +77,12 @@ async fn a_stream_that_stalls_ends_with_an_error_event() {
         async move { answer(200, "text/event-stream", Body::from_stream(first.chain(stream::pending()))) }
     })
     .await;
+    (upstream, begun)
+}
+
+#[tokio::test]
+async fn a_stream_that_stalls_ends_with_an_error_event() {
+    let (upstream, begun) = stalling().await;
     let gateway = gateway(upstream.address, "stream_idle_secs = 1");
     let text = chat(&gateway, &asked("hi")).await.text();
     let last = text.strip_prefix(begun.as_str()).expect("what came is delivered").strip_prefix("data: ").unwrap();
@@ -102,13 +108,7 @@ async fn an_answer_on_a_plain_route_may_take_as_long_as_a_models() {
 
 #[tokio::test]
 async fn a_stream_that_outlives_the_drain_ends_with_an_error_event() {
-    let begun = events("m", &["one", "two"])[..2].concat();
-    let first = Bytes::from(begun.clone());
-    let upstream = Upstream::start(move |_, _| {
-        let first = stream::iter([Ok::<_, std::io::Error>(first.clone())]);
-        async move { answer(200, "text/event-stream", Body::from_stream(first.chain(stream::pending()))) }
-    })
-    .await;
+    let (upstream, begun) = stalling().await;
     let gateway = gateway(upstream.address, "drain_secs = 1");
     let stop = async {
         eventually_async("the call", || async { (upstream.n_calls() == 1).then_some(()) }).await;

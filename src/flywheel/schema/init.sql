@@ -55,7 +55,7 @@ CREATE TABLE feedback (
 
 CREATE INDEX feedback_by_exchange ON feedback (exchange_id, at_ms);
 
--- Trained routers. A version is never deleted, so that any of them can serve again.
+-- Trained routers. What has served is never deleted, so that it can serve again; of the others `prune` keeps the newest.
 CREATE TABLE router_version (
     id               INTEGER PRIMARY KEY AUTOINCREMENT,  -- an id that a record names is never given to another version
     router           TEXT    NOT NULL,
