@@ -72,17 +72,15 @@ pub struct Places {
 impl Places {
     /// Settings from the file, if there is one, under the flags.
     fn settings(&self) -> Result<Settings, CliError> {
-        let mut settings = match &self.config {
-            Some(path) => Settings::load(path).map_err(CliError::Problems)?,
-            None => {
-                let default = PathBuf::from("config.toml");
-                if default.exists() {
-                    Settings::load(&default).map_err(CliError::Problems)?
-                } else {
-                    Settings::default()
-                }
-            }
-        };
+        let (settings, problems) = self.read_settings();
+        if problems.is_empty() { Ok(settings) } else { Err(CliError::Problems(problems)) }
+    }
+
+    /// As [`Self::settings`], with defaults in place of what is wrong with the file.
+    fn read_settings(&self) -> (Settings, Vec<Problem>) {
+        let default = PathBuf::from("config.toml");
+        let file = self.config.clone().or_else(|| default.exists().then_some(default));
+        let (mut settings, problems) = file.map(|path| Settings::read(&path)).unwrap_or_default();
         if let Some(dir) = &self.config_dir {
             settings.config_dir.clone_from(dir);
         }
@@ -92,7 +90,7 @@ impl Places {
         if let Some(dir) = &self.models_dir {
             settings.models_dir.clone_from(dir);
         }
-        Ok(settings)
+        (settings, problems)
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::output::{say, say_json};
 use super::{CliError, Places, router};
 use crate::config::model::Gateway;
-use crate::config::{Folder, Problem, Severity, compile};
+use crate::config::{Folder, Listing, Problem, Severity, compile};
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, State};
 use crate::plugins::registry::BuiltIns;
 use crate::proxy::tls::Certificates;
@@ -29,13 +29,20 @@ pub struct ValidateArgs {
 }
 
 pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
-    let settings = args.places.settings()?;
-    server::check(&settings).map_err(CliError::Usage)?;
+    let (settings, mut problems) = args.places.read_settings();
+    // A setting that cannot be read says more than what a default in its place would.
+    if let (true, Err(message)) = (problems.is_empty(), server::check(&settings)) {
+        let file = args.places.config.clone().unwrap_or_else(|| "config.toml".into());
+        problems.push(of_place(file, message));
+    }
     let dir = args.dir.clone().unwrap_or(settings.config_dir);
     let library = Library::new(settings.models_dir);
-    let listing = Folder::new(&dir).read().map_err(|error| CliError::Usage(error.to_string()))?;
+    let listing = Folder::new(&dir).read().unwrap_or_else(|error| {
+        problems.push(of_place(dir.clone(), error.to_string()));
+        Listing::default()
+    });
     let compiled = compile(&listing.objects, &BuiltIns);
-    let mut problems: Vec<Problem> = listing.problems;
+    problems.extend(listing.problems);
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     problems.extend(missing_models(&compiled.gateway, &library));
@@ -70,6 +77,10 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     }
     let effect = if goes_live { "would answer the requests concerned with 503" } else { "would not go live" };
     Err(CliError::Usage(format!("{n_errors} errors; this configuration {effect}")))
+}
+
+fn of_place(file: PathBuf, message: String) -> Problem {
+    Problem { severity: Severity::Error, file, line: None, object: None, field: None, message, hint: None }
 }
 
 /// Candidates of routers whose provider is no service: asked for, they are answered with 503.

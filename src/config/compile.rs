@@ -18,7 +18,7 @@ use super::source::RawObject;
 /// The outcome of [`compile`].
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// Must not go live if a problem is an error: what the error is about is missing here.
+    /// Must not go live if a problem is an error: what the error is about is missing here, or a guess.
     pub gateway: Gateway,
     /// Errors first, then by file.
     pub problems: Vec<Problem>,

@@ -145,6 +145,20 @@ mod tests {
         newest_ms
     }
 
+    fn version(router: &str, n_bytes: usize) -> NewVersion {
+        NewVersion {
+            router: router.into(),
+            family: "linear".into(),
+            features_version: 1,
+            seed: 1,
+            n_rows: 10,
+            metrics: serde_json::Value::Null,
+            verdict: None,
+            is_rejected: false,
+            artifact: vec![7; n_bytes],
+        }
+    }
+
     #[test]
     fn by_age_exactly_the_older_ones_go() {
         let (_folder, store) = store();
@@ -176,20 +190,23 @@ mod tests {
     fn router_versions_survive_an_impossible_limit() {
         let (_folder, store) = store();
         fill(&store, 10);
-        let version = NewVersion {
-            router: "default".into(),
-            family: "linear".into(),
-            features_version: 1,
-            seed: 1,
-            n_rows: 10,
-            metrics: serde_json::Value::Null,
-            verdict: None,
-            is_rejected: false,
-            artifact: vec![7; 1 << 20],
-        };
+        let version = version("default", 1 << 20);
         let id = store.insert_version(&version).unwrap();
         let report = store.prune(None, Some(1)).unwrap();
         assert_eq!(report.n_deleted, 10);
         assert_eq!(store.version(id).unwrap().unwrap().1, version.artifact);
+    }
+
+    #[test]
+    fn of_versions_that_never_served_the_newest_stay() {
+        let (_folder, store) = store();
+        let served = store.insert_version(&version("a", 1)).unwrap();
+        store.set_serving(served).unwrap();
+        let of_a: Vec<i64> = (0..25).map(|_| store.insert_version(&version("a", 1)).unwrap()).collect();
+        let of_b = store.insert_version(&version("b", 1)).unwrap();
+        store.prune(None, None).unwrap();
+        let mut left: Vec<i64> = store.list_versions(None).unwrap().into_iter().map(|version| version.id).collect();
+        left.sort_unstable();
+        assert_eq!(left, [&[served], &of_a[5..], &[of_b]].concat());
     }
 }

@@ -68,6 +68,8 @@ error_kinds! {
     RequestTimeout = 408, "invalid_request_error", "request_timeout";
     /// The request line alone is over the configured limit.
     UriTooLong = 414, "invalid_request_error", "uri_too_long";
+    /// The body is compressed, which no provider reads and neither do we.
+    UnsupportedEncoding = 415, "invalid_request_error", "unsupported_content_encoding";
     /// Request line and headers are over the configured limit.
     HeadersTooLarge = 431, "invalid_request_error", "headers_too_large";
     /// The body is over the configured limit.

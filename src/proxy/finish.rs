@@ -39,6 +39,10 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let llm = ctx.state.llm.as_deref();
     let started = started(duration);
+    let details = match ctx.state.details.as_str() {
+        "" => "via_upstream",
+        details => details,
+    };
     let entry = Entry {
         start_time: format!("{started:.3}"),
         request_id: &ctx.state.id.to_string(),
@@ -48,10 +52,8 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
         path: &logged_path(ctx),
         protocol: protocol(head.version),
         response_code: status,
-        response_code_details: match ctx.state.details.as_str() {
-            "" => "via_upstream",
-            details => details,
-        },
+        response_code_details: details,
+        response_flags: log_line::flags(details),
         duration,
         bytes_received: session.body_bytes_read(),
         bytes_sent: session.body_bytes_sent(),

@@ -86,7 +86,7 @@ fn value(of: &LogValue, facts: &Facts<'_>) -> Option<String> {
         LogValue::Protocol => entry.protocol.to_owned(),
         LogValue::ResponseCode => entry.response_code.to_string(),
         LogValue::ResponseCodeDetails => entry.response_code_details.to_owned(),
-        LogValue::ResponseFlags => flags(entry.response_code_details).to_owned(),
+        LogValue::ResponseFlags => entry.response_flags.to_owned(),
         LogValue::Duration => entry.duration.to_string(),
         LogValue::RouteName => entry.route_name.to_owned(),
         LogValue::UpstreamCluster => match facts.service_port {
@@ -127,8 +127,8 @@ fn address(address: SocketAddr, with_port: bool) -> String {
     if with_port { address.to_string() } else { address.ip().to_string() }
 }
 
-/// Envoy's short form of what went wrong.
-fn flags(details: &str) -> &'static str {
+/// Envoy's short form of what `response_code_details` says; `-` where nothing went wrong.
+pub fn flags(details: &str) -> &'static str {
     match details {
         "route_not_found" => "NR",
         "no_healthy_upstream" => "UH",
@@ -160,6 +160,7 @@ mod tests {
             protocol: "HTTP/1.1",
             response_code: 503,
             response_code_details: "no_healthy_upstream",
+            response_flags: flags("no_healthy_upstream"),
             duration: 7,
             bytes_received: 1,
             bytes_sent: 2,

@@ -56,6 +56,7 @@ pub fn log(
     let said = Said::read(&refused.bytes);
     let duration = u64::try_from(refused.after.as_millis()).unwrap_or(u64::MAX);
     let started = finish::started(duration);
+    let details = details(refused);
     let entry = Entry {
         start_time: format!("{started:.3}"),
         request_id: "",
@@ -65,7 +66,8 @@ pub fn log(
         path: &said.path,
         protocol: said.protocol,
         response_code: ApiError::new(refused.why.kind, "").status,
-        response_code_details: &details(refused),
+        response_code_details: &details,
+        response_flags: log_line::flags(&details),
         duration,
         bytes_received: 0,
         bytes_sent: n_sent,

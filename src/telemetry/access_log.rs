@@ -24,6 +24,8 @@ pub struct Entry<'a> {
     pub protocol: &'a str,
     pub response_code: u16,
     pub response_code_details: &'a str,
+    /// Envoy's short form of what went wrong.
+    pub response_flags: &'a str,
     pub duration: u64,
     pub bytes_received: usize,
     pub bytes_sent: usize,

@@ -65,6 +65,25 @@ fn validate_lists_every_problem_and_exits_64() {
 }
 
 #[test]
+fn validate_goes_on_behind_the_first_fault() {
+    let folder = Folder::new();
+    folder.route("web", "/", "nowhere.static");
+    let text = std::fs::read_to_string(folder.config().join("ingresses/web.yaml")).unwrap();
+    assert!(text.contains("Prefix"), "{text}");
+    folder.write_text("ingresses/web.yaml", &text.replace("Prefix", "Perfix"));
+    folder.write_text("../config.toml", "[limits]\nmax_body_bytes = 'much'\n[timeouts]\ndrain_secs = -1\n");
+    let (settings, dir) = (folder.config().join("../config.toml"), folder.config());
+    let args = ["validate", dir.to_str().unwrap(), "--config", settings.to_str().unwrap()];
+    let (code, out, _) = run_cli(&args, &folder);
+    assert_eq!(code, 64, "{out}");
+    for told in ["limits.max_body_bytes", "timeouts.drain_secs", "`Perfix` is not a path type", "nowhere.static"] {
+        assert!(out.contains(told), "{told} is missing in {out}");
+    }
+    let (code, _, err) = run_cli(&["serve", "--config", settings.to_str().unwrap()], &folder);
+    assert!(code == 64 && err.contains("limits.max_body_bytes") && err.contains("timeouts.drain_secs"), "{err}");
+}
+
+#[test]
 fn a_broken_configuration_keeps_the_process_from_starting_with_64() {
     let folder = Folder::new();
     folder.write_text("ingresses/broken.yaml", "a: b: c\n");

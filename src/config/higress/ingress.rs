@@ -220,41 +220,35 @@ impl Reader<'_> {
             return None;
         };
         let targets = self.backend(backend);
-        let path = match self.path_match(written, kind) {
-            Ok(path) => path,
-            Err(PathFault::Kind(message)) => {
-                self.report.error_hint(&kind_field, message, "one of Exact, Prefix, ImplementationSpecific");
-                return None;
-            }
-            Err(PathFault::Path(message)) => {
-                self.report.error(&path_field, message);
-                return None;
-            }
-        };
-        let rewrite = match self.options.rewrite.apply(&path, written) {
-            Ok(rewrite) => rewrite,
-            Err(error) => {
-                self.report.error(&path_field, format!("cannot be rewritten: {}", reason(&error)));
-                return None;
-            }
-        };
+        if !matches!(kind, None | Some("Exact" | "Prefix" | "ImplementationSpecific")) {
+            let message = format!("`{}` is not a path type", kind.unwrap_or_default());
+            self.report.error_hint(&kind_field, message, "one of Exact, Prefix, ImplementationSpecific");
+        }
+        // What has a fault does not go live; going on with it shows what else is wrong.
+        let path = self.path_match(written, kind).unwrap_or_else(|message| {
+            self.report.error(&path_field, message);
+            PathMatch::Exact(written.to_owned())
+        });
+        let rewrite = self.options.rewrite.apply(&path, written).unwrap_or_else(|error| {
+            self.report.error(&path_field, format!("cannot be rewritten: {}", reason(&error)));
+            Rewrite::default()
+        });
         Some(self.draft(self.route(host.clone(), path, rewrite, false), field, targets?))
     }
 
-    fn path_match(&self, written: &str, kind: Option<&str>) -> Result<PathMatch, PathFault> {
+    fn path_match(&self, written: &str, kind: Option<&str>) -> Result<PathMatch, String> {
         let written = match kind {
             None => written.strip_suffix(".*").or_else(|| written.strip_suffix("/*")).unwrap_or(written),
-            Some("Exact" | "Prefix" | "ImplementationSpecific") => written,
-            Some(other) => return Err(PathFault::Kind(format!("`{other}` is not a path type"))),
+            Some(_) => written,
         };
         if self.options.rewrite.is_regex(written) {
             let pattern = self.options.rewrite.path_regex(written);
             return pattern
                 .map(PathMatch::Regex)
-                .map_err(|error| PathFault::Path(format!("is not a regular expression: {}", reason(&error))));
+                .map_err(|error| format!("is not a regular expression: {}", reason(&error)));
         }
         if !written.is_empty() && !written.starts_with('/') {
-            return Err(PathFault::Path(format!("`{written}` must start with a slash")));
+            return Err(format!("`{written}` must start with a slash"));
         }
         Ok(match kind {
             Some("Exact") => PathMatch::Exact(written.to_owned()),
@@ -404,12 +398,6 @@ impl Reader<'_> {
         self.report.warn(&path, message);
         None
     }
-}
-
-/// Which field of a path is wrong, and how.
-enum PathFault {
-    Kind(String),
-    Path(String),
 }
 
 fn backend_port(mut port: Fields<'_>) -> Option<BackendPort> {

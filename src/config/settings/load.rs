@@ -1,10 +1,12 @@
-//! Reads `config.toml` and names everything wrong with it: every unknown key, the first value of a wrong type, every
-//! value out of range.
+//! Reads `config.toml` and names everything wrong with it: every unknown key, every value of a wrong type or out of range.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::Value;
-use toml::Table;
+use serde::Deserialize as _;
+use serde_json::Value as Schema;
+use toml::de::DeTable;
+use toml::{Table, Value};
 
 use super::document::{json_schema, property};
 use super::{Flywheel, Limits, RagEmbedding, Settings, Telemetry, Timeouts};
@@ -17,37 +19,37 @@ impl Settings {
     /// # Errors
     /// Every problem found; at least one.
     pub fn load(path: &Path) -> Result<Self, Vec<Problem>> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| vec![problem(path, None, String::new(), format!("cannot be read: {error}"), None)])?;
-        Self::parse(&text, path)
+        all_or_nothing(Self::read(path))
     }
 
     /// As [`Settings::load`], from text; `path` is for messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Vec<Problem>> {
-        let line_of = |error: &toml::de::Error| error.span().map(|span| line_at(text, span.start));
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            vec![problem(path, line_of(&error), String::new(), format!("is not valid TOML: {}", error.message()), None)]
-        })?;
-        let mut problems = Vec::new();
-        unknown_keys(&table, &json_schema(), "", &mut |key, hint| {
-            problems.push(problem(path, None, key, "is not a setting".to_owned(), hint));
-        });
-        match toml::from_str::<Self>(text) {
-            Ok(settings) => {
-                let mut add = |key: &str, message: &str| {
-                    problems.push(problem(path, None, key.to_owned(), message.to_owned(), None));
-                };
-                settings.check(&mut add);
-                if problems.is_empty() { Ok(settings) } else { Err(problems) }
-            }
-            Err(error) => {
-                let line = line_of(&error);
-                let key = line.and_then(|line| text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?));
-                let key = key.and_then(|line| line.split('=').next()).unwrap_or_default().trim().to_owned();
-                problems.push(problem(path, line, key, error.message().to_owned(), None));
-                Err(problems)
-            }
+        all_or_nothing(Self::read_text(text, path))
+    }
+
+    /// What can be used of the file, with defaults in place of the rest, and every problem found: for looking further.
+    pub fn read(path: &Path) -> (Self, Vec<Problem>) {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::read_text(&text, path),
+            Err(error) => (Self::default(), vec![problem(path, None, "", format!("cannot be read: {error}"), None)]),
         }
+    }
+
+    fn read_text(text: &str, path: &Path) -> (Self, Vec<Problem>) {
+        let (spans, faults) = DeTable::parse_recoverable(text);
+        if !faults.is_empty() {
+            let line_of = |fault: &toml::de::Error| fault.span().map(|span| line_at(text, span.start));
+            let invalid = |fault: &toml::de::Error| {
+                problem(path, line_of(fault), "", format!("is not valid TOML: {}", fault.message()), None)
+            };
+            return (Self::default(), faults.iter().map(invalid).collect());
+        }
+        let mut reader = Reader { path, text, lines: BTreeMap::new(), problems: Vec::new() };
+        let table = toml::from_str(text).unwrap_or_default();
+        let usable = reader.usable(table, spans.get_ref(), &json_schema(), &[]);
+        let settings = Self::deserialize(Value::Table(usable)).unwrap_or_default();
+        settings.check(&mut |key, message| reader.add(key, message.to_owned(), None));
+        (settings, reader.problems)
     }
 
     fn check(&self, add: &mut impl FnMut(&str, &str)) {
@@ -123,24 +125,75 @@ impl Settings {
     }
 }
 
-fn unknown_keys(table: &Table, schema: &Value, prefix: &str, add: &mut impl FnMut(String, Option<String>)) {
-    let Some(Value::Object(known)) = schema.get("properties") else { return };
-    for (key, value) in table {
-        let full = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        if !known.contains_key(key) {
-            add(full, did_you_mean(key, known.keys().map(String::as_str)));
-        } else if let toml::Value::Table(inner) = value {
-            unknown_keys(inner, property(schema, key), &full, add);
+fn all_or_nothing((settings, problems): (Settings, Vec<Problem>)) -> Result<Settings, Vec<Problem>> {
+    if problems.is_empty() { Ok(settings) } else { Err(problems) }
+}
+
+/// One pass over the file's keys.
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    /// Of each key, by its dotted path.
+    lines: BTreeMap<String, u64>,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    /// The table without the keys that are none and the values that cannot be read, which have been reported.
+    fn usable(&mut self, table: Table, spans: &DeTable<'_>, schema: &Schema, parents: &[&str]) -> Table {
+        let Some(Schema::Object(known)) = schema.get("properties") else { return table };
+        let mut usable = Table::new();
+        for (key, value) in table {
+            let names = [parents, &[key.as_str()]].concat();
+            let path = names.join(".");
+            let span = spans.iter().find(|(name, _)| *name.get_ref() == key);
+            self.lines.extend(span.map(|(name, _)| (path.clone(), line_at(self.text, name.span().start))));
+            let schema = property(schema, &key);
+            let is_section = schema.get("properties").is_some();
+            match (value, span.and_then(|(_, value)| value.get_ref().as_table())) {
+                _ if !known.contains_key(&key) => {
+                    let hint = did_you_mean(&key, known.keys().map(String::as_str));
+                    self.add(&path, "is not a setting".to_owned(), hint);
+                }
+                (Value::Table(inner), Some(spans)) if is_section => {
+                    let inner = self.usable(inner, spans, schema, &names);
+                    usable.insert(key, Value::Table(inner));
+                }
+                _ if is_section => self.add(&path, format!("is a section: write [{path}] and its keys below"), None),
+                (value, _) => match unreadable(&names, &value) {
+                    None => drop(usable.insert(key, value)),
+                    Some(message) => self.add(&path, message, None),
+                },
+            }
         }
+        usable
     }
+
+    fn add(&mut self, key: &str, message: String, hint: Option<String>) {
+        self.problems.push(problem(self.path, self.lines.get(key).copied(), key, message, hint));
+    }
+}
+
+/// Why the value cannot be what its key means. Every key has a default, so each can be read by itself.
+fn unreadable(names: &[&str], value: &Value) -> Option<String> {
+    let within = |inner: Value, name: &&str| Value::Table(Table::from_iter([((*name).to_owned(), inner)]));
+    let alone = names.iter().rev().fold(value.clone(), within);
+    let message = Settings::deserialize(alone).err()?.message().to_owned();
+    let Some((found, kind)) = message.rsplit_once(", expected ") else { return Some(message) };
+    let expected = match kind {
+        "u16" => "a whole number from 0 to 65535",
+        "u32" | "u64" | "usize" => "a whole number from 0 on",
+        other => other,
+    };
+    Some(format!("{found}, expected {expected}"))
 }
 
 fn line_at(text: &str, offset: usize) -> u64 {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() as u64 + 1
 }
 
-fn problem(path: &Path, line: Option<u64>, key: String, message: String, hint: Option<String>) -> Problem {
-    let field = (!key.is_empty()).then_some(key);
+fn problem(path: &Path, line: Option<u64>, key: &str, message: String, hint: Option<String>) -> Problem {
+    let field = (!key.is_empty()).then(|| key.to_owned());
     Problem { severity: Severity::Error, file: path.to_owned(), line, object: None, field, message, hint }
 }
 
@@ -174,40 +227,40 @@ mod tests {
         check(
             "dat_dir = 'x'\n[listen]\nhttp-port = 1\ncolour = 'red'\n[limits]\nmax_body_bytes = 0\n[telemetry]\notlp_endpoint = 'x'\n",
             &expect_test::expect![[r#"
-                error: config.toml: dat_dir: is not a setting (did you mean `data_dir`?)
-                error: config.toml: listen.colour: is not a setting
-                error: config.toml: listen.http-port: is not a setting (did you mean `http_port`?)
-                error: config.toml: limits.max_body_bytes: must be greater than 0
-                error: config.toml: telemetry.otlp_endpoint: must be a URL such as http://127.0.0.1:4318
+                error: config.toml:1: dat_dir: is not a setting (did you mean `data_dir`?)
+                error: config.toml:4: listen.colour: is not a setting
+                error: config.toml:3: listen.http-port: is not a setting (did you mean `http_port`?)
+                error: config.toml:6: limits.max_body_bytes: must be greater than 0
+                error: config.toml:8: telemetry.otlp_endpoint: must be a URL such as http://127.0.0.1:4318
             "#]],
         );
         check(
             "[rag]\nmodel = 'rag/x'\nurl = 'y'\n[rag.web]\nresults = 0\nkee = 'z'\n",
             &expect_test::expect![[r#"
-                error: config.toml: rag.web.kee: is not a setting (did you mean `key`?)
-                error: config.toml: rag.url: must be a URL such as https://api.openai.com/v1
-                error: config.toml: rag.model: must be the name of a model that writes; rag/... is answered by a knowledge base itself
-                error: config.toml: rag.web.results: must be between 1 and 10
+                error: config.toml:6: rag.web.kee: is not a setting (did you mean `key`?)
+                error: config.toml:3: rag.url: must be a URL such as https://api.openai.com/v1
+                error: config.toml:2: rag.model: must be the name of a model that writes; rag/... is answered by a knowledge base itself
+                error: config.toml:5: rag.web.results: must be between 1 and 10
             "#]],
         );
         check(
             "[listen]\nhttp_port = 'x'\n[listn]\n",
             &expect_test::expect![[r#"
-            error: config.toml: listn: is not a setting (did you mean `listen`?)
-            error: config.toml:2: http_port: invalid type: string "x", expected u16
-        "#]],
+                error: config.toml:2: listen.http_port: invalid type: string "x", expected a whole number from 0 to 65535
+                error: config.toml:3: listn: is not a setting (did you mean `listen`?)
+            "#]],
         );
         check(
             "[listen]\nhttp_port = 70000\n",
             &expect_test::expect![[r#"
-            error: config.toml:2: http_port: invalid value: integer `70000`, expected u16
-        "#]],
+                error: config.toml:2: listen.http_port: invalid value: integer `70000`, expected a whole number from 0 to 65535
+            "#]],
         );
         check(
             "[telemetry]\nlog_format = 'xml'\n",
             &expect_test::expect![[r#"
-            error: config.toml:2: log_format: unknown variant `xml`, expected `text` or `json`
-        "#]],
+                error: config.toml:2: telemetry.log_format: unknown variant `xml`, expected `text` or `json`
+            "#]],
         );
         check(
             "a = \nb = 1\n",

@@ -1,6 +1,7 @@
 //! Plugins for model calls. They share the reading of a request's API and body; each stays a thin adapter over `llm` and
 //! `routing`.
 
+mod model_key;
 pub mod model_mapper;
 pub mod model_router;
 pub mod proxy;
@@ -15,7 +16,7 @@ use serde_json::Value;
 
 use super::config::Fields;
 use super::{Reply, Request};
-use crate::llm::error::ApiError;
+use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::request::ChatRequest;
 
 /// Path suffixes on which Higress' model plugins look into the body, unless configured otherwise.
@@ -54,11 +55,24 @@ fn chat_request(request: &mut Request<'_>) -> Option<Result<Arc<ChatRequest>, Ap
     if let Some(known) = request.state.notes.get::<Arc<ChatRequest>>().filter(|chat| is_of(chat)) {
         return Some(Ok(known.clone()));
     }
-    let read = ChatRequest::parse(body).map(Arc::new);
+    let read = ChatRequest::parse(body).map(Arc::new).map_err(|error| explained(error, request));
     if let Ok(chat) = &read {
         request.state.notes.insert(chat.clone());
     }
     Some(read)
+}
+
+/// A compressed body is no JSON, but that is not what is wrong with it.
+fn explained(error: ApiError, request: &Request<'_>) -> ApiError {
+    match request.header("content-encoding") {
+        None | Some("" | "identity") => error,
+        Some(coding) => ApiError::new(
+            ErrorKind::UnsupportedEncoding,
+            format!(
+                "The request body is encoded as `{coding}`. Send it as plain JSON, without a Content-Encoding header."
+            ),
+        ),
+    }
 }
 
 /// An error in OpenAI's shape.

@@ -1,19 +1,16 @@
 //! `model-mapper`: renames the model in the request body. AUTHN phase, priority 800.
 //!
 //! A body that names no model gets the one that `*` stands for.
-//!
-//! Difference from Higress: `modelKey` names a member at the top of the body (there it is a path).
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::{HeaderName, HeaderValue};
 
+use super::model_key::ModelKey;
 use super::{has_suffix, is_json, mapping, path_suffixes};
 use crate::config::model::Phase;
 use crate::llm::model_map::ModelMap;
-use crate::llm::request::peek_field;
-use crate::llm::splice::{Edit, splice};
 use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
@@ -30,7 +27,7 @@ pub const SPEC: PluginSpec = PluginSpec {
 };
 
 struct Config {
-    model_key: String,
+    model_key: ModelKey,
     map: ModelMap,
     path_suffixes: Vec<String>,
     /// Header that tells the upstream the final name.
@@ -47,7 +44,7 @@ impl Config {
             HeaderName::from_static("x-higress-llm-model-final")
         });
         let config = Config {
-            model_key: fields.string("modelKey").unwrap_or("model").to_owned(),
+            model_key: ModelKey::read(&mut fields),
             map: ModelMap::model_mapper(mapping(&mut fields)),
             path_suffixes: path_suffixes(&mut fields),
             model_to_header,
@@ -74,11 +71,11 @@ impl Plugin for ModelMapper {
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
         let Some(body) = request.state.body.clone() else { return Flow::Continue };
         // A body that is not JSON is the provider's to judge.
-        let Ok(model) = peek_field(&body, &self.config.model_key) else { return Flow::Continue };
+        let Ok(model) = self.config.model_key.get(&body) else { return Flow::Continue };
         let model = model.unwrap_or_default();
         let mapped = self.config.map.map(&model);
         if mapped != model
-            && let Ok(changed) = splice(&body, &[Edit::set_string(self.config.model_key.as_str(), &mapped)])
+            && let Some(changed) = self.config.model_key.set(&body, &mapped)
         {
             request.state.body = Some(changed);
         }

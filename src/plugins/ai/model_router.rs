@@ -1,7 +1,6 @@
 //! `model-router`: makes the model of the body visible to routing. AUTHN phase, priority 900.
 //!
 //! Writing the header has the route matched again, which is how the console's AI routes are selected.
-//! Difference from Higress: `modelKey` names a member at the top of the body (there it is a path).
 
 use std::sync::Arc;
 
@@ -10,11 +9,11 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use regex::Regex;
 
+use super::model_key::ModelKey;
 use super::{MODEL_PATHS, is_json};
 use crate::config::model::Phase;
 use crate::llm::multipart;
-use crate::llm::request::{ChatRequest, peek_field};
-use crate::llm::splice::{Edit, splice};
+use crate::llm::request::ChatRequest;
 use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
@@ -35,7 +34,7 @@ const AUTO_MODEL: &str = "higress/auto";
 const MODEL_HEADER: HeaderName = HeaderName::from_static("x-higress-llm-model");
 
 struct Config {
-    model_key: String,
+    model_key: ModelKey,
     model_to_header: Option<HeaderName>,
     add_provider_header: Option<HeaderName>,
     keep_original_model_name: bool,
@@ -59,7 +58,7 @@ impl Config {
             .strings("enableOnPathSuffix")
             .unwrap_or_else(|| MODEL_PATHS.iter().map(|path| (*path).to_owned()).collect());
         let config = Config {
-            model_key: fields.string("modelKey").unwrap_or("model").to_owned(),
+            model_key: ModelKey::read(&mut fields),
             model_to_header,
             add_provider_header,
             keep_original_model_name: fields.boolean("keepOriginalModelName").unwrap_or(false),
@@ -130,17 +129,17 @@ impl Format {
         Some(Format::Multipart { boundary: boundary.to_owned() })
     }
 
-    fn model(&self, body: &Bytes, key: &str) -> Option<String> {
+    fn model(&self, body: &Bytes, key: &ModelKey) -> Option<String> {
         match self {
-            Format::Json => peek_field(body, key).ok().flatten().map(|model| model.into_owned()),
-            Format::Multipart { boundary } => multipart::field(body, boundary, key).map(str::to_owned),
+            Format::Json => key.get(body).ok().flatten().map(|model| model.into_owned()),
+            Format::Multipart { boundary } => multipart::field(body, boundary, key.as_str()).map(str::to_owned),
         }
     }
 
-    fn with_model(&self, body: &Bytes, key: &str, model: &str) -> Option<Bytes> {
+    fn with_model(&self, body: &Bytes, key: &ModelKey, model: &str) -> Option<Bytes> {
         match self {
-            Format::Json => splice(body, &[Edit::set_string(key, model)]).ok(),
-            Format::Multipart { boundary } => multipart::with_field(body, boundary, key, model),
+            Format::Json => key.set(body, model),
+            Format::Multipart { boundary } => multipart::with_field(body, boundary, key.as_str(), model),
         }
     }
 }
@@ -155,7 +154,7 @@ impl Plugin for ModelRouter {
         let (Some(format), Some(body)) = (Format::of(request), request.state.body.clone()) else {
             return Flow::Continue;
         };
-        let key = self.config.model_key.as_str();
+        let key = &self.config.model_key;
         let Some(mut model) = format.model(&body, key) else { return Flow::Continue };
         let mut changed = None;
         if let Some(auto) = self.config.auto.as_ref().filter(|_| model == AUTO_MODEL)

@@ -6,8 +6,6 @@ const EMPTY_ALLOW: &str = "a rule with an empty `allow` lets nobody pass, as in 
 
 const NO_ES512: &str = "ES512 is not known, because the cryptography library has no P-521";
 
-const MODEL_KEY: &str = "`modelKey` names a member at the top of the body; in Higress it is a path";
-
 const LONG_EXPRESSIONS: &str = "expressions may be longer than 100 instructions";
 
 const LISTS_WITHOUT_BLOCK_URLS: &str =
@@ -214,8 +212,6 @@ pub(super) const DIFFERENCES: &[(&str, &[&str])] = &[
             "bodies of compressed answers are not logged",
         ],
     ),
-    ("model-mapper", &[MODEL_KEY]),
-    ("model-router", &[MODEL_KEY]),
     (
         "nginx-rewrite-compatible",
         &[
