@@ -75,7 +75,7 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     if n_errors == 0 || (args.lenient && goes_live) {
         return Ok(());
     }
-    let effect = if goes_live { "would answer the requests concerned with 503" } else { "would not go live" };
+    let effect = if goes_live { "would go live without what is named above" } else { "would not go live" };
     Err(CliError::Usage(format!("{n_errors} errors; this configuration {effect}")))
 }
 

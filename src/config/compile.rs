@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::PluginCatalog;
 use super::assembly::{Assembled, Assembly};
 use super::higress::https::Https;
 use super::higress::secret::Secrets;
@@ -11,9 +10,11 @@ use super::higress::{
     config_map, destination_rule, envoy_filter, gateway_api, http2rpc, mcp_bridge, secret_refs, service, wasm_plugin,
 };
 use super::link::Services;
-use super::model::{Gateway, GatewaySettings, Registry, Service};
+use super::model::{Gateway, GatewaySettings, PluginUse, Registry, Route, Service};
 use super::problem::{Problem, Report};
 use super::source::RawObject;
+use super::suggest::did_you_mean;
+use super::{PluginCatalog, Severity};
 
 /// The outcome of [`compile`].
 #[derive(Debug, Clone)]
@@ -87,6 +88,7 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
             .cmp(&key(b))
             .then_with(|| (&a.object.name, &a.object.namespace).cmp(&(&b.object.name, &b.object.namespace)))
     });
+    report_missing_routes(&plugins, &routes, &report);
     let mut settings = GatewaySettings::default();
     of_kind("ConfigMap").for_each(|object| config_map::read(object, &services, &report, &mut settings));
     report_unsupported(objects, &report);
@@ -148,6 +150,26 @@ fn services(
         }
     }
     (services, registries)
+}
+
+/// A rule for a route that does not exist takes no request: what it was to guard is open.
+fn report_missing_routes(plugins: &[PluginUse], routes: &[Route], report: &Report) {
+    let names: BTreeSet<&str> = routes
+        .iter()
+        .flat_map(|route| std::iter::once(&route.name).chain(route.canaries.iter().map(|canary| &canary.name)))
+        .map(String::as_str)
+        .collect();
+    for plugin in plugins {
+        for name in plugin.rules.iter().flat_map(|rule| &rule.routes).filter(|name| !names.contains(name.as_str())) {
+            let elsewhere = names.iter().find(|known| known.rsplit_once('/').is_some_and(|(_, own)| own == name));
+            let hint = match elsewhere {
+                Some(known) => Some(format!("with its namespace it is named `{known}`")),
+                None => did_you_mean(name, names.iter().copied()),
+            };
+            let message = format!("name the route `{name}`, which there is not; the rule takes no request of it");
+            report.on(&plugin.object).add(Severity::Warning, "spec.matchRules", message, hint);
+        }
+    }
 }
 
 fn report_unsupported(objects: &[RawObject], report: &Report) {

@@ -138,7 +138,8 @@ fn find_port(
             format!("the service `{host}` {fault}; requests to it are answered with {instead}"),
             format!("its ports are: {}", ports.join(", ")),
         );
-        return number;
+        // There is no port 0; none at all would be the service's only one.
+        return number.or(Some(0));
     };
     if port.endpoints == Endpoints::Static(Vec::new()) {
         report.warn_hint(

@@ -28,7 +28,7 @@ pub(super) fn parse(text: &str) -> Result<Value, YamlError> {
         legacy_octal_numbers: true,
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+    serde_saphyr::from_str_with_options(without_end(text), options).map_err(|error| {
         let line = error.location().map(|location| location.line());
         let message = match error.without_snippet() {
             serde_saphyr::Error::MultipleDocuments { .. } => "more than one YAML document".to_owned(),
@@ -45,6 +45,15 @@ pub(super) fn parse(text: &str) -> Result<Value, YamlError> {
         };
         YamlError { line, message }
     })
+}
+
+/// Programs that write objects one after another end each with the line that begins a document, or ends one.
+fn without_end(text: &str) -> &str {
+    let text = text.trim_end();
+    match text.strip_suffix("---").or_else(|| text.strip_suffix("...")) {
+        Some(before) if before.ends_with('\n') => before,
+        _ => text,
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +84,9 @@ mod tests {
             serde_json::json!({"a": true, "b": 493, "c": "2025-01-01T00:00:00Z", "d": "5", "8080": "x", "e": {"k": 1}, "f": {"k": 1}})
         );
         assert_eq!(parse("").unwrap(), Value::Null);
+        for text in ["a: 1\n---\n", "---\na: 1\n---", "a: 1\n...\n\n"] {
+            assert_eq!(parse(text).unwrap(), serde_json::json!({"a": 1}), "{text}");
+        }
     }
 
     #[test]

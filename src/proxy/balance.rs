@@ -4,7 +4,7 @@
 //! no ring has to be kept, and an address that comes or goes moves only its own share of the keys.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,6 +12,7 @@ use pingora_http::RequestHeader;
 
 use super::arm::cookie;
 use super::cluster::Endpoint;
+use super::mcp_session;
 use crate::config::model::{HashKey, LoadBalance};
 
 /// How one upstream balances.
@@ -47,6 +48,11 @@ impl Balancer {
             (LoadBalance::Hash(_), Some(key)) => {
                 endpoints.iter().max_by_key(|endpoint| hash(&(key, endpoint.address)))?
             }
+            (LoadBalance::McpSession(_), Some(key)) => match endpoints.iter().find(|it| number(it.address) == key) {
+                Some(endpoint) => endpoint,
+                // Gone, or out of order: the server in turn can say that it does not know the session.
+                None => return self.pick(endpoints, None, now, share),
+            },
             (LoadBalance::Random, _) => accepted(endpoints, share, || random(endpoints))?,
             (LoadBalance::LeastRequest, _) => {
                 #[expect(clippy::cast_precision_loss, reason = "requests in flight are few")]
@@ -54,9 +60,11 @@ impl Balancer {
                 better(endpoints, load)?
             }
             (LoadBalance::LeastLatency, _) => better(endpoints, |endpoint| endpoint.cost(now) / of(endpoint))?,
-            (LoadBalance::RoundRobin | LoadBalance::Hash(_), _) => accepted(endpoints, share, || {
-                endpoints.get(self.next.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1))
-            })?,
+            (LoadBalance::RoundRobin | LoadBalance::Hash(_) | LoadBalance::McpSession(_), _) => {
+                accepted(endpoints, share, || {
+                    endpoints.get(self.next.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1))
+                })?
+            }
         };
         Some(picked.clone())
     }
@@ -96,7 +104,7 @@ fn random(endpoints: &[Arc<Endpoint>]) -> Option<&Arc<Endpoint>> {
     endpoints.get(usize::try_from(rand::random::<u64>() % n).ok()?)
 }
 
-/// What a request is hashed by, and for a new session the cookie that keeps it together.
+/// What a request is hashed by (or the number of its endpoint), and for a new session the cookie that keeps it together.
 #[derive(Default)]
 pub struct Key {
     pub hash: Option<u64>,
@@ -104,9 +112,16 @@ pub struct Key {
     pub cookie: Option<String>,
 }
 
-/// `None` for balancers that do not hash. `fresh` names a new session.
+/// `None` for balancers that do not ask. `fresh` names a new session.
 pub fn key(method: &LoadBalance, head: &RequestHeader, host: &str, ip: Option<IpAddr>, fresh: impl Hash) -> Key {
-    let LoadBalance::Hash(by) = method else { return Key::default() };
+    let by = match method {
+        LoadBalance::Hash(by) => by,
+        LoadBalance::McpSession(parameter) => {
+            let opened = mcp_session::opened(head.uri.query().unwrap_or_default(), parameter);
+            return Key { hash: opened.map(|(_, endpoint)| endpoint), cookie: None };
+        }
+        _ => return Key::default(),
+    };
     let of = |text: &str| Some(hash(&text));
     let hash = match by {
         HashKey::Uri => of(head.uri.path_and_query().map_or("/", |path| path.as_str())),
@@ -131,6 +146,11 @@ pub fn key(method: &LoadBalance, head: &RequestHeader, host: &str, ip: Option<Ip
     Key { hash, cookie: None }
 }
 
+/// What an endpoint is called in sessions.
+pub fn number(address: SocketAddr) -> u64 {
+    hash(&address)
+}
+
 fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
@@ -140,7 +160,6 @@ fn hash(value: &impl Hash) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-    use std::net::SocketAddr;
     use std::time::Duration;
 
     use super::*;
@@ -170,6 +189,14 @@ mod tests {
         let moved: Vec<_> = few.iter().zip(&many).filter(|(a, b)| a != b).collect();
         assert!(moved.iter().all(|(_, to)| **to == 5), "only to the new address");
         assert!((100..300).contains(&moved.len()), "{}", moved.len());
+    }
+
+    #[test]
+    fn a_session_stays_where_it_is_and_moves_on_when_that_is_gone() {
+        let at = |port: u16| Some(number(SocketAddr::from(([127, 0, 0, 1], port))));
+        let session = || LoadBalance::McpSession("sessionId".into());
+        assert_eq!(picks(session(), 3, [at(2), at(2), None, at(2)].into_iter()), [2, 2, 1, 2]);
+        assert_eq!(picks(session(), 3, [at(9), at(9)].into_iter()), [1, 2]);
     }
 
     #[test]

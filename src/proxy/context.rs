@@ -10,11 +10,12 @@ use super::arm::Arm;
 use super::balance;
 use super::cluster::{Lease, Retrying};
 use super::limit::Limiter;
+use super::mcp_session::Announcement;
 use super::respond;
 use super::route::RouteEntry;
 use super::snapshot::Snapshot;
 use super::upstream::Upstream;
-use crate::config::model::{DubboService, HeaderControl, Reentry};
+use crate::config::model::{DubboService, HeaderControl, LoadBalance, Reentry};
 use crate::llm::error::ErrorKind;
 use crate::plugins::rules::Place;
 use crate::plugins::{Plugin, Reply, Request, RequestState};
@@ -68,6 +69,8 @@ pub struct Context {
     counted_by: Vec<Arc<Limiter>>,
     /// From asking the upstream to its answer's head, in milliseconds.
     pub upstream_service_time: Option<u64>,
+    /// Of a session that the answer may begin.
+    pub announcement: Option<Announcement>,
     /// A plugin's answer instead of the upstream's, on its way to the client.
     pub replacement: Option<(ResponseHeader, Bytes)>,
     metrics: Arc<Metrics>,
@@ -112,6 +115,7 @@ impl Context {
             try_deadline: None,
             counted_by: Vec::new(),
             upstream_service_time: None,
+            announcement: None,
             replacement: None,
         }
     }
@@ -208,6 +212,14 @@ impl Context {
         }
         self.counted_by.push(limiter.clone());
         limiter.admit()
+    }
+
+    /// The query parameter that names sessions which the upstream keeps.
+    pub fn session_parameter(&self) -> Option<&str> {
+        match self.upstream.as_ref()?.load_balance() {
+            LoadBalance::McpSession(parameter) => Some(parameter),
+            _ => None,
+        }
     }
 
     /// What is changed in headers on the way to and from the upstream.

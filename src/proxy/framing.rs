@@ -118,6 +118,10 @@ fn request_line(line: &[u8]) -> Result<Version, Refusal> {
     let is_target = !target.is_empty() && target.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
     match version {
         _ if !is_method || !is_target => Err(broken),
+        _ if target.contains(&b'#') => Err(Refusal::malformed(
+            "fragment",
+            "The target of the request has a fragment, which is not sent to servers.",
+        )),
         b"HTTP/1.1" => Ok(Version::Http11),
         b"HTTP/1.0" => Ok(Version::Http10),
         [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', rest @ ..] if rest.iter().all(|b| b".0123456789".contains(b)) => {

@@ -129,6 +129,7 @@ async fn rest(stream: &mut Stream, bytes: &mut BytesMut, max_bytes: usize) -> Re
                 Some(end) if end > max_bytes => return Err(lines.too_long()),
                 Some(end) => {
                     check(&bytes[..end])?;
+                    encode_target(bytes);
                     return Ok(Kind::Request);
                 }
                 None if bytes.len() >= max_bytes => return Err(lines.too_long()),
@@ -140,6 +141,25 @@ async fn rest(stream: &mut Stream, bytes: &mut BytesMut, max_bytes: usize) -> Re
             _ => return Ok(Kind::Nothing),
         }
     }
+}
+
+/// Browsers and scripts send quotes and angle brackets as they are, and upstreams take them; the library that goes on from here does not.
+fn encode_target(bytes: &mut BytesMut) {
+    let line = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
+    if memchr::memchr3(b'"', b'<', b'>', &bytes[..line]).is_none() {
+        return;
+    }
+    let mut encoded = BytesMut::with_capacity(bytes.len() + 64);
+    for &byte in &bytes[..line] {
+        match byte {
+            b'"' => encoded.extend_from_slice(b"%22"),
+            b'<' => encoded.extend_from_slice(b"%3C"),
+            b'>' => encoded.extend_from_slice(b"%3E"),
+            _ => encoded.extend_from_slice(&[byte]),
+        }
+    }
+    encoded.extend_from_slice(&bytes[line..]);
+    *bytes = encoded;
 }
 
 /// Answers `refusal` and ends the connection. Returns the length of the answer's body.

@@ -52,6 +52,11 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
         // An origin is asked in origin form, whatever the client asked a proxy with: this is the path of what was read.
         let _ = head.set_raw_path(ctx.path.as_bytes());
     }
+    if let Some(path) = without_dots(&ctx.path) {
+        ctx.path = path;
+        // Of the characters that were there.
+        let _ = head.set_raw_path(ctx.path.as_bytes());
+    }
     ctx.state.host = authority(head).map(|authority| host_only(authority).to_ascii_lowercase()).unwrap_or_default();
     let limit = ctx.snapshot.limits.max_header_bytes;
     if ctx.path.len() > limit {
@@ -195,9 +200,69 @@ fn set(head: &mut RequestHeader, name: &'static str, value: &str) {
     }
 }
 
+/// The path without `.` and `..`, also as `%2e`, as Higress' Envoy is configured to do it: a rule for `/admin` must not be walked
+/// around by `/public/../admin`. `None` if there is nothing to do.
+fn without_dots(path_and_query: &str) -> Option<String> {
+    let (path, query) = match path_and_query.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path_and_query, None),
+    };
+    if !path.contains(['.', '%']) || path.split('/').all(|segment| n_dots(segment) == 0) {
+        return None;
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    let mut ends_in_folder = false;
+    for segment in path.split('/').skip(1) {
+        let dots = n_dots(segment);
+        ends_in_folder = dots > 0;
+        match dots {
+            0 => kept.push(segment),
+            1 => {}
+            _ => drop(kept.pop()),
+        }
+    }
+    let mut clean = format!("/{}", kept.join("/"));
+    if ends_in_folder && !clean.ends_with('/') {
+        clean.push('/');
+    }
+    if let Some(query) = query {
+        clean.push('?');
+        clean.push_str(query);
+    }
+    Some(clean)
+}
+
+/// 1 or 2 if the segment is nothing but so many dots, else 0.
+fn n_dots(segment: &str) -> usize {
+    let mut n = 0;
+    let mut rest = segment;
+    while !rest.is_empty() {
+        let is_encoded = rest.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("%2e"));
+        let Some(after) = (if is_encoded { rest.get(3..) } else { rest.strip_prefix('.') }) else { return 0 };
+        (n, rest) = (n + 1, after);
+    }
+    if n > 2 { 0 } else { n }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dot_segments_go_and_nothing_else() {
+        for (path, clean) in [
+            ("/a/../b", "/b"),
+            ("/a/%2E%2e/b?x=/../y", "/b?x=/../y"),
+            ("/a/./b/.", "/a/b/"),
+            ("/../../a/..", "/"),
+            ("/a/.%2e", "/"),
+        ] {
+            assert_eq!(without_dots(path).as_deref(), Some(clean), "{path}");
+        }
+        for path in ["/", "/a.b/..c/...", "/%2f/x?../y", "*", "//a//"] {
+            assert_eq!(without_dots(path), None, "{path}");
+        }
+    }
 
     fn head(headers: &[(&'static str, &str)]) -> RequestHeader {
         let mut head = RequestHeader::build("GET", b"/", None).unwrap();

@@ -10,7 +10,7 @@
 //!    process is answered then (`mcp`); what the route sends elsewhere is redirected
 //! 5. `outgoing` changes the head as the route says; `exchange` sends it when the body was read (model calls, for one), `dubbo`
 //!    calls the service of an Http2Rpc, else pingora streams through (`retry` decides about another attempt); `upstream` and
-//!    `resolve` know the addresses, `cluster` what became of them so far, `balance` picks one, `mirror` sends copies. An error may
+//!    `resolve` know the addresses, `cluster` what became of them so far, `balance` picks one (`mcp_session` says which has a session), `mirror` sends copies. An error may
 //!    lead to a second round from 3 on, with the request as the client sent it (`Context::reenter`)
 //! 6. `respond` runs the chain in reverse and answers; `streamed` sends an own answer while it is written
 //! 7. `finish` writes metrics and the access log line (`log_line`, if the configuration gives its form)
@@ -41,6 +41,7 @@ pub mod limit;
 pub mod listener;
 pub mod log_line;
 pub mod mcp;
+pub mod mcp_session;
 pub mod mirror;
 pub mod outgoing;
 pub mod refused;

@@ -5,7 +5,7 @@ use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::context::Context;
-use super::span;
+use super::{mcp_session, span};
 use crate::config::model::{HeaderOperations, PathRewrite, Rewrite};
 
 /// How Higress tells a default backend which route it answers for, and under which name it was configured.
@@ -25,7 +25,17 @@ pub fn prepare(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
         return request.set_raw_path(b"/");
     }
     rewrite(request, &entry.route.rewrite)?;
+    open_session(request, ctx)?;
     control(request, ctx)
+}
+
+/// The server knows its session by the name it gave it.
+fn open_session(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    let Some(parameter) = ctx.session_parameter() else { return Ok(()) };
+    let opened = request.uri.query().and_then(|query| mcp_session::opened(query, parameter));
+    let Some((query, _)) = opened else { return Ok(()) };
+    let full = format!("{}?{query}", request.uri.path());
+    request.set_raw_path(full.as_bytes())
 }
 
 /// Applies header control alone to a request.

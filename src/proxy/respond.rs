@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::SET_COOKIE;
-use http::{HeaderName, Method};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, SET_COOKIE, TRANSFER_ENCODING};
+use http::{HeaderName, Method, Version};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::context::Context;
 use super::hygiene::x_envoy;
-use super::{cors, grpc, outgoing, streamed};
+use super::mcp_session::Announcement;
+use super::{balance, cors, grpc, outgoing, streamed};
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::plugins::{BodyStream, Reply, Request};
 
@@ -102,7 +103,22 @@ pub fn finish_upstream_head(
         // Made of a configured name and path, which may hold what a header cannot; then there is no session.
         let _ = head.append_header(SET_COOKIE, cookie);
     }
+    ctx.announcement = announcement(ctx, head);
+    if ctx.announcement.is_some()
+        && head.remove_header(&CONTENT_LENGTH).is_some()
+        && session.req_header().version == Version::HTTP_11
+    {
+        // The announcement will be longer. Insertion of a static name and value does not fail.
+        let _ = head.insert_header(TRANSFER_ENCODING, "chunked");
+    }
     finish_head(session, ctx, head)
+}
+
+fn announcement(ctx: &Context, head: &ResponseHeader) -> Option<Announcement> {
+    let parameter = ctx.session_parameter()?;
+    let kind = head.headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let address = ctx.upstream_address.parse().ok()?;
+    kind.starts_with("text/event-stream").then(|| Announcement::new(parameter, balance::number(address)))
 }
 
 /// Head, with its length if it is known, and body of a reply.
@@ -186,7 +202,7 @@ pub async fn finish_body(
             plugin.on_response_body(&mut request, head, body).await;
         }
     }
-    head.remove_header(&http::header::TRANSFER_ENCODING);
+    head.remove_header(&TRANSFER_ENCODING);
     head.set_content_length(body.len())
 }
 
@@ -204,6 +220,9 @@ pub fn pass_request_chunk(session: &mut Session, ctx: &mut Context, chunk: &Byte
 /// Shows a piece of the answer's body to the plugins that ran, in reverse order; they may replace it.
 pub fn pass_chunk(session: &mut Session, ctx: &mut Context, chunk: &mut Option<Bytes>) {
     let Some(bytes) = chunk.as_mut().filter(|_| !session.was_upgraded()) else { return };
+    if let Some(announcement) = &mut ctx.announcement {
+        announcement.pass(bytes);
+    }
     for plugin in ctx.ran.iter().rev() {
         let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
         plugin.on_response_chunk(&mut request, bytes);

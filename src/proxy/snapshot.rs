@@ -217,8 +217,13 @@ impl Snapshot {
 fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>, problems: &mut Vec<Problem>) -> ChainEntry {
     let spec = registry::find(&plugin.plugin);
     let global = plugin.global.as_ref();
+    // What checks nobody outside of its rules must not shut them out when it is out of work.
+    let is_for_rules = global.and_then(|config| config.get("global_auth")) == Some(&serde_json::Value::Bool(false));
     let mut build = |rule: Option<&serde_json::Value>, at: &str| {
-        let unavailable: Option<Arc<dyn Plugin>> = Some(Arc::new(Unavailable { object: plugin.object.to_string() }));
+        let unavailable: Option<Arc<dyn Plugin>> = match rule {
+            None if is_for_rules => None,
+            _ => Some(Arc::new(Unavailable { object: plugin.object.to_string() })),
+        };
         let Some(spec) = spec else { return unavailable };
         let scope = Scope { global, rule, n_rules: plugin.rules.len() };
         let found = match (spec.build)(&scope, host) {

@@ -85,7 +85,8 @@ pub fn tls_policies<'a>(
         Some(TlsMode::On(tls)) => Some(tls),
         Some(TlsMode::Off) | None => None,
     };
-    policy.and_then(|policy| policy.tls.as_ref()).into_iter().chain(of_rule)
+    let of_route = policy.and_then(|policy| policy.tls.as_ref().or(policy.tls_of_service.as_ref()));
+    of_route.into_iter().chain(of_rule)
 }
 
 fn traffic<'a>(service: &'a Service, port: &'a ServicePort) -> &'a TrafficPolicy {

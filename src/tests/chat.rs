@@ -167,6 +167,17 @@ async fn retries_follow_the_provider_and_use_another_token() {
     assert_eq!((answer.status, upstream.n_calls()), (200, 3), "{}", answer.text());
 }
 
+/// Regression: a retry is for another token; with none left the provider was asked again with one that had failed.
+#[tokio::test]
+async fn no_token_is_tried_twice_and_the_providers_own_answer_is_passed_on() {
+    let upstream = Upstream::start(|_, _| async { answer(401, "application/json", r#"{"error":"bad key"}"#) }).await;
+    let provider = json!({"apiTokens": ["bad", "worse"],
+        "retryOnFailure": {"enabled": true, "maxRetries": 5, "retryOnStatus": ["401"]}});
+    let gateway = one_provider(&upstream, &provider).await;
+    let answer = gateway.chat(&question("m", "hi")).await;
+    assert_eq!((answer.status, answer.text().as_str(), upstream.n_calls()), (401, r#"{"error":"bad key"}"#, 2));
+}
+
 #[tokio::test]
 async fn a_token_that_fails_leaves_the_pool_and_a_probe_brings_it_back() {
     use std::sync::Arc;

@@ -34,7 +34,7 @@ async fn a_plugin_we_do_not_have_closes_only_what_it_is_for() {
     plugin(&folder, "other", "oci://registry.example/plugins/other-of-ours:1.0.0", open);
     let dir = folder.config().to_str().unwrap().to_owned();
     let (code, out, err) = run_cli(&["validate", &dir], &folder);
-    assert!(code == 64 && err.contains("503"), "{code} {out}{err}");
+    assert!(code == 64 && err.contains("1 errors") && out.contains("503"), "{code} {out}{err}");
     assert!(out.contains("error: wasmplugins/own.yaml") && out.contains("warning: wasmplugins/other.yaml"), "{out}");
     assert_eq!(run_cli(&["validate", &dir, "--lenient"], &folder).0, 0);
     let gateway = Gateway::start(folder);
@@ -173,4 +173,45 @@ async fn a_provider_we_cannot_speak_to_fails_its_own_calls_only() {
     assert_eq!((good.status, foreign.status), (200, 503), "{} {}", good.text(), foreign.text());
     assert!(foreign.text().contains("ai-proxy.internal"), "{}", foreign.text());
     assert_eq!(upstream.n_calls(), 1);
+}
+
+/// Regression: one slip in the consumers of a plugin that guards one route answered every host with 503.
+#[tokio::test]
+async fn a_guard_of_some_routes_shuts_out_nobody_elsewhere() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    folder.route("open", "/open", "up.static").route("guarded", "/guarded", "up.static");
+    let spec = json!({"failStrategy": "FAIL_OPEN",
+        "defaultConfig": {"global_auth": false, "consumers": [{"name": "j", "issuer": "i", "jwks": "{broken"}]},
+        "matchRules": [{"ingress": ["guarded"], "config": {"allow": ["j"]}}]});
+    plugin(&folder, "jwt-auth", "oci://r/jwt-auth:1.0.0", spec);
+    let gateway = Gateway::start(folder);
+    assert_eq!((status(&gateway, "/open").await, status(&gateway, "/guarded").await), (200, 503));
+    assert_eq!(upstream.n_calls(), 1);
+}
+
+/// Regression: hosts are compared in lower case, so a rule for `Up.test` took no request at all.
+#[tokio::test]
+async fn a_rule_for_a_domain_guards_it_however_it_is_written() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]).route("web", "/", "up.static");
+    let consumers = json!([{"name": "a", "credential": "secret"}]);
+    let config = json!({"global_auth": false, "keys": ["x-key"], "consumers": consumers});
+    folder.plugin("key-auth", &config, &json!([{"domain": ["Up.test"], "config": {"allow": ["a"]}}]));
+    let gateway = Gateway::start(folder);
+    for host in ["up.test", "Up.Test"] {
+        assert_eq!(send(gateway.http, "GET", "/", &[("host", host)], Bytes::new()).await.status, 401, "{host}");
+    }
+    assert_eq!(send(gateway.http, "GET", "/", &[("host", "other.test")], Bytes::new()).await.status, 200);
+}
+
+#[test]
+fn a_rule_for_a_route_that_is_not_there_is_told() {
+    let folder = Folder::new();
+    folder.route("web", "/", "up.static");
+    folder.plugin("key-auth", &json!({"global_auth": false}), &json!([{"ingress": ["wep"], "config": {"allow": []}}]));
+    let (_, out, _) = run_cli(&["validate", folder.config().to_str().unwrap()], &folder);
+    assert!(out.contains("name the route `wep`, which there is not") && out.contains("did you mean `web`"), "{out}");
 }

@@ -134,6 +134,25 @@ async fn what_can_be_read_in_two_ways_is_refused_and_reaches_nobody() {
 }
 
 #[tokio::test]
+async fn targets_are_sent_on_as_other_proxies_do() {
+    let origin = RawOrigin::start(OK).await;
+    let gateway = gateway(&origin, false, "");
+    let close = "Host: h\r\nConnection: close\r\n\r\n";
+    for (target, expected) in [
+        ("/a?filter={\"a\":\"<b>\"}", "GET /a?filter={%22a%22:%22%3Cb%3E%22} HTTP/1.1"),
+        ("/public/../secret?x=..", "GET /secret?x=.. HTTP/1.1"),
+        ("/public/%2e%2E/secret/.", "GET /secret/ HTTP/1.1"),
+    ] {
+        let answer = raw(gateway.http, format!("GET {target} HTTP/1.1\r\n{close}").as_bytes()).await;
+        assert_eq!(status(&answer), 200, "{target}: {answer}");
+        let seen = origin.seen().pop().unwrap();
+        assert!(seen.starts_with(expected), "{target}: {seen}");
+    }
+    let answer = raw(gateway.http, format!("GET /a#b HTTP/1.1\r\n{close}").as_bytes()).await;
+    assert!(status(&answer) == 400 && answer.contains("fragment"), "{answer}");
+}
+
+#[tokio::test]
 async fn what_is_sent_on_is_one_request_with_the_same_body() {
     let origin = RawOrigin::start(OK).await;
     for is_held in [false, true] {

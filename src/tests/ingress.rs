@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Folder, Gateway, Upstream, answer, eventually_async, ok, question, send};
+use crate::harness::{Answer, Folder, Gateway, Upstream, answer, eventually_async, ok, question, send, sse};
 
 /// An upstream that answers with its name and what it was asked.
 async fn named(name: &'static str) -> Upstream {
@@ -236,6 +236,61 @@ async fn sessions_stay_with_their_endpoint() {
     }
     assert_eq!(users.len(), 2);
     assert_ne!(by(&get(&gateway, "/turns", &[]).await), by(&get(&gateway, "/turns", &[]).await));
+}
+
+/// Regression: an empty list closed the route, and an empty value of one prefix hid the other's.
+#[tokio::test]
+async fn annotations_that_say_nothing_have_no_effect() {
+    let upstream = named("up").await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    folder.route_with("empty", "/empty", "up.static", &json!({"higress.io/whitelist-source-range": " "}));
+    let both = |nginx: &str, higress: &str| json!({"nginx.ingress.kubernetes.io/whitelist-source-range": nginx, "higress.io/whitelist-source-range": higress});
+    folder.route_with("both", "/both", "up.static", &both("", "10.0.0.1"));
+    let framing = json!({"higress.io/request-header-control-update": "content-length 5"});
+    folder.route_with("framing", "/framing", "up.static", &framing);
+    folder.route_with("rewrite", "/rewrite", "up.static", &json!({"higress.io/rewrite-path": "/a b#c"}));
+    let gateway = Gateway::start(folder);
+    let mut statuses = Vec::new();
+    for path in ["/empty", "/both", "/framing", "/rewrite"] {
+        statuses.push(get(&gateway, path, &[]).await.status);
+    }
+    assert_eq!(statuses, [200, 403, 200, 200]);
+    assert_eq!(upstream.last().path, "/rewrite");
+}
+
+/// An MCP server of the older transport, which knows one session.
+async fn mcp_sse(session: &'static str) -> Upstream {
+    Upstream::start(move |_, seen| async move {
+        match seen.method.as_str() {
+            "GET" => sse(&[format!("event: endpoint\ndata: /mcp/message?v=1&sessionId={session}\n\n")]),
+            _ => ok(&json!({"by": session, "query": seen.path.split('?').nth(1).unwrap_or_default()})),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn mcp_sessions_stay_with_the_endpoint_that_began_them() {
+    let (a, b) = (mcp_sse("aa-1").await, mcp_sse("bb-2").await);
+    let folder = Folder::new();
+    let object = json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge", "metadata": {"name": "default"},
+        "spec": {"registries": [{"name": "two", "type": "static", "port": 80, "domain": format!("{},{}", a.address, b.address)}]}});
+    folder.write("mcpbridges/default.yaml", &object);
+    folder.route_with("mcp", "/mcp", "two.static", &json!({"higress.io/load-balance": "mcp-sse"}));
+    let gateway = Gateway::start(folder);
+    let mut servers = std::collections::HashSet::new();
+    for _ in 0..4 {
+        let event = get(&gateway, "/mcp/sse", &[]).await.text();
+        let place = event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap().to_owned();
+        let session = if event.contains("aa-1") { "aa-1" } else { "bb-2" };
+        servers.insert(session);
+        for _ in 0..3 {
+            let answer = gateway.post(&place, &[], "{}").await.json();
+            assert_eq!(answer, json!({"by": session, "query": format!("v=1&sessionId={session}")}), "{place}");
+        }
+    }
+    assert_eq!(servers.len(), 2, "sessions begin in turn");
 }
 
 /// A certificate authority and what it signed, as PEM files in the folder.

@@ -15,7 +15,12 @@ pub(in crate::config) struct FallbackRule {
 pub(super) fn read(annotations: &Annotations<'_>) -> Option<FallbackRule> {
     let backend = annotations.either("default-backend");
     let errors = annotations.either("custom-http-errors");
-    let (key, text) = backend?;
+    let Some((key, text)) = backend else {
+        if let Some((key, _)) = errors {
+            annotations.warn(&key, "has no effect without default-backend, the service that answers then");
+        }
+        return None;
+    };
     let Some((namespace, name, None)) = service_name(text) else {
         annotations.warn(&key, format!("must be `service` or `namespace/service`, not \"{text}\"; it has no effect"));
         return None;

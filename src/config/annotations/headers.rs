@@ -1,6 +1,7 @@
 //! `request-header-control-…` and `response-header-control-…` with `add`, `update`, `remove` (Higress
 //! `annotations/header_control.go`): lines `name value`, either in quotes if need be; for `remove` a comma list.
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 
 use super::Annotations;
@@ -45,11 +46,15 @@ fn pairs(annotations: &Annotations<'_>, key: &str, text: &str) -> Vec<(String, S
 }
 
 fn is_name(annotations: &Annotations<'_>, key: &str, name: &str) -> bool {
-    let is_name = HeaderName::from_bytes(name.as_bytes()).is_ok();
-    if !is_name {
+    let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
         annotations.warn(key, format!("`{name}` is not a header name and has no effect"));
+        return false;
+    };
+    let is_framing = [CONTENT_LENGTH, TRANSFER_ENCODING].contains(&parsed);
+    if is_framing {
+        annotations.warn(key, format!("`{name}` says where a body ends; to change it has no effect"));
     }
-    is_name
+    !is_framing
 }
 
 fn unquoted(text: &str) -> &str {

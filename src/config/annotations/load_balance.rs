@@ -1,4 +1,4 @@
-//! `load-balance`, `upstream-hash-by`, `affinity` with `session-cookie-…`: which endpoint of a service a request goes to
+//! `load-balance` with `mcp-sse-stateful-param-name`, `upstream-hash-by`, `affinity` with `session-cookie-…`: which endpoint of a service a request goes to
 //! (Higress `annotations/loadbalance.go`; `ewma` is that of ingress-nginx). A session cookie counts before a hash, that before
 //! a method.
 
@@ -7,6 +7,7 @@ use crate::config::model::{HashKey, LoadBalance};
 
 const COOKIE: &str = "INGRESSCOOKIE";
 const COOKIE_PATH: &str = "/";
+const SESSION_PARAMETER: &str = "sessionId";
 
 pub(super) fn read(annotations: &Annotations<'_>) -> Option<LoadBalance> {
     let text = |key: &str| annotations.either(key).filter(|(_, text)| !text.trim().is_empty());
@@ -15,6 +16,7 @@ pub(super) fn read(annotations: &Annotations<'_>) -> Option<LoadBalance> {
     let (max_age, expires) = (seconds("session-cookie-max-age"), seconds("session-cookie-expires"));
     let hash_by = text("upstream-hash-by");
     let method = text("load-balance");
+    let session_parameter = text("mcp-sse-stateful-param-name");
     if affinity.is_some() || name.is_some() || path.is_some() {
         if let Some((key, value)) = affinity.filter(|(_, value)| value.trim() != "cookie") {
             annotations.warn(&key, format!("\"{value}\" is taken as `cookie`, the only affinity there is"));
@@ -32,7 +34,14 @@ pub(super) fn read(annotations: &Annotations<'_>) -> Option<LoadBalance> {
     if let Some(key) = annotations.parse(hash_by, expected, hash_key) {
         return Some(LoadBalance::Hash(key));
     }
-    let expected = "round_robin, least_conn, least_request, ewma or random";
+    if method.as_ref().is_some_and(|(_, text)| text.trim().eq_ignore_ascii_case("mcp-sse")) {
+        let parameter = session_parameter.map_or(SESSION_PARAMETER, |(_, name)| name.trim());
+        return Some(LoadBalance::McpSession(parameter.to_owned()));
+    }
+    if let Some((key, _)) = session_parameter {
+        annotations.warn(&key, "has no effect without load-balance: mcp-sse");
+    }
+    let expected = "round_robin, least_conn, least_request, ewma, random or mcp-sse";
     annotations.parse(method, expected, by_name)
 }
 

@@ -118,11 +118,14 @@ impl<'a> Annotations<'a> {
         self.lookup(HIGRESS, key)
     }
 
-    /// Key with prefix, and value, of either prefix.
+    /// Key with prefix, and value, of either prefix; one that says nothing does not hide the other.
     fn either(&self, key: &str) -> Option<(String, &str)> {
         let nginx = self.lookup(NGINX, key);
         let higress = self.lookup(HIGRESS, key);
-        nginx.or(higress)
+        match (&nginx, &higress) {
+            (Some((_, text)), Some(_)) if text.trim().is_empty() => higress,
+            _ => nginx.or(higress),
+        }
     }
 
     fn lookup(&self, prefix: &str, key: &str) -> Option<(String, &str)> {

@@ -1,6 +1,8 @@
 //! `rewrite-path`, `rewrite-target`, `use-regex`, `full-path-regex`, `upstream-vhost`, `ignore-path-case`: how a path is
 //! matched and what the upstream sees instead (Higress `annotations/rewrite.go`, `ignore_case.go`).
 
+use http::uri::{Authority, PathAndQuery};
+
 use super::Annotations;
 use crate::config::model::{PathMatch, PathRewrite, Pattern, Rewrite};
 
@@ -20,17 +22,35 @@ pub(in crate::config) struct RewriteRule {
 pub(super) fn read(annotations: &Annotations<'_>) -> RewriteRule {
     let text =
         |found: Option<(String, &str)>| found.map(|(_, text)| text.trim().to_owned()).filter(|text| !text.is_empty());
-    let path = text(annotations.higress("rewrite-path"));
-    let target = text(annotations.either("rewrite-target"));
+    let usable = |found: Option<(String, &str)>, what: &str, is_usable: fn(&str) -> bool| {
+        let key = found.as_ref().map(|(key, _)| key.clone()).unwrap_or_default();
+        let text = text(found)?;
+        if !is_usable(&text) {
+            annotations.warn(&key, format!("`{text}` is no {what} and has no effect"));
+            return None;
+        }
+        Some(text)
+    };
+    let path = usable(annotations.higress("rewrite-path"), "path that begins with a slash", is_path);
+    let target = usable(annotations.either("rewrite-target"), "path that begins with a slash", is_target);
     RewriteRule {
         ignore_case: annotations.flag(annotations.either("ignore-path-case")),
-        host: text(annotations.either("upstream-vhost")),
+        host: usable(annotations.either("upstream-vhost"), "host", |text| text.parse::<Authority>().is_ok()),
         target_has_captures: target.as_deref().is_some_and(|target| target.contains(['$', '\\'])),
         target: target.as_deref().map(substitution),
         path,
         use_regex: annotations.flag(annotations.either("use-regex")),
         full_path_regex: annotations.flag(annotations.higress("full-path-regex")),
     }
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && !text.contains('#') && text.parse::<PathAndQuery>().is_ok()
+}
+
+/// What stands for a part of the old path may begin with its slash.
+fn is_target(text: &str) -> bool {
+    is_path(text) || (text.starts_with(['$', '\\']) && is_path(&format!("/{}", text.replace('\\', "$"))))
 }
 
 impl RewriteRule {

@@ -14,7 +14,14 @@ pub(in crate::config) struct Sources {
 }
 
 pub(super) fn read(annotations: &Annotations<'_>) -> Sources {
-    let list = |key: &str| annotations.either(key).map(|(key, text)| networks(annotations, &key, text));
+    let list = |key: &str| {
+        let (key, text) = annotations.either(key)?;
+        if text.trim().is_empty() {
+            annotations.warn(&key, "is empty and has no effect");
+            return None;
+        }
+        Some(networks(annotations, &key, text))
+    };
     Sources { allowed: list("whitelist-source-range"), denied: list("blacklist-source-range").unwrap_or_default() }
 }
 

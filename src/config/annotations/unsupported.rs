@@ -19,7 +19,6 @@ const UNSUPPORTED: &[&str] = &[
     "mcp-server-match-rule-value",
     "mcp-server-path-rewrite-prefix",
     "mcp-server-upstream-type",
-    "mcp-sse-stateful-param-name",
     "warmup",
 ];
 
@@ -52,6 +51,7 @@ pub(super) const ALL_KEYS: &[&str] = &[
     "ignore-path-case",
     "load-balance",
     "match-method",
+    "mcp-sse-stateful-param-name",
     "mirror-percentage",
     "mirror-target-fqdn",
     "mirror-target-fqdn-port",

@@ -23,6 +23,19 @@ const NAME: &str = "higress-config";
 /// Envoy's limit.
 const MAX_HEADERS_KB: usize = 8192;
 
+/// The ConfigMaps that count are those of one namespace; one of the same name elsewhere was hardly meant to do nothing.
+pub(super) fn is_of_system(object: &RawObject, report: &Report) -> bool {
+    let is_of_system = object.origin.namespace == SYSTEM_NAMESPACE;
+    if !is_of_system {
+        report.on(&object.origin).warn_hint(
+            "metadata.namespace",
+            format!("only the ConfigMap of the namespace {SYSTEM_NAMESPACE} is read; this one has no effect"),
+            "`weirgate import DIR --flatten COPY` writes a folder as Higress standalone reads it, without namespaces",
+        );
+    }
+    is_of_system
+}
+
 /// Changes `settings` if this is the ConfigMap that holds them.
 pub(in crate::config) fn read(
     object: &RawObject,
@@ -30,7 +43,7 @@ pub(in crate::config) fn read(
     report: &Report,
     settings: &mut GatewaySettings,
 ) {
-    if object.origin.namespace != SYSTEM_NAMESPACE || object.origin.name != NAME {
+    if object.origin.name != NAME || !is_of_system(object, report) {
         return;
     }
     let report = report.on(&object.origin);

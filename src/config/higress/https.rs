@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::config_map::parsed;
+use super::config_map::{is_of_system, parsed};
 use super::secret::Secrets;
 use super::skip_common;
 use crate::config::SYSTEM_NAMESPACE;
@@ -44,7 +44,7 @@ pub(in crate::config) struct Credential {
 
 impl Https {
     pub fn read(object: &RawObject, report: &Report) -> Option<Https> {
-        if object.origin.namespace != SYSTEM_NAMESPACE || object.origin.name != NAME {
+        if object.origin.name != NAME || !is_of_system(object, report) {
             return None;
         }
         let report = report.on(&object.origin);

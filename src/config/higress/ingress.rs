@@ -174,7 +174,11 @@ impl Reader<'_> {
                         hosts.push(host);
                     }
                 }
-                Err(message) => self.report.error(&rule.path_of("host"), message),
+                Err(message) => {
+                    self.report.error(&rule.path_of("host"), message);
+                    rule.inert(&["http"]);
+                    has_backends = true;
+                }
             }
             rule.finish();
         }

@@ -163,7 +163,8 @@ fn read_rule(mut fields: Fields<'_>) -> Option<(String, PluginRule)> {
     if is_grpc {
         routes.iter_mut().for_each(|route| *route = format!("GRPC/{route}"));
     }
-    let (domains, services) = (fields.texts("domain"), fields.texts("service"));
+    let (mut domains, services) = (fields.texts("domain"), fields.texts("service"));
+    lower_case(&mut domains);
     let path = fields.path().to_owned();
     let report = fields.report();
     fields.finish();
@@ -176,6 +177,11 @@ fn read_rule(mut fields: Fields<'_>) -> Option<(String, PluginRule)> {
     }
     let rule = PluginRule { routes, route_prefixes: Vec::new(), domains, services, config: Value::Object(config) };
     Some((format!("{path}.config"), rule))
+}
+
+/// Hosts are compared in lower case: Higress compares as written, so that a client could choose whether a rule takes it.
+fn lower_case(domains: &mut [String]) {
+    domains.iter_mut().for_each(|domain| domain.make_ascii_lowercase());
 }
 
 /// Takes `_rules_` out of a configuration. The other keys are the global configuration; a configuration of rules alone
@@ -223,7 +229,8 @@ fn inner_rule(path: String, rule: Value, report: ObjectReport<'_>) -> Option<(St
         }
     };
     let (routes, route_prefixes) = (take("_match_route_"), take("_match_route_prefix_"));
-    let (domains, services) = (take("_match_domain_"), take("_match_service_"));
+    let (mut domains, services) = (take("_match_domain_"), take("_match_service_"));
+    lower_case(&mut domains);
     if [&routes, &route_prefixes, &domains, &services].iter().all(|list| list.is_empty()) {
         report.error(&path, "matches nothing");
         return None;

@@ -161,6 +161,9 @@ pub struct UpstreamPolicy {
     pub protocol: Option<Protocol>,
     /// TLS, whatever the service says.
     pub tls: Option<TlsPolicy>,
+    /// How, if it is the service that wants TLS.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tls_of_service: Option<TlsPolicy>,
     /// `None`: as the service says.
     #[serde(skip_serializing_if = "is_default")]
     pub load_balance: Option<LoadBalance>,
@@ -206,6 +209,8 @@ pub enum LoadBalance {
     LeastLatency,
     Random,
     Hash(HashKey),
+    /// In turn, but what belongs to a session of MCP goes where the session is. The query parameter that names it.
+    McpSession(String),
 }
 
 /// What requests that belong together have in common.

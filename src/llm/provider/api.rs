@@ -128,6 +128,10 @@ fn with_id(tail: &str) -> Option<(Api, Option<&str>)> {
 }
 
 impl Api {
+    pub fn is_anthropic(self) -> bool {
+        matches!(self, Self::AnthropicMessages | Self::AnthropicComplete | Self::AnthropicCountTokens)
+    }
+
     /// The API an entry of `capabilities` names: Higress' name, or its last part.
     pub fn from_capability(name: &str) -> Option<Api> {
         let videos = [

@@ -16,6 +16,8 @@ use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::json::{Cursor, JsonError, Kind, unquote};
 use crate::llm::splice::{Edit, Patch, apply, splice};
 
+const OPENAI: &str = "api.openai.com";
+
 /// Headers in which clients carry credentials for the gateway. They never reach a provider that has its own.
 const CLIENT_CREDENTIALS: [&str; 4] = ["x-api-key", "api-key", "x-authorization", "anthropic-api-key"];
 
@@ -177,7 +179,9 @@ impl Provider {
         if let Some(direct) = endpoint.direct.as_ref().filter(|direct| tail.ends_with(direct.suffix)) {
             return Ok(direct.path.clone());
         }
-        if !config.kind.supports(api) {
+        // Whoever serves models at a URL of his own may speak Anthropic's protocol, too.
+        let is_openai_itself = endpoint.host.as_deref() == Some(OPENAI);
+        if !config.kind.supports(api) || (is_openai_itself && api.is_anthropic()) {
             let message = format!(
                 "The provider `{}` (type {}) has no endpoint for {path}. Send this to a route whose provider has it.",
                 config.id, config.kind.name

@@ -103,9 +103,23 @@ impl Config {
         if family == Family::Go && keys.is_empty() && !consumers.is_empty() {
             fields.problem("keys", "must name at least one header or query parameter");
         }
+        report_doubles(&mut fields, &consumers);
         gate.require(&mut fields, consumers.len());
         let config = Config { family, gate, consumers, keys, in_header, in_query, realm };
         (config, fields.finish())
+    }
+}
+
+/// One key means one consumer; the second of two could never be recognised.
+fn report_doubles(fields: &mut Fields<'_>, consumers: &[Consumer]) {
+    for (index, consumer) in consumers.iter().enumerate() {
+        let is_double = |credential: &Secret| {
+            let known = consumers[..index].iter().filter(|other| other.keys == consumer.keys);
+            known.flat_map(|other| &other.credentials).any(|other| other == credential)
+        };
+        if consumer.credentials.iter().any(is_double) {
+            fields.problem(&format!("consumers[{index}].credential"), "is that of a consumer before it, too");
+        }
     }
 }
 
@@ -326,6 +340,9 @@ mod tests {
         assert_eq!(named, ["in_query", "consumers[0].name", "consumers[0].credential", "consumers[0].keys", "typo"]);
         let own_keys = json!({"keys": ["k"], "consumers": [{"name": "a", "credential": "x", "keys": ["b"]}]});
         assert_eq!(problem_fields(&GO_SPEC, &own_keys), ["in_header", "consumers[0].keys"]);
+        let twice =
+            json!({"keys": ["k"], "consumers": [{"name": "a", "credential": "x"}, {"name": "b", "credential": "x"}]});
+        assert_eq!(problem_fields(&SPEC, &twice), ["consumers[1].credential"]);
     }
 
     #[test]

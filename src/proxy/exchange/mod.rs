@@ -155,7 +155,7 @@ impl Exchange {
                 }
                 Ok(opened) => {
                     self.tokens.report(&call, token, opened.status());
-                    let again = spent.may_repeat_status(opened.status(), &call, &retry);
+                    let again = spent.may_repeat_status(opened.status(), &call, &retry, &self.tokens);
                     (Tried::Refused(opened), again)
                 }
                 Err(failure) => {
@@ -265,12 +265,13 @@ struct Spent {
 }
 
 impl Spent {
-    fn may_repeat_status(&self, status: u16, call: &Call, retry: &RetryPolicy) -> bool {
+    fn may_repeat_status(&self, status: u16, call: &Call, retry: &RetryPolicy, tokens: &Tokens) -> bool {
         let by_provider = call
             .provider
             .as_ref()
             .and_then(|provider| provider.config().retry.as_ref())
-            .is_some_and(|policy| self.attempts < policy.max_retries && policy.retry_on.matches(status));
+            .is_some_and(|policy| self.attempts < policy.max_retries && policy.retry_on.matches(status))
+            && tokens.has_another(call, &self.tokens);
         let listed = |on: &RetryOn| *on == RetryOn::Status(status) || (*on == RetryOn::ServerError && status >= 500);
         by_provider || (self.attempts < retry.attempts && is_safe(call, retry) && retry.on.iter().any(listed))
     }

@@ -43,9 +43,16 @@ impl Tokens {
         let mut tokens = pool.tokens.lock();
         let consumer = consumer.filter(|_| call.api.is_some_and(Api::is_stateful));
         let choice = Choice { now: Instant::now(), random: rand::random(), consumer, exclude: tried };
-        // Once every token has been tried, a further retry may use one again.
+        // Once every token has been tried, a retry that the route asks for may use one again.
         let token = tokens.choose(choice).or_else(|| tokens.choose(Choice { exclude: &[], ..choice }));
         token.map(Some).ok_or(NoToken)
+    }
+
+    /// Whether a retry that the provider is configured with has a token that has not failed yet, or needs none.
+    pub fn has_another(&self, call: &Call, tried: &[usize]) -> bool {
+        let Some(pool) = self.pool(call) else { return true };
+        let choice = Choice { now: Instant::now(), random: 0, consumer: None, exclude: tried };
+        pool.tokens.lock().choose(choice).is_some()
     }
 
     /// Tells the pool how the provider answered.

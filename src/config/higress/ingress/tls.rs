@@ -143,12 +143,18 @@ impl Reader<'_> {
     /// How the services of this Ingress are spoken to.
     pub(super) fn upstream_policy(&self) -> UpstreamPolicy {
         let backend = &self.options.backend;
-        let tls = backend.is_tls.then(|| TlsPolicy {
+        let how = TlsPolicy {
             sni: backend.sni.clone(),
             verify: backend.verify,
             identity: backend.secret.as_ref().and_then(|rule| self.identity(rule)),
-        });
-        UpstreamPolicy { protocol: backend.protocol, tls, load_balance: self.options.load_balance.clone() }
+        };
+        let (tls, tls_of_service) = if backend.is_tls { (Some(how), None) } else { (None, Some(how)) };
+        UpstreamPolicy {
+            protocol: backend.protocol,
+            tls,
+            tls_of_service: tls_of_service.filter(|how| *how != TlsPolicy::default()),
+            load_balance: self.options.load_balance.clone(),
+        }
     }
 
     fn identity(&self, rule: &SecretRule) -> Option<Identity> {

@@ -1,5 +1,6 @@
 //! The rules as steps: what is written per operation becomes what is done per header, query parameter and body field.
 
+use http::{HeaderName, HeaderValue};
 use regex::Regex;
 use serde_json::Value;
 
@@ -185,6 +186,19 @@ fn read_step(item: &mut Fields<'_>, operate: &str, part: Part, source: Part) -> 
     for field in ["value_type", "host_pattern", "path_pattern"] {
         item.get(field);
     }
+    let reads = match operate {
+        "replace" => "newValue",
+        "add" => "value",
+        "append" => "appendValue",
+        _ => "",
+    };
+    if !reads.is_empty() && item.text(reads).unwrap_or_default().is_empty() {
+        for other in ["value", "newValue", "appendValue"] {
+            if !item.text(other).unwrap_or_default().is_empty() {
+                item.warn(other, format!("has no effect in `{operate}`, which reads `{reads}`"));
+            }
+        }
+    }
     let step = match operate {
         "remove" => Step::Remove { key: key(item, "key", part) },
         "rename" => Step::Rename { from: key(item, "oldKey", part), to: key(item, "newKey", part) },
@@ -203,6 +217,9 @@ fn key(item: &mut Fields<'_>, field: &'static str, part: Part) -> String {
     let key = item.text(field).unwrap_or_default();
     if key.is_empty() {
         item.problem(field, "must be given");
+    }
+    if part == Part::Headers && !key.is_empty() && HeaderName::try_from(&key).is_err() {
+        item.warn(field, format!("`{key}` is not a name of a header and has no effect"));
     }
     if part == Part::Headers { key.to_ascii_lowercase() } else { key }
 }
@@ -224,6 +241,9 @@ fn template(item: &mut Fields<'_>, field: &'static str, part: Part) -> Template 
     let host = pattern(item, "host_pattern").map(|pattern| (Subject::Host, pattern));
     let path = pattern(item, "path_pattern").map(|pattern| (Subject::Path, pattern));
     let template = Template { text, pattern: host.or(path), kind };
+    if part == Part::Headers && template.pattern.is_none() && HeaderValue::from_str(&template.text).is_err() {
+        item.warn(field, "cannot stand in a header and has no effect".to_owned());
+    }
     if template.pattern.is_none() && kind.json(&template.text).is_none() {
         item.problem(field, format!("is not of the type {kind:?} that value_type says"));
     }

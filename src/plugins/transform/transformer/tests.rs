@@ -215,6 +215,10 @@ fn answers_are_changed() {
 #[test]
 fn problems_name_their_field() {
     assert_eq!(problem_fields(&SPEC, &json!({})), ["reqRules"]);
+    let swapped = json!({"reqRules": [{"operate": "replace", "headers": [{"key": "x-r", "value": "new"}]},
+        {"operate": "add", "headers": [{"key": "bad key", "value": "a\nb"}], "body": [{"key": "b", "value": "v", "newValue": ""}]}]});
+    let expected = ["reqRules[0].headers[0].value", "reqRules[1].headers[0].key", "reqRules[1].headers[0].value"];
+    assert_eq!(problem_fields(&SPEC, &swapped), expected);
     let config = json!({"reqRules": [
         {"operate": "bogus", "headers": [{"key": "a"}]},
         {"operate": "map", "mapSource": "bogus", "headers": [{"fromKey": "a"}]},
