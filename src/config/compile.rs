@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
+
 use super::assembly::{Assembled, Assembly};
 use super::higress::https::Https;
 use super::higress::secret::Secrets;
 use super::higress::{
     config_map, destination_rule, envoy_filter, gateway_api, http2rpc, mcp_bridge, secret_refs, service, wasm_plugin,
 };
-use super::link::Services;
+use super::link::{Services, is_of_folder};
 use super::model::{Gateway, GatewaySettings, PluginUse, Registry, Route, Service};
 use super::problem::{Problem, Report};
 use super::source::RawObject;
@@ -89,6 +91,7 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
             .then_with(|| (&a.object.name, &a.object.namespace).cmp(&(&b.object.name, &b.object.namespace)))
     });
     report_missing_routes(&plugins, &routes, &report);
+    report_missing_services(&plugins, &services, &report);
     let mut settings = GatewaySettings::default();
     of_kind("ConfigMap").for_each(|object| config_map::read(object, &services, &report, &mut settings));
     report_unsupported(objects, &report);
@@ -169,6 +172,33 @@ fn report_missing_routes(plugins: &[PluginUse], routes: &[Route], report: &Repor
             let message = format!("name the route `{name}`, which there is not; the rule takes no request of it");
             report.on(&plugin.object).add(Severity::Warning, "spec.matchRules", message, hint);
         }
+    }
+}
+
+/// A plugin that calls a service which does not exist refuses requests, or silently goes without it.
+fn report_missing_services(plugins: &[PluginUse], services: &Services, report: &Report) {
+    for plugin in plugins {
+        let mut named = BTreeSet::new();
+        let rules = plugin.rules.iter().map(|rule| &rule.config);
+        plugin.global.iter().chain(rules).for_each(|config| service_names(config, &mut named));
+        for name in named.into_iter().filter(|name| services.get(name).is_none()) {
+            report.on(&plugin.object).warn("spec", format!("calls the service `{name}`, which there is not"));
+        }
+    }
+}
+
+/// Services in a plugin's configuration, by the names of the fields and of what they hold.
+fn service_names<'a>(config: &'a Value, found: &mut BTreeSet<&'a str>) {
+    match config {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let name = value.as_str().filter(|_| matches!(key.as_str(), "service_name" | "serviceName"));
+                found.extend(name.filter(|name| is_of_folder(name)));
+                service_names(value, found);
+            }
+        }
+        Value::Array(elements) => elements.iter().for_each(|element| service_names(element, found)),
+        _ => {}
     }
 }
 

@@ -30,9 +30,13 @@ impl Services {
 
     /// Whether a registry may yet name a service that is not there now.
     pub fn may_come(&self, host: &str) -> bool {
-        let is_of_folder = [".static", ".dns", ".svc.cluster.local"].iter().any(|suffix| host.ends_with(suffix));
-        self.may_come && !is_of_folder
+        self.may_come && !is_of_folder(host)
     }
+}
+
+/// Whether the name is one that only objects of the folder give.
+pub(super) fn is_of_folder(host: &str) -> bool {
+    [".static", ".dns", ".svc.cluster.local"].iter().any(|suffix| host.ends_with(suffix))
 }
 
 pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) -> Route {

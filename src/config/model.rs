@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::re2::translated;
 use crate::base::secret::Secret;
 
 pub use https::*;
@@ -196,8 +197,10 @@ impl Pattern {
 
     fn build(source: &str, expression: &str, ignore_case: bool) -> Result<Self, regex::Error> {
         // A route table may hold thousands of expressions; the default of 10 MiB each would let one folder take the machine.
-        let regex =
-            regex::RegexBuilder::new(expression).case_insensitive(ignore_case).size_limit(1024 * 1024).build()?;
+        let regex = regex::RegexBuilder::new(&translated(expression))
+            .case_insensitive(ignore_case)
+            .size_limit(1024 * 1024)
+            .build()?;
         Ok(Self { source: source.into(), regex })
     }
 

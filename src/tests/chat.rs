@@ -218,9 +218,8 @@ async fn the_last_error_of_the_provider_is_passed_on_as_it_came() {
 #[tokio::test]
 async fn unreachable_providers_are_named() {
     let folder = Folder::new();
-    // A port nobody listens on: bound once, then closed.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    folder.services(&[("llm", free)]).route("chat", "/v1", "llm.static").provider("llm.static", &json!({}));
+    let nobody = Nobody::new();
+    folder.services(&[("llm", nobody.address)]).route("chat", "/v1", "llm.static").provider("llm.static", &json!({}));
     folder.route("missing", "/other", "nowhere.static");
     let gateway = Gateway::start(folder);
     let refused = gateway.chat(&question("m", "hi")).await;

@@ -459,10 +459,14 @@ async fn calls_have_header_control_copies_canaries_of_their_own_and_a_default_ba
     let (canary, canary_calls) = dubbo(b"\x91\x06canary").await;
     let (copy, spare) = (saying("copy").await, Upstream::start(|_, _| async { ok(&json!({"by": "spare"})) }).await);
     let folder = Folder::new();
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gone = Nobody::new();
     let registry = |name: &str, address: SocketAddr, protocol: &str| json!({"name": name, "type": "static", "domain": address.to_string(), "port": 80, "protocol": protocol});
-    let registries =
-        [("base", base, "dubbo"), ("canary", canary, "dubbo"), ("gone", gone, "dubbo"), ("copy", copy.address, "http")];
+    let registries = [
+        ("base", base, "dubbo"),
+        ("canary", canary, "dubbo"),
+        ("gone", gone.address, "dubbo"),
+        ("copy", copy.address, "http"),
+    ];
     let registries: Vec<Value> =
         registries.iter().map(|(name, address, protocol)| registry(name, *address, protocol)).collect();
     bridge(&folder, &json!(registries));

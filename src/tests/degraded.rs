@@ -208,10 +208,13 @@ async fn a_rule_for_a_domain_guards_it_however_it_is_written() {
 }
 
 #[test]
-fn a_rule_for_a_route_that_is_not_there_is_told() {
+fn routes_and_services_that_plugins_name_in_vain_are_told() {
     let folder = Folder::new();
     folder.route("web", "/", "up.static");
     folder.plugin("key-auth", &json!({"global_auth": false}), &json!([{"ingress": ["wep"], "config": {"allow": []}}]));
+    let asked = json!({"endpoint_mode": "envoy", "endpoint": {"service_name": "nope.dns", "path_prefix": "/auth"}});
+    folder.plugin("ext-auth", &json!({"http_service": asked}), &json!([]));
     let (_, out, _) = run_cli(&["validate", folder.config().to_str().unwrap()], &folder);
     assert!(out.contains("name the route `wep`, which there is not") && out.contains("did you mean `web`"), "{out}");
+    assert!(out.contains("calls the service `nope.dns`, which there is not"), "{out}");
 }

@@ -276,6 +276,21 @@ pub fn run_cli(args: &[&str], folder: &Folder) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
 
+/// An address where nobody listens. The port stays taken as long as this lives, so that no other test gets it.
+pub struct Nobody {
+    pub address: SocketAddr,
+    _socket: socket2::Socket,
+}
+
+impl Nobody {
+    pub fn new() -> Nobody {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        Nobody { address, _socket: socket }
+    }
+}
+
 /// The Python that has the clients of the tests; `make test` makes it.
 pub fn python() -> String {
     let made = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python").to_owned();

@@ -267,7 +267,7 @@ async fn a_compressed_stream_shows_its_first_event_before_the_second_is_there() 
 fn import_says_what_becomes_of_each_object() {
     let folder = Folder::new();
     folder.route("web", "/", "nowhere.static");
-    folder.plugin("response-cache", &json!({"cache": {"type": "redis", "serviceName": "r.dns"}}), &json!([]));
+    folder.plugin("response-cache", &json!({"cache": {"type": "redis", "serviceName": "r.nacos"}}), &json!([]));
     folder.write(
         "secrets/plain.yaml",
         &json!({"kind": "Secret", "metadata": {"name": "plain"}, "stringData": {"a": "b"}}),

@@ -409,9 +409,9 @@ async fn reloaded(gateway: &Gateway, number: u64) {
 async fn an_endpoint_that_fails_is_left_out_over_a_reload() {
     let good = Upstream::start_at("[::1]:0", |_, _| async { ok(&json!("good")) }).await;
     let bad = Upstream::start(|_, _| async { answer(502, "text/plain", "bad") }).await;
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = Nobody::new();
     let folder = Folder::new();
-    services_at(&folder, &[("web", &[good.address, bad.address, nobody])]);
+    services_at(&folder, &[("web", &[good.address, bad.address, nobody.address])]);
     let once = json!({"nginx.ingress.kubernetes.io/proxy-next-upstream": "off"});
     folder.route_with("web", "/", "web.static", &once);
     let policy = json!({"outlierDetection": {"consecutiveGatewayErrors": 1, "maxEjectionPercent": 100}});
