@@ -18,7 +18,7 @@ pub enum Family {
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
     pub route: &'a str,
-    /// Without port; compared as written, case counts.
+    /// Without port, in lower case, as the domains of rules are read.
     pub host: &'a str,
     pub service: &'a str,
     pub port: Option<u16>,

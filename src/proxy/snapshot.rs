@@ -20,7 +20,7 @@ use crate::config::model::{
     UpstreamPolicy,
 };
 use crate::config::{Problem, Settings, Severity};
-use crate::plugins::config::is_usable;
+use crate::plugins::config::{flag, is_usable};
 use crate::plugins::registry::{self, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::unavailable::Unavailable;
@@ -218,7 +218,7 @@ fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>, problems: &mut Vec<Prob
     let spec = registry::find(&plugin.plugin);
     let global = plugin.global.as_ref();
     // What checks nobody outside of its rules must not shut them out when it is out of work.
-    let is_for_rules = global.and_then(|config| config.get("global_auth")) == Some(&serde_json::Value::Bool(false));
+    let is_for_rules = global.and_then(|config| config.get("global_auth")).and_then(flag) == Some(false);
     let mut build = |rule: Option<&serde_json::Value>, at: &str| {
         let unavailable: Option<Arc<dyn Plugin>> = match rule {
             None if is_for_rules => None,

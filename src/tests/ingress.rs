@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Folder, Gateway, Upstream, answer, eventually_async, ok, question, send, sse};
+use crate::upstreams::services_at;
 
 /// An upstream that answers with its name and what it was asked.
 async fn named(name: &'static str) -> Upstream {
@@ -207,9 +208,7 @@ async fn a_mirror_gets_a_copy() {
 async fn sessions_stay_with_their_endpoint() {
     let (a, b) = (named("a").await, named("b").await);
     let folder = Folder::new();
-    let object = json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge", "metadata": {"name": "default"},
-        "spec": {"registries": [{"name": "two", "type": "static", "port": 80, "domain": format!("{},{}", a.address, b.address)}]}});
-    folder.write("mcpbridges/default.yaml", &object);
+    services_at(&folder, &[("two", &[a.address, b.address])]);
     let cookie = json!({"nginx.ingress.kubernetes.io/affinity": "cookie", "higress.io/session-cookie-name": "sid"});
     folder.route_with("cookie", "/cookie", "two.static", &cookie);
     folder.route_with("header", "/header", "two.static", &json!({"higress.io/upstream-hash-by": "$http_x_user"}));
@@ -274,9 +273,7 @@ async fn mcp_sse(session: &'static str) -> Upstream {
 async fn mcp_sessions_stay_with_the_endpoint_that_began_them() {
     let (a, b) = (mcp_sse("aa-1").await, mcp_sse("bb-2").await);
     let folder = Folder::new();
-    let object = json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge", "metadata": {"name": "default"},
-        "spec": {"registries": [{"name": "two", "type": "static", "port": 80, "domain": format!("{},{}", a.address, b.address)}]}});
-    folder.write("mcpbridges/default.yaml", &object);
+    services_at(&folder, &[("two", &[a.address, b.address])]);
     folder.route_with("mcp", "/mcp", "two.static", &json!({"higress.io/load-balance": "mcp-sse"}));
     let gateway = Gateway::start(folder);
     let mut servers = std::collections::HashSet::new();

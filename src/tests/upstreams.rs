@@ -345,7 +345,7 @@ async fn conversations_pass_over_tls_to_those_whose_authority_is_known() {
 }
 
 /// Services `<name>.static` with several addresses each.
-fn services_at(folder: &Folder, services: &[(&str, &[SocketAddr])]) {
+pub fn services_at(folder: &Folder, services: &[(&str, &[SocketAddr])]) {
     let registries: Vec<serde_json::Value> = services
         .iter()
         .map(|(name, addresses)| {

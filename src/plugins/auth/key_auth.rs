@@ -6,6 +6,7 @@
 //! Differences from Higress: where a model's API is called, the C++ plugin's refusal has the error object as body that SDKs read
 //! (elsewhere it is empty, as in Higress); the Go port takes `allow: []` as nobody.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -112,14 +113,13 @@ impl Config {
 
 /// One key means one consumer; the second of two could never be recognised.
 fn report_doubles(fields: &mut Fields<'_>, consumers: &[Consumer]) {
+    let mut known = HashSet::new();
     for (index, consumer) in consumers.iter().enumerate() {
-        let is_double = |credential: &Secret| {
-            let known = consumers[..index].iter().filter(|other| other.keys == consumer.keys);
-            known.flat_map(|other| &other.credentials).any(|other| other == credential)
-        };
-        if consumer.credentials.iter().any(is_double) {
+        let own: HashSet<_> = consumer.credentials.iter().map(|key| (&consumer.keys, key.expose())).collect();
+        if !known.is_disjoint(&own) {
             fields.problem(&format!("consumers[{index}].credential"), "is that of a consumer before it, too");
         }
+        known.extend(own);
     }
 }
 

@@ -218,7 +218,9 @@ fn key(item: &mut Fields<'_>, field: &'static str, part: Part) -> String {
     if key.is_empty() {
         item.problem(field, "must be given");
     }
-    if part == Part::Headers && !key.is_empty() && HeaderName::try_from(&key).is_err() {
+    // `:path` and the like stand among the headers, too.
+    let is_named = !key.is_empty() && !key.starts_with(':');
+    if part == Part::Headers && is_named && HeaderName::try_from(&key).is_err() {
         item.warn(field, format!("`{key}` is not a name of a header and has no effect"));
     }
     if part == Part::Headers { key.to_ascii_lowercase() } else { key }

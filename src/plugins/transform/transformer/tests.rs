@@ -217,6 +217,8 @@ fn problems_name_their_field() {
     assert_eq!(problem_fields(&SPEC, &json!({})), ["reqRules"]);
     let swapped = json!({"reqRules": [{"operate": "replace", "headers": [{"key": "x-r", "value": "new"}]},
         {"operate": "add", "headers": [{"key": "bad key", "value": "a\nb"}], "body": [{"key": "b", "value": "v", "newValue": ""}]}]});
+    let pseudo = json!({"reqRules": [{"operate": "map", "headers": [{"fromKey": ":path", "toKey": "x-path"}]}]});
+    assert_eq!(problem_fields(&SPEC, &pseudo), Vec::<String>::new());
     let expected = ["reqRules[0].headers[0].value", "reqRules[1].headers[0].key", "reqRules[1].headers[0].value"];
     assert_eq!(problem_fields(&SPEC, &swapped), expected);
     let config = json!({"reqRules": [
