@@ -100,7 +100,7 @@ impl Verdict {
     fn title(self) -> &'static str {
         match self {
             Verdict::Refused => "Errors: the folder would not go live",
-            Verdict::Unavailable => "Not supported: requests concerned get a 503",
+            Verdict::Unavailable => "Cannot be used: requests concerned get a 503",
             Verdict::Ignored => "Not supported: no effect",
             Verdict::Partly => "Partly supported",
             Verdict::Differently => "Supported, with differences",

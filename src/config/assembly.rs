@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::higress::envoy_filter::RouteFilter;
 use super::higress::gateway_api::GatewayApi;
 use super::higress::https::Https;
-use super::higress::ingress::{self, Draft};
+use super::higress::ingress::{self, Draft, RouteState};
 use super::higress::secret::Secrets;
 use super::link::{Services, link};
 use super::model::{Canary, CanaryTakes, Certificate, Destination, HostMatch, ObjectRef, PathMatch, Route};
@@ -109,8 +109,10 @@ impl<'a> Assembly<'a> {
                 format!("this host, path and conditions are taken by the older {}; the route is ignored", first.origin),
             ),
             None => {
-                self.first_of.insert(key, self.routes.len());
-                self.routes.push(link(draft, self.services, report));
+                if let Some(route) = link(draft, self.services, report) {
+                    self.first_of.insert(key, self.routes.len());
+                    self.routes.push(route);
+                }
             }
         }
     }
@@ -140,7 +142,10 @@ impl<'a> Assembly<'a> {
                 "give both Ingresses the same host, path, path type and match annotations",
             );
         };
-        let Route { name, origin, destinations, header_control, rpc, .. } = link(draft, self.services, report);
+        let is_whole = draft.state == RouteState::Whole;
+        // The route keeps what a canary with a fault was to take.
+        let Some(linked) = link(draft, self.services, report).filter(|_| is_whole) else { return };
+        let Route { name, origin, destinations, header_control, rpc, .. } = linked;
         // The share of a route's requests is still the route's in plugin rules.
         let name = if matches!(takes, CanaryTakes::Share { .. }) { base.name.clone() } else { name };
         base.canaries.push(Canary { name, origin, takes, destinations, header_control, rpc });

@@ -21,7 +21,8 @@ use super::{PluginCatalog, Severity};
 /// The outcome of [`compile`].
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// Must not go live if a problem is an error: what the error is about is missing here, or a guess.
+    /// Must not go live if a problem is an error: what the error is about is missing here, or a guess. What an outage is about
+    /// is missing, or takes its requests and refuses them.
     pub gateway: Gateway,
     /// Errors first, then by file.
     pub problems: Vec<Problem>,
@@ -132,7 +133,7 @@ fn services(
     for service in found {
         match services.get(&service.host) {
             None => drop(services.insert(service.host.clone(), service)),
-            Some(first) => report.on(&service.origin).error_hint(
+            Some(first) => report.on_parts_of(&service.origin).error_hint(
                 "",
                 format!("the service `{}` is already defined by {}", service.host, first.origin),
                 "rename or remove one of them",

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::higress::ingress::{BackendPort, Draft, SideTarget, TargetRef};
+use super::higress::ingress::{BackendPort, Draft, RouteState, SideTarget, TargetRef};
 use super::model::{
-    Destination, DubboService, Endpoints, Fallback, Mirror, Route, Service, ServicePort, UpstreamPolicy,
+    Admission, Destination, DubboService, Endpoints, Fallback, Mirror, Route, Service, ServicePort, UpstreamPolicy,
 };
 use super::problem::ObjectReport;
 
@@ -39,8 +39,9 @@ pub(super) fn is_of_folder(host: &str) -> bool {
     [".static", ".dns", ".svc.cluster.local"].iter().any(|suffix| host.ends_with(suffix))
 }
 
-pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) -> Route {
-    let Draft { mut route, field, targets, policy, rpc, fallback, mirror } = draft;
+/// `None` if the route takes no requests for a fault.
+pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) -> Option<Route> {
+    let Draft { mut route, state, field, targets, policy, rpc, fallback, mirror } = draft;
     if let Some((annotation, name)) = rpc {
         route.rpc = services.rpcs.get(&name).cloned();
         if route.rpc.is_none() {
@@ -70,7 +71,17 @@ pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) 
             policy: policy.clone(),
         });
     }
-    route
+    match state {
+        RouteState::Whole => Some(route),
+        RouteState::Closed => Some(closed(route)),
+        RouteState::Unplaced => None,
+    }
+}
+
+/// With nowhere to go it answers 503.
+fn closed(route: Route) -> Route {
+    let admission = Admission { redirect: None, ..route.admission };
+    Route { destinations: Vec::new(), fallback: None, mirror: None, rpc: None, admission, ..route }
 }
 
 /// A service beside those of the backend; without it the annotation has no effect.

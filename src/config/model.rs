@@ -91,8 +91,8 @@ pub struct Route {
     pub queries: Vec<QueryMatch>,
     /// Made from `spec.defaultBackend`: comes after every other route of its host.
     pub is_default_backend: bool,
-    /// Empty only if every request is redirected. A destination whose service is absent from [`Gateway::services`] answers
-    /// 503.
+    /// Empty only if every request is redirected, or refused with 503 because what is written about the route has a fault. A
+    /// destination whose service is absent from [`Gateway::services`] answers 503, too.
     pub destinations: Vec<Destination>,
     /// Parts of the traffic that go elsewhere; the first that takes a request wins, shares of all requests come last.
     pub canaries: Vec<Canary>,

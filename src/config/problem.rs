@@ -4,7 +4,7 @@
 //! live; an outage that a part of it does not work while the rest is served; a warning that something written in it has no
 //! effect or will not work.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -17,8 +17,9 @@ use super::model::ObjectRef;
 pub enum Severity {
     /// The configuration is not whole: the one before it keeps serving.
     Error,
-    /// Requests that this part is for get a 503 (or pass without it, if it says `FAIL_OPEN`); at a start everything else goes
-    /// live. A change that brings one is refused, and to `weirgate validate` it is an error.
+    /// Requests that this part is for get a 503 (or pass without it, if it is a plugin that says `FAIL_OPEN`), settings keep
+    /// their defaults; at a start everything else goes live. A change that brings one is refused, and to `weirgate validate`
+    /// it is an error.
     Outage,
     /// The configuration works without this part.
     Warning,
@@ -97,14 +98,22 @@ impl fmt::Display for Problem {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     problems: RefCell<Vec<Problem>>,
+    n_faults: Cell<usize>,
 }
 
 impl Report {
+    /// For an object that is of use only as a whole: a fault in it keeps the configuration from going live.
     pub fn on<'a>(&'a self, object: &'a ObjectRef) -> ObjectReport<'a> {
-        ObjectReport { report: self, object }
+        ObjectReport { report: self, object, fault: Severity::Error }
+    }
+
+    /// For an object whose reader takes what has a fault out of service, and nothing else.
+    pub fn on_parts_of<'a>(&'a self, object: &'a ObjectRef) -> ObjectReport<'a> {
+        ObjectReport { report: self, object, fault: Severity::Outage }
     }
 
     pub fn add(&self, problem: Problem) {
+        self.n_faults.update(|n| n + usize::from(problem.is_fault()));
         self.problems.borrow_mut().push(problem);
     }
 
@@ -121,15 +130,23 @@ impl Report {
 pub(super) struct ObjectReport<'a> {
     report: &'a Report,
     pub object: &'a ObjectRef,
+    /// What [`ObjectReport::error`] means for the configuration.
+    fault: Severity,
 }
 
 impl ObjectReport<'_> {
     pub fn error(&self, field: &str, message: impl Into<String>) {
-        self.add(Severity::Error, field, message.into(), None);
+        self.add(self.fault, field, message.into(), None);
     }
 
     pub fn error_hint(&self, field: &str, message: impl Into<String>, hint: impl Into<String>) {
-        self.add(Severity::Error, field, message.into(), Some(hint.into()));
+        self.add(self.fault, field, message.into(), Some(hint.into()));
+    }
+
+    /// How many errors there have been, in whatever object. A reader compares it with what it was before a part, to see
+    /// whether the part has any.
+    pub fn n_faults(&self) -> usize {
+        self.report.n_faults.get()
     }
 
     pub fn warn(&self, field: &str, message: impl Into<String>) {

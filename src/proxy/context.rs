@@ -174,7 +174,10 @@ impl Context {
             // A redirect needs no destination.
             None if entry.route.admission.redirect.is_some() => self.state.route = Arc::from(entry.route.name.as_str()),
             None => {
-                let message = format!("Route \"{}\" has no destination with a weight above zero.", entry.route.name);
+                let message = format!(
+                    "Route \"{}\" has no destination it could be sent to. `weirgate validate` says what is wrong with it.",
+                    entry.route.name
+                );
                 return Err(respond::error(ErrorKind::NoUpstream, message, "no_destination"));
             }
         }

@@ -179,6 +179,13 @@ impl Reloader {
         self.snapshot.store(Arc::new(snapshot));
         self.directory.follow(&compiled.gateway.registries);
         self.checks.follow();
+        if !out.is_empty() {
+            let files: Vec<String> = out.iter().map(|file| file.display().to_string()).collect();
+            tracing::error!(
+                files = files.join(", "),
+                "Parts of these objects are not served; what is wrong with them is said above"
+            );
+        }
         state.applied = compiled.gateway;
         state.number = number;
         state.out = out;

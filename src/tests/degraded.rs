@@ -175,6 +175,74 @@ async fn a_provider_we_cannot_speak_to_fails_its_own_calls_only() {
     assert_eq!(upstream.n_calls(), 1);
 }
 
+/// Regression: one slip in one object kept the whole folder from being served. Nothing may be wider open for it than it was meant to be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slip_in_an_object_closes_what_it_is_about_and_nothing_else() {
+    let upstream = Upstream::start(|_, seen| async move { ok(&json!(seen.path)) }).await;
+    let folder = Folder::new();
+    let registry = |name: &str, protocol: &str| json!({"name": name, "type": "static", "domain": upstream.address.to_string(), "port": 80, "protocol": protocol});
+    let bridge = json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge", "metadata": {"name": "default"},
+        "spec": {"registries": [registry("up", "http"), registry("slipped", "htp")]}});
+    folder.write("mcpbridges/default.yaml", &bridge);
+    folder.route("all", "/", "up.static").route("registry", "/registry", "slipped.static");
+    folder.route("weight", "/weight", "x% up.static");
+    let ranges = |ranges: &str| json!({"higress.io/whitelist-source-range": ranges});
+    folder.route_with("guarded", "/guarded", "up.static", &ranges("10.0.0.300"));
+    // Without its condition it would take every request of the path, closed or not.
+    folder.route_with("condition", "/all", "up.static", &json!({"higress.io/regex-match-header-x-version": "("}));
+    let canary = json!({"higress.io/canary": "true", "higress.io/canary-by-header": "x-new",
+        "higress.io/canary-by-header-pattern": "("});
+    folder.route_with("canary", "/", "slipped.static", &canary);
+    folder.route("parts", "/parts", "up.static");
+    let mut parts: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.config().join("ingresses/parts.yaml")).unwrap()).unwrap();
+    let paths = parts.pointer_mut("/spec/rules/0/http/paths").unwrap().as_array_mut().unwrap();
+    let backend = paths[0]["backend"].clone();
+    paths.push(json!({"path": "/closed", "pathType": "Prefix", "backend": {"service": {"name": "s", "port": {}}}}));
+    paths.push(json!({"path": "/bare", "pathType": "Prefix"}));
+    paths.push(json!({"path": 7, "pathType": "Prefix", "backend": backend}));
+    parts["spec"]["rules"].as_array_mut().unwrap().push(json!({"host": 5, "http": {"paths": [{"backend": {}}]}}));
+    folder.write("ingresses/parts.yaml", &parts);
+    let dir = folder.config().to_str().unwrap().to_owned();
+    let (code, out, err) = run_cli(&["validate", &dir], &folder);
+    assert!(code == 64 && err.contains("9 errors") && err.contains("would go live without"), "{code} {out}{err}");
+    for field in [
+        "registries[1].protocol",
+        "[higress.io/destination]",
+        "[higress.io/whitelist-source-range]",
+        "[higress.io/regex-match-header-x-version]",
+        "[higress.io/canary-by-header-pattern]",
+        "paths[1].backend.service.port",
+        "paths[2].backend",
+        "paths[3].path",
+        "rules[1].host",
+    ] {
+        assert!(out.lines().any(|line| line.starts_with("error: ") && line.contains(field)), "{field} {out}");
+    }
+    assert_eq!(run_cli(&["validate", &dir, "--lenient"], &folder).0, 0);
+    let gateway = Gateway::start(folder);
+    let mut statuses = Vec::new();
+    let paths = ["/registry", "/weight", "/guarded", "/closed", "/bare", "/parts", "/all", "/"];
+    for path in paths {
+        statuses.push(status(&gateway, path).await);
+    }
+    assert_eq!(statuses, [503, 503, 503, 503, 503, 200, 200, 200]);
+    let refused = send(gateway.http, "GET", "/weight", &[], Bytes::new()).await;
+    assert!(refused.text().contains("weirgate validate"), "{}", refused.text());
+    assert_eq!(send(gateway.http, "GET", "/", &[("x-new", "(")], Bytes::new()).await.status, 200);
+    assert_eq!(upstream.n_calls(), 4);
+    // A change for the worse is refused; one for the better goes live.
+    gateway.folder.route("all", "/", "x% up.static");
+    let config = || async { gateway.admin("GET", "/api/v1/config").await.json() };
+    eventually_async("the refusal", || async {
+        config().await["problems"].to_string().contains("ingresses/all.yaml").then_some(())
+    })
+    .await;
+    assert_eq!((status(&gateway, "/").await, config().await["snapshot"].clone()), (200, json!(1)));
+    gateway.folder.route("all", "/", "up.static").route("weight", "/weight", "up.static");
+    eventually_async("the mended route", || async { (status(&gateway, "/weight").await == 200).then_some(()) }).await;
+}
+
 /// Regression: one slip in the consumers of a plugin that guards one route answered every host with 503.
 #[tokio::test]
 async fn a_guard_of_some_routes_shuts_out_nobody_elsewhere() {

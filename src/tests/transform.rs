@@ -295,5 +295,8 @@ fn import_says_what_becomes_of_each_object() {
     assert!(code == 0 && html.contains("&lt;b&gt;"), "only the plugin is out: {code} {html}");
     folder.write("ingresses/web.yaml", &json!({"kind": "Ingress", "metadata": {"name": "web"}, "spec": "<i>"}));
     let (code, json, _) = import("json");
+    assert!(code == 0 && json.contains("unavailable"), "only its routes are out: {code} {json}");
+    folder.write("wasmplugins/bare.yaml", &json!({"kind": "WasmPlugin", "metadata": {"name": "bare"}, "spec": "<i>"}));
+    let (code, json, _) = import("json");
     assert!(code == 64 && json.contains("refused"), "{code} {json}");
 }

@@ -27,6 +27,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::fields::Fields;
+use super::higress::ingress::RouteState;
 use super::model::{CanaryTakes, Cors, HeaderControl, LoadBalance, RateLimit, RetryPolicy};
 use super::problem::ObjectReport;
 use super::suggest::did_you_mean;
@@ -47,6 +49,8 @@ const NGINX: &str = "nginx.ingress.kubernetes.io/";
 /// What the annotations of one Ingress say, all groups together.
 #[derive(Debug)]
 pub(super) struct IngressOptions {
+    /// Of the routes, as far as annotations have a say.
+    pub state: RouteState,
     /// `None` without the annotation; an empty list if it is wrong, which has been reported.
     pub destination: Option<Vec<Target>>,
     pub matches: Matches,
@@ -71,9 +75,13 @@ pub(super) struct IngressOptions {
 
 impl IngressOptions {
     pub fn read(annotations: &Annotations<'_>) -> Self {
-        let options = Self {
+        let n_faults = annotations.report.n_faults();
+        let (matches, canary) = (matching::read(annotations), canary::read(annotations));
+        let is_placed = annotations.are_whole && annotations.report.n_faults() == n_faults;
+        let mut options = Self {
+            state: RouteState::Whole,
             destination: destination::read(annotations),
-            matches: matching::read(annotations),
+            matches,
             retry: retry::read(annotations),
             rewrite: rewrite::read(annotations),
             timeout: timeout::read(annotations),
@@ -81,7 +89,7 @@ impl IngressOptions {
                 .higress("rpc-destination-name")
                 .filter(|(_, name)| !name.trim().is_empty())
                 .map(|(key, name)| (annotations.path_of(&key), name.trim().to_owned())),
-            canary: canary::read(annotations),
+            canary,
             cors: cors::read(annotations),
             fallback: fallback::read(annotations),
             header_control: headers::read(annotations),
@@ -95,6 +103,11 @@ impl IngressOptions {
         };
         unsupported::read(annotations);
         annotations.finish();
+        options.state = match is_placed {
+            false => RouteState::Unplaced,
+            true if annotations.report.n_faults() > n_faults => RouteState::Closed,
+            true => RouteState::Whole,
+        };
         options
     }
 }
@@ -106,11 +119,16 @@ pub(super) struct Annotations<'a> {
     /// `metadata.annotations`, or `annotations` in the flat form.
     path: String,
     report: ObjectReport<'a>,
+    /// `false` if some are no text, and their values lost.
+    are_whole: bool,
 }
 
 impl<'a> Annotations<'a> {
-    pub fn new(values: Vec<(&'a str, Cow<'a, str>)>, path: String, report: ObjectReport<'a>) -> Self {
-        Self { values: values.into_iter().collect(), known: RefCell::default(), path, report }
+    /// Those of an object, in `metadata` or, in the flat form, in the whole. Before these were read there had been `n_faults`.
+    pub fn read(owner: &mut Fields<'a>, n_faults: usize) -> Self {
+        let (path, report) = (owner.path_of("annotations"), owner.report());
+        let values = owner.text_map("annotations").into_iter().collect();
+        Self { values, known: RefCell::default(), path, report, are_whole: report.n_faults() == n_faults }
     }
 
     /// Key with prefix, and value, of `higress.io/<key>` only.

@@ -46,7 +46,7 @@ pub(in crate::config) fn read(
     if object.origin.name != NAME || !is_of_system(object, report) {
         return;
     }
-    let report = report.on(&object.origin);
+    let report = report.on_parts_of(&object.origin);
     let mut fields = Fields::new(&object.value, "", report);
     skip_common(&mut fields);
     fields.inert(&["binaryData", "immutable"]);

@@ -31,7 +31,7 @@ pub(in crate::config) struct RouteFilter {
 }
 
 pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Vec<RouteFilter> {
-    let report = report.on(&object.origin);
+    let report = report.on_parts_of(&object.origin);
     if [GLOBAL_CUSTOM_RESPONSE, HTTP_RESOLVER].contains(&object.origin.name.as_str()) {
         return Vec::new();
     }

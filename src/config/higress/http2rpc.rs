@@ -14,11 +14,12 @@ use crate::config::source::RawObject;
 
 /// Name and meaning; `None` if it has none, which has been reported.
 pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(String, Arc<DubboService>)> {
-    let report = report.on(&object.origin);
+    let report = report.on_parts_of(&object.origin);
     if object.origin.namespace != SYSTEM_NAMESPACE {
         report.warn("metadata.namespace", format!("only Http2Rpcs in {SYSTEM_NAMESPACE} count; it has no effect"));
         return None;
     }
+    let n_faults = report.n_faults();
     let mut fields = Fields::new(&object.value, "", report);
     skip_common(&mut fields);
     let mut spec = fields.object("spec")?;
@@ -34,6 +35,7 @@ pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(St
     let interface = dubbo.required_text("service").map(str::to_owned);
     let version = dubbo.text("version").unwrap_or_default().to_owned();
     let group = dubbo.text("group").filter(|group| !group.is_empty()).map(str::to_owned);
+    let is_whole = report.n_faults() == n_faults;
     let mut methods: Vec<DubboMethod> = dubbo.objects("methods").into_iter().filter_map(method).collect();
     if methods.is_empty() {
         report.error(&dubbo.path_of("methods"), "names no usable method");
@@ -41,12 +43,15 @@ pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(St
     // The more of a path is written out, the better it says what is meant.
     methods.sort_by_key(|method| method.variables.len());
     dubbo.finish();
-    let service = DubboService { interface: interface?, version, group, methods };
+    let is_usable = is_whole && !methods.is_empty();
+    let service = DubboService { interface: interface.filter(|_| is_usable)?, version, group, methods };
     Some((object.origin.name.clone(), Arc::new(service)))
 }
 
+/// `None` if it has a fault: without one of its parameters it would be another method.
 fn method(mut fields: Fields<'_>) -> Option<DubboMethod> {
     let report = fields.report();
+    let n_faults = report.n_faults();
     let name = fields.required_text("serviceMethod").map(str::to_owned);
     let http_methods: Vec<String> =
         fields.texts("httpMethods").iter().map(|method| method.to_ascii_uppercase()).collect();
@@ -67,7 +72,7 @@ fn method(mut fields: Fields<'_>) -> Option<DubboMethod> {
     };
     let params = params(&mut fields);
     fields.finish();
-    let (path, variables) = template?.ok()?;
+    let (path, variables) = template?.ok().filter(|_| report.n_faults() == n_faults)?;
     Some(DubboMethod { name: name?, http_methods, path, variables, headers, params })
 }
 

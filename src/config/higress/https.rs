@@ -47,7 +47,7 @@ impl Https {
         if object.origin.name != NAME || !is_of_system(object, report) {
             return None;
         }
-        let report = report.on(&object.origin);
+        let report = report.on_parts_of(&object.origin);
         let mut fields = Fields::new(&object.value, "", report);
         skip_common(&mut fields);
         fields.inert(&["binaryData", "immutable"]);
@@ -93,6 +93,7 @@ impl Https {
 }
 
 fn read(mut fields: Fields<'_>, report: ObjectReport<'_>) -> Https {
+    let n_faults = report.n_faults();
     let is_automatic = fields.boolean("automaticHttps").unwrap_or(true);
     let fallback_for_invalid_secret = fields.boolean("fallbackForInvalidSecret").unwrap_or(false);
     let days = fields.integer::<u64>("renewBeforeDays").unwrap_or(RENEW_BEFORE_DAYS);
@@ -118,8 +119,11 @@ fn read(mut fields: Fields<'_>, report: ObjectReport<'_>) -> Https {
         email = email.or(address.map(str::to_owned));
         issuer.finish();
     }
+    // Nobody is asked for certificates in a way that was not meant.
+    let is_automatic = is_automatic && report.n_faults() == n_faults;
     let mut credentials: Vec<Credential> = Vec::new();
     for entry in fields.objects("credentialConfig") {
+        let n_faults = report.n_faults();
         let path = entry.path().to_owned();
         let Some(credential) = credential(entry, report) else { continue };
         if let Some(domain) = credential
@@ -136,7 +140,9 @@ fn read(mut fields: Fields<'_>, report: ObjectReport<'_>) -> Https {
                 "add `acmeIssuer: [{name: letsencrypt, email: you@example.com}]`",
             );
         }
-        credentials.push(credential);
+        if report.n_faults() == n_faults {
+            credentials.push(credential);
+        }
     }
     fields.finish();
     if !is_automatic {

@@ -34,6 +34,7 @@ pub(in crate::config) struct Ingress {
 pub(in crate::config) struct Draft {
     /// Without destinations.
     pub route: Route,
+    pub state: RouteState,
     /// Dotted path of the backend, for messages.
     pub field: String,
     pub targets: Vec<TargetRef>,
@@ -43,6 +44,16 @@ pub(in crate::config) struct Draft {
     pub policy: UpstreamPolicy,
     pub fallback: Option<FallbackDraft>,
     pub mirror: Option<SideTarget>,
+}
+
+/// What faults leave of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum RouteState {
+    Whole,
+    /// It takes its requests and refuses them, so that no broader route serves them.
+    Closed,
+    /// Which requests it was meant to take is not known. It takes none.
+    Unplaced,
 }
 
 /// A service beside those of the backend.
@@ -104,27 +115,24 @@ pub(in crate::config) fn creation_order(object: &RawObject) -> (&str, &str, &str
 }
 
 pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, https: &Https, report: &Report) -> Ingress {
-    let report = report.on(&object.origin);
+    let report = report.on_parts_of(&object.origin);
+    let n_faults = report.n_faults();
     let mut top = Fields::new(&object.value, "", report);
     let is_flat = object.value.get("apiVersion").is_none()
         && object.value.get("kind").is_none()
         && object.value.get("spec").is_none();
     top.inert(&["apiVersion", "kind", "status"]);
     if is_flat {
-        let annotations = Annotations::new(top.text_map("annotations"), "annotations".to_owned(), report);
+        let options = IngressOptions::read(&Annotations::read(&mut top, n_faults));
         top.inert(&["labels", "metadata"]);
-        let options = IngressOptions::read(&annotations);
         let origin = &object.origin;
         return Reader { origin, options, annotations: "annotations", secrets, https, report }.spec(top);
     }
-    let mut values = Vec::new();
-    if let Some(mut metadata) = top.object("metadata") {
-        skip_metadata(&mut metadata);
-        metadata.inert(&["labels"]);
-        values = metadata.text_map("annotations");
-        metadata.finish();
-    }
-    let options = IngressOptions::read(&Annotations::new(values, "metadata.annotations".to_owned(), report));
+    let mut metadata = top.object("metadata").unwrap_or_else(|| Fields::new(&Value::Null, "metadata", report));
+    skip_metadata(&mut metadata);
+    metadata.inert(&["labels"]);
+    let options = IngressOptions::read(&Annotations::read(&mut metadata, n_faults));
+    metadata.finish();
     let spec = top.object("spec");
     top.finish();
     match spec {
@@ -158,27 +166,23 @@ impl Reader<'_> {
         let mut hosts = vec![HostMatch::Any];
         let mut has_backends = false;
         for mut rule in spec.objects("rules") {
-            let written = rule.text("host").unwrap_or_default();
-            match host_match(written) {
-                Ok(host) => {
-                    self.certificate(written, &host, &mut tls, &mut ingress.certificates);
-                    if let Some(mut http) = rule.object("http") {
-                        ingress.routes.extend(self.app_root(&host));
-                        for path in http.objects("paths") {
-                            has_backends = true;
-                            ingress.routes.extend(self.path(path, &host));
-                        }
-                        http.finish();
-                    }
-                    if !hosts.contains(&host) {
-                        hosts.push(host);
-                    }
-                }
-                Err(message) => {
-                    self.report.error(&rule.path_of("host"), message);
-                    rule.inert(&["http"]);
+            let Some((written, host)) = self.host(&mut rule) else {
+                rule.inert(&["http"]);
+                rule.finish();
+                has_backends = true;
+                continue;
+            };
+            self.certificate(written, &host, &mut tls, &mut ingress.certificates);
+            if let Some(mut http) = rule.object("http") {
+                ingress.routes.extend(self.app_root(&host));
+                for path in http.objects("paths") {
                     has_backends = true;
+                    ingress.routes.extend(self.path(path, &host));
                 }
+                http.finish();
+            }
+            if !hosts.contains(&host) {
+                hosts.push(host);
             }
             rule.finish();
         }
@@ -194,11 +198,20 @@ impl Reader<'_> {
         }
         spec.finish();
         ingress.canary = self.options.canary.clone();
-        if self.options.downstream.is_passthrough {
+        if self.options.downstream.is_passthrough && self.options.state == RouteState::Whole {
             hosts.retain(|host| *host != HostMatch::Any);
             ingress.passthrough = hosts;
         }
         ingress
+    }
+
+    /// As written and as it is matched; `None` if it is no host, which has been reported.
+    fn host<'b>(&self, rule: &mut Fields<'b>) -> Option<(&'b str, HostMatch)> {
+        let n_faults = self.report.n_faults();
+        let written = rule.text("host").unwrap_or_default();
+        let found = host_match(written).map_err(|message| self.report.error(&rule.path_of("host"), message)).ok();
+        // What is no text would be every host.
+        found.filter(|_| self.report.n_faults() == n_faults).map(|host| (written, host))
     }
 
     /// Sends requests for exactly `/` to the application's own root.
@@ -207,37 +220,42 @@ impl Reader<'_> {
         let mut route = self.route(host.clone(), PathMatch::Exact("/".to_owned()), Rewrite::default(), false);
         route.admission.redirect = Some(redirect);
         let field = self.annotation("app-root");
-        let policy = UpstreamPolicy::default();
-        Some(Draft { route, field, targets: Vec::new(), policy, rpc: None, fallback: None, mirror: None })
+        let (policy, state) = (UpstreamPolicy::default(), self.options.state);
+        Some(Draft { route, state, field, targets: Vec::new(), policy, rpc: None, fallback: None, mirror: None })
     }
 
+    /// `None` if it can have no requests, which has been reported.
     fn path(&self, mut fields: Fields<'_>, host: &HostMatch) -> Option<Draft> {
+        let n_faults = self.report.n_faults();
         let written = fields.text("path").filter(|path| !path.is_empty()).unwrap_or("/");
         let kind = fields.text("pathType");
         let path_field = fields.path_of("path");
-        let kind_field = fields.path_of("pathType");
-        let backend = fields.object("backend");
-        let field = fields.path_of("backend");
-        fields.finish();
-        let Some(backend) = backend else {
-            self.report.error(&field, "is missing");
-            return None;
-        };
-        let targets = self.backend(backend);
         if !matches!(kind, None | Some("Exact" | "Prefix" | "ImplementationSpecific")) {
             let message = format!("`{}` is not a path type", kind.unwrap_or_default());
-            self.report.error_hint(&kind_field, message, "one of Exact, Prefix, ImplementationSpecific");
+            let hint = "one of Exact, Prefix, ImplementationSpecific";
+            self.report.error_hint(&fields.path_of("pathType"), message, hint);
         }
-        // What has a fault does not go live; going on with it shows what else is wrong.
+        // Going on with what has a fault shows what else is wrong.
         let path = self.path_match(written, kind).unwrap_or_else(|message| {
             self.report.error(&path_field, message);
             PathMatch::Exact(written.to_owned())
         });
+        let is_placed = self.report.n_faults() == n_faults;
         let rewrite = self.options.rewrite.apply(&path, written).unwrap_or_else(|error| {
             self.report.error(&path_field, format!("cannot be rewritten: {}", reason(&error)));
             Rewrite::default()
         });
-        Some(self.draft(self.route(host.clone(), path, rewrite, false), field, targets?))
+        let (backend, field) = (fields.object("backend"), fields.path_of("backend"));
+        if backend.is_none() {
+            self.report.error(&field, "is missing");
+        }
+        fields.finish();
+        let targets = backend.and_then(|backend| self.backend(backend));
+        let mut draft = self.draft(self.route(host.clone(), path, rewrite, false), field, targets, n_faults)?;
+        if !is_placed {
+            draft.state = RouteState::Unplaced;
+        }
+        Some(draft)
     }
 
     fn path_match(&self, written: &str, kind: Option<&str>) -> Result<PathMatch, String> {
@@ -264,19 +282,26 @@ impl Reader<'_> {
     }
 
     fn default_backend(&self, backend: Fields<'_>, hosts: &[HostMatch]) -> Vec<Draft> {
+        let n_faults = self.report.n_faults();
         let field = backend.path().to_owned();
         let path = PathMatch::Prefix("/".to_owned());
-        let (Some(targets), Ok(rewrite)) = (self.backend(backend), self.options.rewrite.apply(&path, "/")) else {
-            return Vec::new();
-        };
+        let targets = self.backend(backend);
+        let Ok(rewrite) = self.options.rewrite.apply(&path, "/") else { return Vec::new() };
         let draft = |host: &HostMatch| {
             let route = self.route(host.clone(), path.clone(), rewrite.clone(), true);
-            self.draft(route, field.clone(), targets.clone())
+            self.draft(route, field.clone(), targets.clone(), n_faults)
         };
-        hosts.iter().map(draft).collect()
+        hosts.iter().filter_map(draft).collect()
     }
 
-    fn draft(&self, route: Route, field: String, targets: Vec<TargetRef>) -> Draft {
+    /// A route that has had no fault if there have been so many. `None` if it has no target for another reason, which has
+    /// been reported.
+    fn draft(&self, route: Route, field: String, targets: Option<Vec<TargetRef>>, n_faults: usize) -> Option<Draft> {
+        let state = match self.options.state {
+            RouteState::Whole if self.report.n_faults() > n_faults => RouteState::Closed,
+            of_annotations => of_annotations,
+        };
+        let targets = if state == RouteState::Whole { targets? } else { targets.unwrap_or_default() };
         let own = &self.origin.namespace;
         let fallback = self.options.fallback.as_ref().map(|rule| {
             let namespace = rule.namespace.as_ref().unwrap_or(own);
@@ -300,7 +325,7 @@ impl Reader<'_> {
             SideTarget { field: self.annotation(&rule.key), target, percent: rule.percent }
         });
         let (policy, rpc) = (self.upstream_policy(), self.options.rpc.clone());
-        Draft { route, field, targets, policy, rpc, fallback, mirror }
+        Some(Draft { route, state, field, targets, policy, rpc, fallback, mirror })
     }
 
     fn annotation(&self, key: &str) -> String {

@@ -29,7 +29,7 @@ pub(in crate::config) struct Bridge {
 }
 
 pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Report) -> Bridge {
-    let report = report.on(&object.origin);
+    let report = report.on_parts_of(&object.origin);
     let mut bridge = Bridge::default();
     if object.origin.name != NAME {
         report.warn_hint("", "is ignored: only the McpBridge named `default` counts", "move its registries there");
@@ -40,11 +40,14 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
     if let Some(mut spec) = fields.object("spec") {
         let proxies = proxies(&mut spec, report);
         for mut entry in spec.objects("registries") {
+            let n_faults = report.n_faults();
+            let is_whole = || report.n_faults() == n_faults;
             let path = entry.path_of("name");
             let Some(kind) = entry.required_text("type") else { continue };
             let Some(name) = entry.required_text("name") else { continue };
             if matches!(kind, "static" | "dns") {
-                let Some(service) = read_direct(object, kind, name, &proxies, entry) else { continue };
+                let service = read_direct(object, kind, name, &proxies, entry);
+                let Some(service) = service.filter(|_| is_whole()) else { continue };
                 if bridge.services.iter().any(|other| other.host == service.host) {
                     report.error(&path, format!("`{}` is already the service of a registry above", service.host));
                 } else {
@@ -52,7 +55,8 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
                 }
                 continue;
             }
-            let Some(registry) = registry::read(object, kind, name, secrets, entry) else { continue };
+            let registry = registry::read(object, kind, name, secrets, entry);
+            let Some(registry) = registry.filter(|_| is_whole()) else { continue };
             if bridge.registries.iter().any(|other| other.key() == registry.key()) {
                 report.error(&path, format!("`{name}` is already a registry of type {kind} above"));
             } else {
@@ -69,6 +73,7 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
 fn proxies(spec: &mut Fields<'_>, report: ObjectReport<'_>) -> BTreeMap<String, ConnectProxy> {
     let mut proxies = BTreeMap::new();
     for mut proxy in spec.objects("proxies") {
+        let n_faults = report.n_faults();
         let name = proxy.required_text("name").map(str::to_owned);
         let kind = proxy.text("type").unwrap_or_default();
         let is_http = kind.eq_ignore_ascii_case("http");
@@ -88,7 +93,8 @@ fn proxies(spec: &mut Fields<'_>, report: ObjectReport<'_>) -> BTreeMap<String, 
         // Higress needs a listener of its own to reach the proxy; here the connection is made directly.
         proxy.inert(&["listenerPort"]);
         proxy.finish();
-        if let (true, Some(name), Some(host), Some(port)) = (is_http, name, host, port) {
+        if let (true, Some(name), Some(host), Some(port)) = (is_http && report.n_faults() == n_faults, name, host, port)
+        {
             proxies.insert(name, ConnectProxy { host, port, connect_timeout: Duration::from_millis(timeout) });
         }
     }

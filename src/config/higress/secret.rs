@@ -62,7 +62,7 @@ impl Secrets {
 }
 
 fn read(object: &RawObject, report: &Report) -> Secret {
-    let report = report.on(&object.origin);
+    let report = report.on_parts_of(&object.origin);
     let mut fields = Fields::new(&object.value, "", report);
     skip_common(&mut fields);
     fields.inert(&["immutable", "type"]);

@@ -25,7 +25,7 @@ pub(in crate::config) fn read_all(objects: &[&RawObject], report: &Report) -> Ve
     let mut endpoints: BTreeMap<String, Addresses> = BTreeMap::new();
     let mut slices: BTreeMap<String, Addresses> = BTreeMap::new();
     for object in objects {
-        let report = report.on(&object.origin);
+        let report = report.on_parts_of(&object.origin);
         match object.origin.kind.as_str() {
             "Endpoints" => {
                 let host = host(&object.origin.name, &object.origin.namespace);
@@ -41,7 +41,7 @@ pub(in crate::config) fn read_all(objects: &[&RawObject], report: &Report) -> Ve
         .filter_map(|object| {
             let host = host(&object.origin.name, &object.origin.namespace);
             let addresses = slices.get(&host).or_else(|| endpoints.get(&host));
-            read_service(object, host, addresses, report.on(&object.origin))
+            read_service(object, host, addresses, report.on_parts_of(&object.origin))
         })
         .collect()
 }
@@ -61,12 +61,13 @@ fn read_service(
     let external_name = spec.text("externalName").filter(|name| !name.is_empty());
     let mut ports: Vec<ServicePort> = Vec::new();
     for mut port in spec.objects("ports") {
+        let n_faults = report.n_faults();
         let name = port.text("name").filter(|name| !name.is_empty());
         let app_protocol = port.text("appProtocol");
         if port.value("port").is_none() {
             report.error(&port.path_of("port"), "is missing");
         }
-        if let Some(number) = port.port("port") {
+        if let Some(number) = port.port("port").filter(|_| report.n_faults() == n_faults) {
             if ports.iter().any(|other| other.number == number) {
                 // The same number over UDP is common for DNS and QUIC.
                 continue;
@@ -175,7 +176,8 @@ fn read_slice(object: &RawObject, slices: &mut BTreeMap<String, Addresses>, repo
     for mut endpoint in fields.objects("endpoints") {
         let mut is_ready = true;
         if let Some(mut conditions) = endpoint.object("conditions") {
-            is_ready = conditions.boolean("ready").unwrap_or(true);
+            let n_faults = report.n_faults();
+            is_ready = conditions.boolean("ready").unwrap_or(true) && report.n_faults() == n_faults;
             conditions.inert(&["serving", "terminating"]);
             conditions.finish();
         }
@@ -197,8 +199,10 @@ fn read_slice(object: &RawObject, slices: &mut BTreeMap<String, Addresses>, repo
 
 fn add(addresses: &mut Addresses, ips: &[IpAddr], ports: Vec<Fields<'_>>) {
     for mut port in ports {
+        let report = port.report();
+        let n_faults = report.n_faults();
         let name = port.text("name").unwrap_or_default().to_owned();
-        if let Some(number) = port.port("port") {
+        if let Some(number) = port.port("port").filter(|_| report.n_faults() == n_faults) {
             let entry = addresses.entry(name).or_default();
             for ip in ips {
                 let address = SocketAddr::new(*ip, number);

@@ -95,7 +95,10 @@ pub(super) fn parse(format: &str, path: &str, report: ObjectReport<'_>) -> Optio
                 let known = PLAIN.iter().map(|(name, _)| *name).chain(["FILTER_STATE", "REQ", "RESP", "START_TIME"]);
                 let message = format!("`%{command}%` is no command of an access log");
                 let hint = did_you_mean(&name, known);
-                report.add(crate::config::Severity::Error, path, message, hint);
+                match hint {
+                    Some(hint) => report.error_hint(path, message, hint),
+                    None => report.error(path, message),
+                }
                 return None;
             }
         }

@@ -33,9 +33,18 @@ pub(super) enum NewPath {
     Prefix { to: String, field: String },
 }
 
+impl Filters {
+    /// What becomes of the path, or of the whole request. `Err`: as of [`NewPath::for_match`].
+    pub fn for_match(&self, path: &PathMatch) -> Result<(Option<PathRewrite>, Option<Redirect>), (String, String)> {
+        let new = self.path.as_ref().map(|new| new.for_match(path)).transpose()?;
+        let redirect = self.redirect.as_ref().map(|filter| filter.for_match(path)).transpose()?;
+        Ok((new, redirect))
+    }
+}
+
 impl NewPath {
     /// `Err` if there is no prefix that could be replaced: the field, and why.
-    pub fn for_match(&self, path: &PathMatch) -> Result<PathRewrite, (String, String)> {
+    fn for_match(&self, path: &PathMatch) -> Result<PathRewrite, (String, String)> {
         match (self, path) {
             (Self::Full(to), _) => Ok(PathRewrite::Full(to.clone())),
             (Self::Prefix { to, .. }, PathMatch::Prefix(from)) => {
@@ -49,7 +58,7 @@ impl NewPath {
 }
 
 impl RedirectFilter {
-    pub fn for_match(&self, path: &PathMatch) -> Result<Redirect, (String, String)> {
+    fn for_match(&self, path: &PathMatch) -> Result<Redirect, (String, String)> {
         Ok(Redirect {
             scheme: self.scheme.clone(),
             authority: self.host.clone(),

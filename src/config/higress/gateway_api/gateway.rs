@@ -92,7 +92,7 @@ impl Gateways {
         let mut gateways = Gateways { labels, ..Gateways::default() };
         let mut certificates = Vec::new();
         for object in of_kind("Gateway") {
-            let reader = Reader { object, secrets, grants, report: report.on(&object.origin) };
+            let reader = Reader { object, secrets, grants, report: report.on_parts_of(&object.origin) };
             let key = (object.origin.namespace.clone(), object.origin.name.clone());
             if let Some((listeners, own)) = reader.read(&classes) {
                 gateways.listeners.insert(key, listeners);
@@ -184,7 +184,7 @@ fn common(a: &HostMatch, b: &HostMatch) -> Option<HostMatch> {
 }
 
 fn is_our_class(object: &RawObject, report: &Report) -> bool {
-    let mut fields = Fields::new(&object.value, "", report.on(&object.origin));
+    let mut fields = Fields::new(&object.value, "", report.on_parts_of(&object.origin));
     skip_common(&mut fields);
     let mut is_ours = false;
     if let Some(mut spec) = fields.object("spec") {
@@ -233,6 +233,7 @@ impl Reader<'_> {
                 let Some(listener) = self.listener(listener, &mut certificates) else { continue };
                 if !names.insert(listener.name.clone()) {
                     self.report.error(&path, format!("`{}` is already the name of a listener above", listener.name));
+                    continue;
                 }
                 listeners.push(listener);
             }
@@ -245,7 +246,9 @@ impl Reader<'_> {
         is_ours.then_some((listeners, certificates))
     }
 
+    /// `None` if it has a fault or is of no use, which has been reported.
     fn listener(&self, mut fields: Fields<'_>, certificates: &mut Vec<Certificate>) -> Option<Listener> {
+        let n_faults = self.report.n_faults();
         let name = fields.required_text("name").map(str::to_owned);
         if fields.value("port").is_none() {
             self.report.error(&fields.path_of("port"), "is missing");
@@ -282,6 +285,9 @@ impl Reader<'_> {
             }
             (_, Some(_)) => self.report.warn(&tls_field, "has no effect on a listener of this protocol"),
             (_, None) => {}
+        }
+        if self.report.n_faults() > n_faults {
+            return None;
         }
         Some(Listener { name: name?, port: port?, scheme: scheme?, hostname: hostname?, namespaces, kinds })
     }

@@ -30,7 +30,7 @@ pub(super) struct End<'a> {
 
 impl Grants {
     pub fn read<'a>(objects: impl Iterator<Item = &'a RawObject>, report: &Report) -> Grants {
-        Grants { grants: objects.map(|object| grant(object, report)).collect() }
+        Grants { grants: objects.filter_map(|object| grant(object, report)).collect() }
     }
 
     /// Whether `from` may refer to the object of this name.
@@ -48,8 +48,11 @@ impl Grants {
     }
 }
 
-fn grant(object: &RawObject, report: &Report) -> Grant {
-    let mut fields = Fields::new(&object.value, "", report.on(&object.origin));
+/// `None` if it has a fault, so that it allows nothing that was not meant.
+fn grant(object: &RawObject, report: &Report) -> Option<Grant> {
+    let report = report.on_parts_of(&object.origin);
+    let n_faults = report.n_faults();
+    let mut fields = Fields::new(&object.value, "", report);
     skip_common(&mut fields);
     let mut grant = Grant { namespace: object.origin.namespace.clone(), from: Vec::new(), to: Vec::new() };
     if let Some(mut spec) = fields.object("spec") {
@@ -72,5 +75,5 @@ fn grant(object: &RawObject, report: &Report) -> Grant {
         spec.finish();
     }
     fields.finish();
-    grant
+    (report.n_faults() == n_faults).then_some(grant)
 }

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::GROUP;
-use super::filters::{self, Filters};
+use super::filters;
 use super::gateway::{Child, Gateways, Parent, Scheme};
 use super::grants::{End, Grants};
 use super::matches::{self, Match};
 use crate::config::annotations::Target;
 use crate::config::fields::Fields;
-use crate::config::higress::ingress::{Draft, TargetRef, host_match, route_name};
+use crate::config::higress::ingress::{Draft, RouteState, TargetRef, host_match, route_name};
 use crate::config::higress::{service, skip_common};
 use crate::config::model::{
-    Admission, HeaderMatch, HostMatch, ObjectRef, Protocol, RetryOn, RetryPolicy, Rewrite, Route, StringMatch,
-    UpstreamPolicy,
+    Admission, HeaderControl, HeaderMatch, HostMatch, ObjectRef, Protocol, RetryOn, RetryPolicy, Rewrite, Route,
+    StringMatch, UpstreamPolicy,
 };
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
@@ -24,7 +24,7 @@ use crate::config::source::RawObject;
 const REGISTRY_GROUP: &str = "networking.higress.io";
 
 pub(super) fn read(object: &RawObject, gateways: &Gateways, grants: &Grants, report: &Report) -> Vec<Draft> {
-    let report = report.on(&object.origin);
+    let report = report.on_parts_of(&object.origin);
     let mut fields = Fields::new(&object.value, "", report);
     skip_common(&mut fields);
     let Some(mut spec) = fields.object("spec") else {
@@ -34,7 +34,10 @@ pub(super) fn read(object: &RawObject, gateways: &Gateways, grants: &Grants, rep
     fields.finish();
     let reader = Reader { origin: &object.origin, grants, report };
     let hosts = reader.hosts(&mut spec);
-    let places = reader.places(&mut spec, gateways, &hosts);
+    let mut places = reader.places(&mut spec, gateways, hosts.as_deref().unwrap_or_default());
+    if hosts.is_none() {
+        places.clear();
+    }
     let mut drafts = Vec::new();
     for rule in spec.objects("rules") {
         drafts.extend(reader.rule(rule, &places));
@@ -54,13 +57,14 @@ struct Reader<'a> {
 type Places = Vec<(HostMatch, Option<Scheme>)>;
 
 impl Reader<'_> {
-    fn hosts(&self, spec: &mut Fields<'_>) -> Vec<HostMatch> {
+    /// Those that are hosts; none at all stand for every host. `None` if no written one can be used.
+    fn hosts(&self, spec: &mut Fields<'_>) -> Option<Vec<HostMatch>> {
+        let n_faults = self.report.n_faults();
         let field = spec.path_of("hostnames");
-        let hosts = spec.texts("hostnames");
-        hosts
-            .iter()
-            .filter_map(|host| host_match(host).map_err(|message| self.report.error(&field, message)).ok())
-            .collect()
+        let written = spec.texts("hostnames");
+        let host = |host: &String| host_match(host).map_err(|message| self.report.error(&field, message)).ok();
+        let hosts: Vec<HostMatch> = written.iter().filter_map(host).collect();
+        (!hosts.is_empty() || self.report.n_faults() == n_faults).then_some(hosts)
     }
 
     fn places(&self, spec: &mut Fields<'_>, gateways: &Gateways, hosts: &[HostMatch]) -> Places {
@@ -71,6 +75,7 @@ impl Reader<'_> {
             self.report.warn("spec.parentRefs", "names no Gateway, so the route has no effect");
         }
         for mut parent in parents {
+            let n_faults = self.report.n_faults();
             let path = parent.path().to_owned();
             let is_gateway =
                 parent.text("group").unwrap_or(GROUP) == GROUP && parent.text("kind").unwrap_or("Gateway") == "Gateway";
@@ -79,7 +84,7 @@ impl Reader<'_> {
             let section = parent.text("sectionName").map(str::to_owned);
             let port = parent.port("port");
             parent.finish();
-            let Some(name) = name else { continue };
+            let Some(name) = name.filter(|_| self.report.n_faults() == n_faults) else { continue };
             if !is_gateway {
                 self.report.warn(&path, "is no Gateway; this parent has no effect");
                 continue;
@@ -97,19 +102,23 @@ impl Reader<'_> {
         schemes.into_iter().map(|(host, schemes)| (host, only(schemes))).collect()
     }
 
+    /// A match with a fault is left out; a fault elsewhere closes the rule.
     fn rule(&self, mut rule: Fields<'_>, places: &Places) -> Vec<Draft> {
+        let n_faults = self.report.n_faults();
         let is_grpc = self.origin.kind == "GRPCRoute";
         // gRPC is HTTP/2 by definition, whatever the service says of itself.
         let policy = UpstreamPolicy { protocol: is_grpc.then_some(Protocol::Http2), ..UpstreamPolicy::default() };
         let written = rule.objects("matches");
-        let is_unconditional = written.is_empty();
-        let mut found: Vec<Match> = written
-            .into_iter()
-            .filter_map(|fields| if is_grpc { matches::grpc(fields) } else { matches::http(fields) })
-            .collect();
-        if is_unconditional {
+        let mut found: Vec<Match> = Vec::new();
+        if written.is_empty() && self.report.n_faults() == n_faults {
             found.push(Match::everything());
         }
+        for fields in written {
+            let n_faults = self.report.n_faults();
+            let read = if is_grpc { matches::grpc(fields) } else { matches::http(fields) };
+            found.extend(read.filter(|_| self.report.n_faults() == n_faults));
+        }
+        let n_faults = self.report.n_faults();
         let backends = Backends { origin: self.origin, grants: self.grants, report: self.report };
         let filters = filters::read(&mut rule, &backends);
         let field = rule.path_of("backendRefs");
@@ -119,43 +128,45 @@ impl Reader<'_> {
         let retry = retry(&mut rule, per_try);
         rule.inert(&["name"]);
         rule.unsupported(&["sessionPersistence"]);
-        if targets.is_empty() && filters.redirect.is_none() {
+        let is_whole = self.report.n_faults() == n_faults;
+        if targets.is_empty() && filters.redirect.is_none() && is_whole {
             self.report.warn(&field, "names no service; requests are answered with 503");
         }
         rule.finish();
         let mut drafts = Vec::new();
         for taken in &found {
+            let changes = filters.for_match(&taken.path).map_err(|(field, message)| self.report.error(&field, message));
             for (host, scheme) in places {
-                match self.route(taken, host, *scheme, &filters, timeout, &retry) {
-                    Ok(route) => drafts.push(Draft {
-                        // A redirect needs no destination.
-                        targets: if route.admission.redirect.is_some() { Vec::new() } else { targets.clone() },
-                        route,
-                        field: field.clone(),
-                        policy: policy.clone(),
-                        fallback: None,
-                        mirror: filters.mirror.clone(),
-                        rpc: None,
-                    }),
-                    Err((field, message)) => {
-                        self.report.error(&field, message);
-                        break;
-                    }
-                }
+                let (path, redirect) = changes.clone().unwrap_or_default();
+                let mut route = self.route(taken, host, *scheme, timeout, &retry);
+                route.rewrite = Rewrite { host: filters.host.clone(), path };
+                route.header_control = filters.headers.clone();
+                route.admission.redirect = redirect;
+                drafts.push(Draft {
+                    // A redirect needs no destination.
+                    targets: if route.admission.redirect.is_some() { Vec::new() } else { targets.clone() },
+                    route,
+                    state: if is_whole && changes.is_ok() { RouteState::Whole } else { RouteState::Closed },
+                    field: field.clone(),
+                    policy: policy.clone(),
+                    fallback: None,
+                    mirror: filters.mirror.clone(),
+                    rpc: None,
+                });
             }
         }
         drafts
     }
 
+    /// Without what filters change.
     fn route(
         &self,
         taken: &Match,
         host: &HostMatch,
         scheme: Option<Scheme>,
-        filters: &Filters,
         timeout: Option<Duration>,
         retry: &RetryPolicy,
-    ) -> Result<Route, (String, String)> {
+    ) -> Route {
         let name = route_name(self.origin);
         let mut headers = taken.headers.clone();
         if let Some(scheme) = scheme {
@@ -165,9 +176,7 @@ impl Reader<'_> {
             };
             headers.push(HeaderMatch { name: ":scheme".to_owned(), value: StringMatch::Exact(value.to_owned()) });
         }
-        let path = filters.path.as_ref().map(|new| new.for_match(&taken.path)).transpose()?;
-        let redirect = filters.redirect.as_ref().map(|filter| filter.for_match(&taken.path)).transpose()?;
-        Ok(Route {
+        Route {
             name: if self.origin.kind == "GRPCRoute" { format!("GRPC/{name}") } else { name },
             origin: self.origin.clone(),
             host: host.clone(),
@@ -184,11 +193,11 @@ impl Reader<'_> {
             reentry: None,
             timeout,
             retry: retry.clone(),
-            rewrite: Rewrite { host: filters.host.clone(), path },
-            header_control: filters.headers.clone(),
-            admission: Admission { redirect, ..Admission::default() },
+            rewrite: Rewrite::default(),
+            header_control: HeaderControl::default(),
+            admission: Admission::default(),
             rpc: None,
-        })
+        }
     }
 }
 
