@@ -1,7 +1,7 @@
 //! Reading a plugin's configuration: a checked view of a JSON object that collects every problem with its field.
 //!
-//! Scalars are read as Higress' plugins read them: a number or a flag in quotes is one, and an unquoted number in a list of
-//! texts is its digits.
+//! Values are read as Higress' plugins read them: a number or a flag in quotes is one, an unquoted number in a list of texts is
+//! its digits, and what stands where a list should is a list of one.
 
 use serde_json::{Map, Value};
 
@@ -97,11 +97,7 @@ impl<'a> Fields<'a> {
 
     /// A list of [`Fields::secret`]; `None` if one of them is none.
     pub fn secrets(&mut self, key: &'static str) -> Option<Vec<Secret>> {
-        let value = self.get(key)?;
-        let Some(list) = value.as_array() else {
-            self.problem(key, format!("must be a list, found {}", type_name(value)));
-            return None;
-        };
+        let list = self.list(key)?;
         for (index, value) in list.iter().enumerate().filter(|(_, value)| scalar_text(value).is_none()) {
             self.problem(&format!("{key}[{index}]"), format!("must be a string, found {}", type_name(value)));
         }
@@ -123,8 +119,14 @@ impl<'a> Fields<'a> {
         self.typed(key, "a whole number that is not negative", |value| unquoted(value, Value::as_u64))
     }
 
+    /// One value that is no list counts as its only element, with a warning.
     pub fn list(&mut self, key: &'static str) -> Option<&'a [Value]> {
-        self.typed(key, "a list", |value| value.as_array().map(Vec::as_slice))
+        let value = self.get(key)?;
+        let list = value.as_array().map(Vec::as_slice);
+        if list.is_none() {
+            self.warn(key, format!("should be a list, found {}; it is read as a list of that", type_name(value)));
+        }
+        Some(list.unwrap_or(std::slice::from_ref(value)))
     }
 
     pub fn object(&mut self, key: &'static str) -> Option<&'a Value> {
@@ -242,12 +244,27 @@ mod tests {
         assert_eq!(fields.finish().len(), 3);
     }
 
+    /// gjson's `Array()`, which Higress' plugins in Go read lists with, makes a list of anything.
+    #[test]
+    fn one_value_is_a_list_of_one() {
+        let value = json!({"names": "a", "keys": 4711, "objects": {"a": 1}, "wrong": {"a": 1}});
+        let mut fields = Fields::of(&value, "");
+        assert_eq!(fields.strings("names").unwrap(), ["a"]);
+        assert_eq!(fields.secrets("keys").unwrap()[0].expose(), "4711");
+        assert_eq!(fields.list("objects").unwrap(), [json!({"a": 1})]);
+        assert!(fields.is_usable());
+        assert_eq!(fields.strings("wrong").unwrap().len(), 0);
+        assert!(!fields.is_usable(), "an object is no text, in a list or not");
+        let problems = fields.finish();
+        assert!(problems[1].field == "keys" && !problems[1].message.contains("4711"), "{problems:?}");
+    }
+
     #[test]
     fn secrets_do_not_show_in_problems() {
         let value = json!({"key": [4711], "keys": "hunter2", "list": [{"a": 4712}, "ok"]});
         let mut fields = Fields::of(&value, "");
         assert!(fields.secret("key").is_none());
-        assert!(fields.secrets("keys").is_none());
+        assert!(fields.secrets("keys").is_some());
         assert!(fields.secrets("list").is_none());
         let told = format!("{:?}", fields.finish());
         assert!(!told.contains("471") && !told.contains("hunter2"), "{told}");

@@ -53,6 +53,9 @@ async fn what_no_provider_could_read_is_refused_with_the_reason() {
         let answer = gateway.post("/v1/chat/completions", &[], Bytes::from_static(body)).await;
         assert_eq!((answer.status, answer.error_code().as_str()), (400, code), "{}", answer.text());
     }
+    let packed = gateway.post("/v1/chat/completions", &[("content-encoding", "gzip")], &b"\x1f\x8b\x08"[..]).await;
+    assert_eq!((packed.status, packed.error_code().as_str()), (415, "unsupported_content_encoding"));
+    assert!(packed.text().contains("`gzip`"), "{}", packed.text());
     assert_eq!(upstream.n_calls(), 0);
     // What the provider may know better is its business.
     for body in [

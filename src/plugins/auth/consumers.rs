@@ -90,11 +90,7 @@ pub fn each<T>(
     key: &'static str,
     mut read: impl FnMut(&mut Fields<'_>) -> Option<T>,
 ) -> Vec<T> {
-    let Some(value) = fields.get(key) else { return Vec::new() };
-    let Some(list) = value.as_array() else {
-        fields.problem(key, format!("must be a list, found {}", type_name(value)));
-        return Vec::new();
-    };
+    let Some(list) = fields.list(key) else { return Vec::new() };
     let mut found = Vec::with_capacity(list.len());
     for (index, value) in list.iter().enumerate() {
         let at = format!("{key}[{index}]");
