@@ -18,6 +18,7 @@ use pingora_core::server::{Fds, ListenFds, ShutdownWatch};
 use pingora_core::services::Service as _;
 use pingora_core::services::listening::Service;
 use pingora_proxy::{HttpProxy, http_proxy};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::front::{Front, TlsFront};
 use super::service::Gateway;
@@ -33,43 +34,62 @@ const WRITE_BUFFER: usize = 4 * 1024;
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// A bound socket that does not accept yet.
+/// A port that is bound and does not accept yet: a socket for each thread, among which the system shares out new connections.
 pub struct Bound {
     pub address: SocketAddr,
-    socket: TcpListener,
+    sockets: Vec<TcpListener>,
 }
 
 impl Bound {
-    /// # Errors
-    /// The address is in use or not ours.
-    pub fn bind(address: SocketAddr) -> io::Result<Bound> {
-        let socket = TcpListener::bind(address)?;
-        Bound::from_socket(socket)
-    }
-
-    /// Takes over a socket that is already listening (systemd socket activation).
+    /// Takes the port for `n` threads.
     ///
     /// # Errors
-    /// The socket has no address or cannot be made non-blocking.
-    pub fn from_socket(socket: TcpListener) -> io::Result<Bound> {
-        socket.set_nonblocking(true)?;
-        // The standard library asks for 128; beyond it the kernel makes a burst of new clients wait a second or resets them.
-        socket2::SockRef::from(&socket).listen(BACKLOG)?;
-        Ok(Bound { address: socket.local_addr()?, socket })
+    /// The address is in use or not ours.
+    pub fn bind(address: SocketAddr, n: usize) -> io::Result<Bound> {
+        // The first is bound as if it were alone, or another process of the same user that shares its port, a second gateway for
+        // one, would not be noticed.
+        let first = socket(address)?;
+        first.bind(&address.into())?;
+        first.set_reuse_port(true)?;
+        let address = first.local_addr()?.as_socket().unwrap_or(address);
+        let mut sockets = vec![first];
+        for _ in 1..n {
+            let further = socket(address)?;
+            further.set_reuse_port(true)?;
+            further.bind(&address.into())?;
+            sockets.push(further);
+        }
+        for socket in &sockets {
+            socket.listen(BACKLOG)?;
+        }
+        Ok(Bound { address, sockets: sockets.into_iter().map(TcpListener::from).collect() })
+    }
+
+    /// One for each thread.
+    pub fn into_sockets(self) -> Vec<TcpListener> {
+        self.sockets
     }
 }
 
-/// How clients may connect.
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a process before us may still be saying goodbye.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// How clients may connect to one thread.
 pub struct Listeners {
-    pub http: Vec<Bound>,
-    pub https: Vec<Bound>,
+    pub http: TcpListener,
+    pub https: TcpListener,
 }
 
 /// Serves `gateway` until `shutdown` turns true, then returns once all accept loops have ended and idle connections are
-/// told to close.
-pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWatch, threads: usize) {
-    let conf =
-        Arc::new(ServerConf { threads, max_retries: 16, upstream_keepalive_pool_size: 512, ..ServerConf::default() });
+/// told to close. All of it runs on the thread it is called on.
+pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWatch) {
+    let conf = ServerConf { threads: 1, max_retries: 16, upstream_keepalive_pool_size: 512, ..ServerConf::default() };
+    let conf = Arc::new(conf);
     let snapshot = gateway.snapshot.clone();
     let h2 = h2_options(&snapshot.load());
     let mut options = HttpServerOptions::default();
@@ -98,19 +118,18 @@ pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWat
     futures_util::future::join(serve_plain, serve_encrypted).await;
 }
 
-/// pingora's accept loops on sockets that are bound already.
-fn service(name: &str, sockets: Vec<Bound>, front: Front) -> (Service<Front>, ListenFds) {
+/// pingora's accept loop on a socket that is bound already.
+fn service(name: &str, socket: TcpListener, front: Front) -> (Service<Front>, ListenFds) {
     let mut service = Service::new(name.to_owned(), front);
     let mut fds = Fds::new();
-    for bound in sockets {
-        let address = bound.address.to_string();
-        fds.add(address.clone(), bound.socket.into_raw_fd());
-        let mut options = TcpSocketOptions::default();
-        // Conversations may be silent for hours; a client that vanished must not stay for ever.
-        options.tcp_keepalive = Some(keepalive(Duration::ZERO));
-        let listener = ListenerConfig::tcp(address).tcp_socket_options(options);
-        service.add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
-    }
+    // Only has to be the same in both.
+    let place = name.to_owned();
+    fds.add(place.clone(), socket.into_raw_fd());
+    let mut options = TcpSocketOptions::default();
+    // Conversations may be silent for hours; a client that vanished must not stay for ever.
+    options.tcp_keepalive = Some(keepalive(Duration::ZERO));
+    let listener = ListenerConfig::tcp(place).tcp_socket_options(options);
+    service.add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER)));
     (service, Arc::new(parking_lot::Mutex::new(fds)))
 }
 
@@ -125,4 +144,23 @@ fn h2_options(snapshot: &Snapshot) -> H2Options {
         // is longer is not even decoded.
         .max_header_list_size(u32::try_from(snapshot.limits.max_header_bytes * 2).unwrap_or(u32::MAX));
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn every_thread_gets_connections_to_the_one_port() {
+        let bound = Bound::bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let address = bound.address;
+        assert_eq!(Bound::bind(address, 1).err().unwrap().kind(), ErrorKind::AddrInUse);
+        let _clients: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let n_waiting = |socket: &TcpListener| std::iter::from_fn(|| socket.accept().ok()).count();
+        let shares: Vec<usize> = bound.into_sockets().iter().map(n_waiting).collect();
+        assert!(shares.iter().sum::<usize>() == 200 && shares.iter().all(|share| *share > 20), "{shares:?}");
+    }
 }

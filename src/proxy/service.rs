@@ -48,6 +48,22 @@ pub struct Gateway {
 pub const STAGES: &[&str] = &["listener", "hygiene", "gate", "chain", "outgoing", "respond", "finish"];
 
 impl Gateway {
+    /// For another thread: the same, but for connections, which stay on the thread that made them.
+    pub fn for_thread(&self) -> Gateway {
+        Gateway {
+            snapshot: self.snapshot.clone(),
+            resolver: self.resolver.clone(),
+            exchange: self.exchange.clone(),
+            dubbo: Dubbo::default(),
+            mcp: self.mcp.clone(),
+            challenges: self.challenges.clone(),
+            metrics: self.metrics.clone(),
+            access_log: self.access_log.clone(),
+            spans: self.spans.clone(),
+            tasks: self.tasks.clone(),
+        }
+    }
+
     /// Everything between admission and the upstream: match, run the chain, ask the MCP servers, redirect. `Some` is an answer
     /// to give now.
     async fn before_upstream(&self, session: &mut Session, ctx: &mut Context) -> Result<Option<Reply>> {

@@ -44,11 +44,7 @@ impl StopSignals {
     /// # Errors
     /// The process cannot receive signals.
     pub fn listen() -> Result<StopSignals, StartError> {
-        let failed = |error| StartError::Io { what: "signals cannot be received".into(), error };
-        Ok(StopSignals {
-            term: signal(SignalKind::terminate()).map_err(failed)?,
-            int: signal(SignalKind::interrupt()).map_err(failed)?,
-        })
+        Ok(StopSignals { term: receive(SignalKind::terminate())?, int: receive(SignalKind::interrupt())? })
     }
 
     /// Name of the next signal.
@@ -60,20 +56,29 @@ impl StopSignals {
     }
 }
 
-/// Reads the configuration folder anew on SIGHUP, as daemons do; without a handler the signal would end the process.
-pub async fn reload_on_hangup(reloader: Arc<Reloader>) {
-    let mut hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(error) => return tracing::error!(%error, "SIGHUP cannot be received"),
-    };
-    while hangup.recv().await.is_some() {
-        tracing::info!("Told to reload (SIGHUP)");
-        let reloader = reloader.clone();
-        let reloaded = tokio::task::spawn_blocking(move || reloader.reload()).await;
-        if let Ok(Err(error)) = reloaded {
-            tracing::error!(error, "The configuration folder cannot be read; the configuration before keeps serving");
+fn receive(kind: SignalKind) -> Result<Signal, StartError> {
+    signal(kind).map_err(|error| StartError::Io { what: "signals cannot be received".into(), error })
+}
+
+/// Reads the configuration folder anew on SIGHUP, as daemons do. From the call on the signal no longer ends the process.
+///
+/// # Errors
+/// The process cannot receive signals.
+pub fn reload_on_hangup(reloader: Arc<Reloader>) -> Result<impl Future<Output = ()>, StartError> {
+    let mut hangup = receive(SignalKind::hangup())?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("Told to reload (SIGHUP)");
+            let reloader = reloader.clone();
+            let reloaded = tokio::task::spawn_blocking(move || reloader.reload()).await;
+            if let Ok(Err(error)) = reloaded {
+                tracing::error!(
+                    error,
+                    "The configuration folder cannot be read; the configuration before keeps serving"
+                );
+            }
         }
-    }
+    })
 }
 
 /// The token that guards changes over the admin port: `admin.token` in the data folder, made on first start, readable by

@@ -11,6 +11,7 @@ pub mod knowledge;
 pub mod outside;
 mod registries;
 mod reload;
+mod workers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use self::history::History;
 use self::host::{LiveServices, ProcessHost};
 use self::registries::Registries;
 use self::reload::Reloader;
+use self::workers::Workers;
 use crate::admin;
 use crate::base::tasks::Tasks;
 use crate::config::settings::{AccessLog as AccessLogTarget, LogFormat, Settings};
@@ -40,7 +42,7 @@ use crate::proxy::cluster::Clusters;
 use crate::proxy::cluster::checks::Checks;
 use crate::proxy::dubbo::Dubbo;
 use crate::proxy::exchange::Exchange;
-use crate::proxy::listener::{self, Bound, Listeners};
+use crate::proxy::listener::{Bound, Listeners};
 use crate::proxy::resolve::Resolver;
 use crate::proxy::service::Gateway;
 use crate::proxy::snapshot::Snapshot;
@@ -88,25 +90,19 @@ pub fn run(settings: Settings, config_dir_is_given: bool) -> Result<(), StartErr
     let started = Instant::now();
     let json = settings.telemetry.log_format == LogFormat::Json;
     crate::telemetry::log::init(&settings.telemetry.log_level, json).map_err(StartError::Usage)?;
-    let sockets = Sockets::bind(&settings)?;
-    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let proxy_runtime = runtime("proxy", threads)?;
-    let background = runtime("background", 2)?;
-    let result = Process::start(settings, sockets, config_dir_is_given, &background, &proxy_runtime, threads, started)
-        .map(|process| background.block_on(process.serve_until_told()));
-    // Whatever still runs has had its time.
-    proxy_runtime.shutdown_timeout(Duration::from_millis(200));
-    background.shutdown_timeout(Duration::from_millis(200));
-    result
-}
-
-fn runtime(name: &str, threads: usize) -> Result<Runtime, StartError> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name(name)
+    let n_threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let sockets = Sockets::bind(&settings, n_threads)?;
+    let background = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("background")
         .enable_all()
         .build()
-        .map_err(|error| StartError::Io { what: format!("the {name} threads cannot be started"), error })
+        .map_err(|error| StartError::Io { what: "the background threads cannot be started".into(), error })?;
+    let result = Process::start(settings, sockets, config_dir_is_given, &background, started)
+        .map(|process| background.block_on(process.serve_until_told()));
+    // Whatever still runs has had its time.
+    background.shutdown_timeout(Duration::from_millis(200));
+    result
 }
 
 /// All listening sockets, bound before anything else.
@@ -118,11 +114,11 @@ struct Sockets {
 }
 
 impl Sockets {
-    fn bind(settings: &Settings) -> Result<Sockets, StartError> {
+    fn bind(settings: &Settings, n_threads: usize) -> Result<Sockets, StartError> {
         let listen = &settings.listen;
         let bind = |port: u16, flag: &'static str| {
             let address = SocketAddr::new(listen.bind, port);
-            Bound::bind(address).map_err(|error| StartError::Listen { address, flag, error })
+            Bound::bind(address, n_threads).map_err(|error| StartError::Listen { address, flag, error })
         };
         let address = SocketAddr::new(listen.admin_bind, listen.admin_port);
         let refused = |error| StartError::Listen { address, flag: "admin-port", error };
@@ -156,8 +152,7 @@ struct Process {
     flywheel: Option<Flywheel>,
     stop: watch::Sender<bool>,
     health: admin::Health,
-    /// Ends when the accept loops have.
-    serving: tokio::task::JoinHandle<()>,
+    workers: Workers,
     signals: control::StopSignals,
     /// Watching ends when this is dropped.
     _watcher: Option<Watcher>,
@@ -169,8 +164,6 @@ impl Process {
         sockets: Sockets,
         config_dir_is_given: bool,
         background: &Runtime,
-        proxy_runtime: &Runtime,
-        threads: usize,
         started: Instant,
     ) -> Result<Process, StartError> {
         let settings = Arc::new(settings);
@@ -250,7 +243,11 @@ impl Process {
             metrics: metrics.clone(),
         };
         certificates::start(parts, &reloader, &tasks);
-        tasks.spawn_until_stopped(control::reload_on_hangup(reloader.clone()));
+        let on_hangup = {
+            let _on_runtime = background.enter();
+            control::reload_on_hangup(reloader.clone())?
+        };
+        tasks.spawn_until_stopped(on_hangup);
         let (stop, stopped) = watch::channel(false);
         let token = control::admin_token(&settings.data_dir)?;
         let health = admin::Health::default();
@@ -278,8 +275,10 @@ impl Process {
         let exchange = gateway.exchange.clone();
         let probing = exchange.clone();
         tasks.spawn_until_stopped(async move { probing.probe_tokens().await });
-        let listeners = Listeners { http: vec![sockets.http], https: vec![sockets.https] };
-        let serving = proxy_runtime.handle().spawn(listener::serve(gateway, listeners, stopped, threads));
+        let pairs = sockets.http.into_sockets().into_iter().zip(sockets.https.into_sockets());
+        let listeners = pairs.map(|(http, https)| Listeners { http, https }).collect();
+        let workers = Workers::start(&gateway, listeners, &stopped)
+            .map_err(|error| StartError::Io { what: "the proxy threads cannot be started".into(), error })?;
         let signals = background.block_on(async { control::StopSignals::listen() })?;
         if let Some(flywheel) = &flywheel {
             let triggers = Triggers {
@@ -291,7 +290,7 @@ impl Process {
         }
         health.set_ready(true);
         control::announce(http, https, admin, started.elapsed());
-        Ok(Process { settings, metrics, tasks, exchange, flywheel, stop, health, serving, signals, _watcher: watcher })
+        Ok(Process { settings, metrics, tasks, exchange, flywheel, stop, health, workers, signals, _watcher: watcher })
     }
 
     /// Waits for SIGTERM or SIGINT, then lets requests in flight finish.
@@ -314,7 +313,7 @@ impl Process {
         self.exchange.end();
         requests_end(&metrics, Instant::now() + LAST_BYTES).await;
         // Accept loops have ended and idle connections are told to close; answers just written may still be in flight.
-        let _ = tokio::time::timeout(LAST_BYTES, &mut self.serving).await;
+        let _ = tokio::time::timeout(LAST_BYTES, self.workers.end_of_accepting()).await;
         let left = self.metrics.requests_in_flight.get();
         if left > 0 {
             tracing::warn!(requests = left, "The drain time is over; these requests are cut off");

@@ -34,6 +34,17 @@ fn a_taken_port_exits_69_and_bad_usage_64() {
     assert_eq!(code, 64, "{err}");
 }
 
+/// The threads of a gateway share its port; another gateway must not get a part of its connections.
+#[tokio::test]
+async fn a_second_gateway_gets_no_share_of_the_port() {
+    let first = Gateway::start(Folder::new());
+    let (port, folder) = (first.http.port().to_string(), Folder::new());
+    let serve = ["serve", "--bind", "127.0.0.1", "--https-port", "0", "--admin-port", "0", "--http-port", &port];
+    let (code, _, err) = run_cli(&serve, &folder);
+    assert!(code == 69 && err.contains(&port), "{code} {err}");
+    assert_eq!(send(first.http, "GET", "/", &[], Bytes::new()).await.status, 404);
+}
+
 #[test]
 fn a_wrong_config_toml_names_file_and_key() {
     let folder = Folder::new();

@@ -192,7 +192,7 @@ impl Exchange {
             NoPeer::Missing(reason) => Failure::Unreachable(reason),
             NoPeer::Full { .. } => Failure::Overflow(error.to_string()),
         })?;
-        let (mut upstream, is_reused) = connect(&self.connector, &peer).await.inspect_err(|_| lease.failed())?;
+        let (mut upstream, is_reused) = connect(self.connector(), &peer).await.inspect_err(|_| lease.failed())?;
         upstream.set_write_timeout(Some(call.timeouts.between_reads));
         let waited = timeout(patience, send_and_await(&mut upstream, head, body, is_reused));
         let Ok(begun) = waited.await else {
@@ -246,7 +246,7 @@ impl Exchange {
     /// Returns a connection to the pool, or closes it when its answer was not read to the end.
     pub(super) async fn finish(&self, mut upstream: HttpSession, peer: &HttpPeer, is_done: bool, idle: Duration) {
         if is_done {
-            self.connector.release_http_session(upstream, peer, Some(idle)).await;
+            self.connector().release_http_session(upstream, peer, Some(idle)).await;
         } else {
             upstream.shutdown().await;
         }

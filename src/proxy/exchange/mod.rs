@@ -22,6 +22,7 @@ use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
+use thread_local::ThreadLocal;
 use tokio_util::sync::CancellationToken;
 
 use self::attempt::{Failure, Opened};
@@ -39,7 +40,9 @@ use crate::telemetry::metrics::{AttemptOutcome, Metrics, ServiceOutcome};
 
 /// Shared by all requests: the connection pool towards providers and the health of their tokens.
 pub struct Exchange {
-    connector: Connector,
+    /// A thread reuses its own connections: another one's events would have to be waited for there.
+    connectors: ThreadLocal<Connector>,
+    pool_size: usize,
     resolver: Arc<Resolver>,
     metrics: Arc<Metrics>,
     tokens: Tokens,
@@ -48,10 +51,14 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// `pool_size`: connections that may wait for work, by thread.
     pub fn new(resolver: Arc<Resolver>, metrics: Arc<Metrics>, pool_size: usize) -> Exchange {
-        let options = ConnectorOptions::new(pool_size);
-        let connector = Connector::new(Some(options));
-        Exchange { connector, resolver, metrics, tokens: Tokens::default(), ending: CancellationToken::new() }
+        let (connectors, tokens, ending) = (ThreadLocal::new(), Tokens::default(), CancellationToken::new());
+        Exchange { connectors, pool_size, resolver, metrics, tokens, ending }
+    }
+
+    fn connector(&self) -> &Connector {
+        self.connectors.get_or(|| Connector::new(Some(ConnectorOptions::new(self.pool_size))))
     }
 
     /// Ends every stream that still runs, visibly.

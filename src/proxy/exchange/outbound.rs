@@ -96,7 +96,7 @@ impl Exchange {
         body: Bytes,
         limit: usize,
     ) -> Result<HttpAnswer, (String, bool)> {
-        let connected = self.connector.get_http_session(peer).await;
+        let connected = self.connector().get_http_session(peer).await;
         let (mut session, is_reused) = connected.map_err(|error| (error.to_string(), false))?;
         let failed = |error: Box<Error>| (error.to_string(), is_reused);
         session.write_request_header(Box::new(head)).await.map_err(failed)?;
@@ -112,7 +112,7 @@ impl Exchange {
             }
             answer.extend_from_slice(&chunk);
         }
-        self.connector.release_http_session(session, peer, Some(IDLE)).await;
+        self.connector().release_http_session(session, peer, Some(IDLE)).await;
         Ok(HttpAnswer { head, body: answer.freeze() })
     }
 }
