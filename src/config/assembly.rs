@@ -119,7 +119,9 @@ impl<'a> Assembly<'a> {
 
     fn certificate(&mut self, certificate: Certificate, field: &str, report: ObjectReport<'_>) {
         let host = certificate.hosts.first().cloned().unwrap_or_default();
-        match self.certified.get(&host).and_then(|first| self.certificates.get(*first)) {
+        match self.certified.get(&host).and_then(|first| self.certificates.get_mut(*first)) {
+            // One of them asks for what cannot be had.
+            Some(first) if certificate.options.is_closed => first.options.is_closed = true,
             Some(first) if first.secret == certificate.secret => {}
             Some(first) => report.warn(
                 field,
@@ -142,7 +144,7 @@ impl<'a> Assembly<'a> {
                 "give both Ingresses the same host, path, path type and match annotations",
             );
         };
-        let is_whole = draft.state == RouteState::Whole;
+        let is_whole = draft.state == RouteState::Whole && !base.is_closed();
         // The route keeps what a canary with a fault was to take.
         let Some(linked) = link(draft, self.services, report).filter(|_| is_whole) else { return };
         let Route { name, origin, destinations, header_control, rpc, .. } = linked;

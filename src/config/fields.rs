@@ -161,9 +161,16 @@ impl<'a> Fields<'a> {
         elements.iter().enumerate().map(move |(i, element)| (format!("{path}[{i}]"), element))
     }
 
+    /// The mappings of a list. What is none is reported and left out: read as an empty one it would mean everything.
     pub fn objects(&mut self, key: &'static str) -> Vec<Fields<'a>> {
         let report = self.report;
-        self.list(key).map(|(path, element)| Fields::new(element, path, report)).collect()
+        let read = |(path, element): (String, &'a Value)| {
+            if element.is_null() {
+                report.error(&path, "must be a mapping, not null");
+            }
+            Some(Fields::new(element, path, report)).filter(Fields::is_mapping)
+        };
+        self.list(key).filter_map(read).collect()
     }
 
     pub fn texts(&mut self, key: &'static str) -> Vec<String> {

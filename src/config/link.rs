@@ -13,8 +13,8 @@ use super::problem::ObjectReport;
 /// Everything a route can name.
 pub(super) struct Services {
     pub by_host: BTreeMap<String, Service>,
-    /// Http2Rpcs by name.
-    pub rpcs: BTreeMap<String, Arc<DubboService>>,
+    /// Http2Rpcs by name; `None` for one with a fault.
+    pub rpcs: BTreeMap<String, Option<Arc<DubboService>>>,
     /// Registries have yet to be heard.
     pub may_come: bool,
 }
@@ -41,11 +41,14 @@ pub(super) fn is_of_folder(host: &str) -> bool {
 
 /// `None` if the route takes no requests for a fault.
 pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) -> Option<Route> {
-    let Draft { mut route, state, field, targets, policy, rpc, fallback, mirror } = draft;
+    let Draft { mut route, mut state, field, targets, policy, rpc, fallback, mirror } = draft;
     if let Some((annotation, name)) = rpc {
-        route.rpc = services.rpcs.get(&name).cloned();
-        if route.rpc.is_none() {
-            report.warn(&annotation, format!("there is no usable Http2Rpc `{name}`; requests go on as they are"));
+        match services.rpcs.get(&name) {
+            Some(Some(rpc)) => route.rpc = Some(rpc.clone()),
+            // As they are, requests are nothing for its service.
+            Some(None) if state == RouteState::Whole => state = RouteState::Closed,
+            Some(None) => {}
+            None => report.warn(&annotation, format!("there is no Http2Rpc `{name}`; requests go on as they are")),
         }
     }
     route.fallback = fallback.and_then(|fallback| {

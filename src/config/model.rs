@@ -115,6 +115,11 @@ pub struct Route {
 }
 
 impl Route {
+    /// Whether what is written about it has a fault, so that it refuses what it takes.
+    pub fn is_closed(&self) -> bool {
+        self.destinations.is_empty() && self.admission.redirect.is_none()
+    }
+
     /// The redirect of requests for exactly `/`, which comes before every other route of its host.
     pub fn is_app_root(&self) -> bool {
         self.admission.redirect.as_ref().is_some_and(Redirect::is_app_root)

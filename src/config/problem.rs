@@ -143,6 +143,11 @@ impl ObjectReport<'_> {
         self.add(self.fault, field, message.into(), Some(hint.into()));
     }
 
+    /// For a part whose fault must keep everything from going live: a guess in its place would open what other parts close.
+    pub fn of_the_whole(self) -> Self {
+        Self { fault: Severity::Error, ..self }
+    }
+
     /// How many errors there have been, in whatever object. A reader compares it with what it was before a part, to see
     /// whether the part has any.
     pub fn n_faults(&self) -> usize {

@@ -82,6 +82,24 @@ fn golden_folders() {
     assert!(failed.is_empty(), "run with WEIRGATE_UPDATE_GOLDEN=1 and look at the change:\n{}", failed.join("\n"));
 }
 
+/// What each fault leaves open is what was written without it, never more.
+#[test]
+fn faults_take_out_what_they_are_in() {
+    let contained = compile_folder(&golden_dir().join("contained"));
+    assert!(!contained.has_errors() && contained.problems.iter().any(Problem::is_fault), "{:?}", contained.problems);
+    let open = contained.gateway.routes.iter().filter(|route| !route.is_closed());
+    let open: Vec<(&str, String)> = open.map(|route| (route.name.as_str(), format!("{:?}", route.path))).collect();
+    let expected = [("clients", "/"), ("port", "/"), ("r", "/a")];
+    assert_eq!(open, expected.map(|(name, path)| (name, format!("Prefix({path:?})"))));
+    let canaries = contained.gateway.routes.iter().map(|route| route.canaries.len()).sum::<usize>();
+    assert_eq!(canaries, 0, "a canary of what is closed is closed");
+    let certificates = &contained.gateway.certificates;
+    assert!(certificates.len() == 1 && certificates[0].options.is_closed, "{certificates:?}");
+    assert!(!contained.gateway.services.contains_key("behind.dns"), "without its proxy it would be asked directly");
+    // Whose word is taken on client addresses decides what source ranges mean.
+    assert!(compile_folder(&golden_dir().join("bad-trust")).has_errors());
+}
+
 #[test]
 fn secrets_stay_out_of_dumps_and_problems() {
     let tls = compile_folder(&golden_dir().join("tls"));

@@ -88,11 +88,13 @@ impl<'a> Fields<'a> {
     /// A string that no message may show: problems name its type only.
     pub fn secret(&mut self, key: &'static str) -> Option<Secret> {
         let value = self.get(key)?;
-        let secret = scalar_text(value).map(Secret::new);
-        if secret.is_none() {
-            self.problem(key, format!("must be a string, found {}", type_name(value)));
+        let secret = scalar_text(value);
+        match &secret {
+            None => self.problem(key, format!("must be a string, found {}", type_name(value))),
+            Some(text) if is_open_reference(text) => self.problem(key, NO_SECRET),
+            Some(_) => {}
         }
-        secret
+        secret.map(Secret::new)
     }
 
     /// A list of [`Fields::secret`]; `None` if one of them is none.
@@ -100,6 +102,10 @@ impl<'a> Fields<'a> {
         let list = self.list(key)?;
         for (index, value) in list.iter().enumerate().filter(|(_, value)| scalar_text(value).is_none()) {
             self.problem(&format!("{key}[{index}]"), format!("must be a string, found {}", type_name(value)));
+        }
+        let texts = list.iter().enumerate().filter_map(|(index, value)| Some((index, scalar_text(value)?)));
+        for (index, _) in texts.filter(|(_, text)| is_open_reference(text)) {
+            self.problem(&format!("{key}[{index}]"), NO_SECRET);
         }
         list.iter().map(|value| scalar_text(value).map(Secret::new)).collect()
     }
@@ -158,6 +164,14 @@ impl<'a> Fields<'a> {
         }
         self.problems
     }
+}
+
+const NO_SECRET: &str =
+    "is a reference to a Secret or key that is not there; taken as it stands anybody could write it";
+
+/// Whether a reference was left as it is, because what it names is missing.
+fn is_open_reference(text: &str) -> bool {
+    text.contains("${secret.")
 }
 
 /// What `read` gets from the value or, where that is a text, from the number it spells.
@@ -242,6 +256,17 @@ mod tests {
         let mut fields = Fields::of(&wrong, "");
         assert_eq!((fields.count("n"), fields.amount("x"), fields.boolean("on")), (None, None, None));
         assert_eq!(fields.finish().len(), 3);
+    }
+
+    /// Regression: the text of a reference to a missing Secret was a key that anybody could send.
+    #[test]
+    fn a_reference_to_a_missing_secret_is_no_credential() {
+        let value = json!({"key": "${secret.gone.k}", "keys": ["a", "${secret.gone.k}"]});
+        let mut fields = Fields::of(&value, "");
+        fields.secret("key");
+        fields.secrets("keys");
+        let named: Vec<String> = fields.finish().into_iter().map(|problem| problem.field).collect();
+        assert_eq!(named, ["key", "keys[1]"]);
     }
 
     /// gjson's `Array()`, which Higress' plugins in Go read lists with, makes a list of anything.

@@ -46,10 +46,11 @@ impl Bound {
     /// # Errors
     /// The address is in use or not ours.
     pub fn bind(address: SocketAddr, n: usize) -> io::Result<Bound> {
-        // The first is bound as if it were alone, or another process of the same user that shares its port, a second gateway for
-        // one, would not be noticed.
+        // The first takes the port as if it were alone, or another process of the same user that shares its own, a second gateway
+        // for one, would not be noticed.
         let first = socket(address)?;
         first.bind(&address.into())?;
+        first.listen(BACKLOG)?;
         first.set_reuse_port(true)?;
         let address = first.local_addr()?.as_socket().unwrap_or(address);
         let mut sockets = vec![first];
@@ -57,10 +58,8 @@ impl Bound {
             let further = socket(address)?;
             further.set_reuse_port(true)?;
             further.bind(&address.into())?;
+            further.listen(BACKLOG)?;
             sockets.push(further);
-        }
-        for socket in &sockets {
-            socket.listen(BACKLOG)?;
         }
         Ok(Bound { address, sockets: sockets.into_iter().map(TcpListener::from).collect() })
     }
@@ -88,6 +87,7 @@ pub struct Listeners {
 /// Serves `gateway` until `shutdown` turns true, then returns once all accept loops have ended and idle connections are
 /// told to close. All of it runs on the thread it is called on.
 pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWatch) {
+    gateway.exchange.keep_connections_to_this_thread();
     let conf = ServerConf { threads: 1, max_retries: 16, upstream_keepalive_pool_size: 512, ..ServerConf::default() };
     let conf = Arc::new(conf);
     let snapshot = gateway.snapshot.clone();

@@ -102,7 +102,7 @@ impl Certificates {
                 let hint = Some(format!("until then there is no TLS for {}", certificate.hosts.join(", ")));
                 problems.push(Problem { severity: Severity::Outage, hint, ..*problem });
             });
-            let tls = loaded.ok();
+            let tls = loaded.ok().filter(|_| !certificate.options.is_closed);
             has_wishes = has_wishes || tls.as_ref().is_none_or(|tls| tls.wishes.is_some());
             hosts.extend(certificate.hosts.iter().map(|host| (host.as_str(), tls.clone())));
         }

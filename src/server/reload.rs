@@ -39,10 +39,13 @@ struct State {
     applied: Gateway,
     number: u64,
     problems: Vec<Problem>,
-    /// Files of what is applied with parts that cannot be used.
-    out: BTreeSet<PathBuf>,
+    /// Parts of what is applied that cannot be used.
+    out: BTreeSet<Part>,
     history: History,
 }
+
+/// File and field.
+type Part = (PathBuf, Option<String>);
 
 /// What a reload did.
 pub enum Reloaded {
@@ -153,8 +156,8 @@ impl Reloader {
             built = Some(snapshot);
         }
         // A start does what it can; a change must not close what has been open.
-        let out: BTreeSet<PathBuf> =
-            problems.iter().filter(|problem| problem.is_fault()).map(|problem| problem.file.clone()).collect();
+        let part = |problem: &Problem| (problem.file.clone(), problem.field.clone());
+        let out: BTreeSet<Part> = problems.iter().filter(|problem| problem.is_fault()).map(part).collect();
         let closes = !is_first && !out.is_subset(&state.out);
         let has_errors = problems.iter().any(Problem::is_error);
         let is_refused = closes || has_errors;
@@ -180,7 +183,8 @@ impl Reloader {
         self.directory.follow(&compiled.gateway.registries);
         self.checks.follow();
         if !out.is_empty() {
-            let files: Vec<String> = out.iter().map(|file| file.display().to_string()).collect();
+            let files: BTreeSet<String> = out.iter().map(|(file, _)| file.display().to_string()).collect();
+            let files: Vec<String> = files.into_iter().collect();
             tracing::error!(
                 files = files.join(", "),
                 "Parts of these objects are not served; what is wrong with them is said above"

@@ -231,7 +231,17 @@ async fn a_slip_in_an_object_closes_what_it_is_about_and_nothing_else() {
     assert!(refused.text().contains("weirgate validate"), "{}", refused.text());
     assert_eq!(send(gateway.http, "GET", "/", &[("x-new", "(")], Bytes::new()).await.status, 200);
     assert_eq!(upstream.n_calls(), 4);
-    // A change for the worse is refused; one for the better goes live.
+    // A change for the worse is refused, in an object that had a fault before, too; one for the better goes live.
+    let whole = parts.clone();
+    parts["spec"]["rules"][0]["http"]["paths"][0]["pathType"] = json!("Perfix");
+    gateway.folder.write("ingresses/parts.yaml", &parts);
+    eventually_async("the refusal of a second fault", || async {
+        let problems = gateway.admin("GET", "/api/v1/config").await.json()["problems"].to_string();
+        problems.contains("Perfix").then_some(())
+    })
+    .await;
+    assert_eq!(status(&gateway, "/parts").await, 200);
+    gateway.folder.write("ingresses/parts.yaml", &whole);
     gateway.folder.route("all", "/", "x% up.static");
     let config = || async { gateway.admin("GET", "/api/v1/config").await.json() };
     eventually_async("the refusal", || async {

@@ -57,6 +57,7 @@ pub(super) fn read(annotations: &Annotations<'_>) -> BackendRule {
 }
 
 /// The Secret `[namespace/]name` of an annotation.
+/// The Secret that an annotation names.
 pub(super) fn secret(annotations: &Annotations<'_>, key: &str) -> Option<SecretRule> {
     let (key, text) = annotations.either(key)?;
     match super::fallback::service_name(text) {

@@ -36,7 +36,7 @@ pub(super) fn read(annotations: &Annotations<'_>) -> DownstreamRule {
     }
     let max_version = max.map(|version| version.unwrap_or(TlsVersion::V1_2));
     DownstreamRule {
-        client_ca: secret(annotations, "auth-tls-secret"),
+        client_ca: client_ca(annotations),
         min_version: min.flatten(),
         max_version,
         ciphers: annotations
@@ -45,6 +45,17 @@ pub(super) fn read(annotations: &Annotations<'_>) -> DownstreamRule {
             .unwrap_or_default(),
         is_passthrough: annotations.flag(annotations.either("ssl-passthrough")),
     }
+}
+
+/// Without what it names, everybody would be let in.
+fn client_ca(annotations: &Annotations<'_>) -> Option<SecretRule> {
+    let rule = secret(annotations, "auth-tls-secret");
+    if let (None, Some((key, text))) = (&rule, annotations.either("auth-tls-secret"))
+        && !text.trim().is_empty()
+    {
+        annotations.error(&key, "names no Secret whose authorities clients could be checked against");
+    }
+    rule
 }
 
 /// Suites of TLS 1.2; those of 1.3 are not chosen, in Higress either.

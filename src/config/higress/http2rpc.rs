@@ -12,8 +12,8 @@ use crate::config::model::{AttachedHeaders, DubboMethod, DubboParam, DubboServic
 use crate::config::problem::Report;
 use crate::config::source::RawObject;
 
-/// Name and meaning; `None` if it has none, which has been reported.
-pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(String, Arc<DubboService>)> {
+/// Name and meaning, which is `None` for what has a fault; nothing at all for an object without effect.
+pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(String, Option<Arc<DubboService>>)> {
     let report = report.on_parts_of(&object.origin);
     if object.origin.namespace != SYSTEM_NAMESPACE {
         report.warn("metadata.namespace", format!("only Http2Rpcs in {SYSTEM_NAMESPACE} count; it has no effect"));
@@ -22,7 +22,8 @@ pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(St
     let n_faults = report.n_faults();
     let mut fields = Fields::new(&object.value, "", report);
     skip_common(&mut fields);
-    let mut spec = fields.object("spec")?;
+    let name = object.origin.name.clone();
+    let Some(mut spec) = fields.object("spec") else { return Some((name, None)) };
     let dubbo = spec.object("dubbo");
     // Reserved in Higress, and empty.
     spec.unsupported(&["grpc"]);
@@ -44,8 +45,8 @@ pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(St
     methods.sort_by_key(|method| method.variables.len());
     dubbo.finish();
     let is_usable = is_whole && !methods.is_empty();
-    let service = DubboService { interface: interface.filter(|_| is_usable)?, version, group, methods };
-    Some((object.origin.name.clone(), Arc::new(service)))
+    let usable = interface.filter(|_| is_usable);
+    Some((name, usable.map(|interface| Arc::new(DubboService { interface, version, group, methods }))))
 }
 
 /// `None` if it has a fault: without one of its parameters it would be another method.

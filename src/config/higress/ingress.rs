@@ -110,7 +110,12 @@ impl TargetRef {
 
 /// Order among Ingresses: the older one wins (Higress `SortIngressByCreationTime`). An object without a time is oldest.
 pub(in crate::config) fn creation_order(object: &RawObject) -> (&str, &str, &str) {
-    let created = object.value.pointer("/metadata/creationTimestamp").and_then(Value::as_str).unwrap_or_default();
+    let created = match object.value.pointer("/metadata/creationTimestamp") {
+        None | Some(Value::Null) => "",
+        Some(Value::String(time)) => time,
+        // No time at all comes after every time.
+        Some(_) => "~",
+    };
     (created, &object.origin.namespace, &object.origin.name)
 }
 

@@ -69,8 +69,8 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
     bridge
 }
 
-/// The usable proxies by name.
-fn proxies(spec: &mut Fields<'_>, report: ObjectReport<'_>) -> BTreeMap<String, ConnectProxy> {
+/// The proxies by name; `None` for one with a fault.
+fn proxies(spec: &mut Fields<'_>, report: ObjectReport<'_>) -> BTreeMap<String, Option<ConnectProxy>> {
     let mut proxies = BTreeMap::new();
     for mut proxy in spec.objects("proxies") {
         let n_faults = report.n_faults();
@@ -93,9 +93,10 @@ fn proxies(spec: &mut Fields<'_>, report: ObjectReport<'_>) -> BTreeMap<String, 
         // Higress needs a listener of its own to reach the proxy; here the connection is made directly.
         proxy.inert(&["listenerPort"]);
         proxy.finish();
-        if let (true, Some(name), Some(host), Some(port)) = (is_http && report.n_faults() == n_faults, name, host, port)
-        {
-            proxies.insert(name, ConnectProxy { host, port, connect_timeout: Duration::from_millis(timeout) });
+        let connect_timeout = Duration::from_millis(timeout);
+        let usable = host.zip(port).filter(|_| report.n_faults() == n_faults);
+        if let (true, Some(name)) = (is_http, name) {
+            proxies.insert(name, usable.map(|(host, port)| ConnectProxy { host, port, connect_timeout }));
         }
     }
     proxies
@@ -105,7 +106,7 @@ fn read_direct(
     object: &RawObject,
     kind: &str,
     name: &str,
-    proxies: &BTreeMap<String, ConnectProxy>,
+    proxies: &BTreeMap<String, Option<ConnectProxy>>,
     mut entry: Fields<'_>,
 ) -> Option<Service> {
     let report = entry.report();
@@ -118,12 +119,14 @@ fn read_direct(
     let sni = entry.text("sni").filter(|sni| !sni.is_empty()).map(str::to_owned);
     let proxy = entry.text("proxyName").filter(|name| !name.is_empty()).and_then(|proxy| {
         let (found, field) = (proxies.get(proxy), entry.path_of("proxyName"));
-        if found.is_none() {
+        if let (Some(None), true) = (found, is_tls) {
+            report.error(&field, format!("the proxy `{proxy}` has a fault; directly nothing is sent"));
+        } else if found.is_none() {
             report.warn(&field, format!("there is no usable proxy `{proxy}`; connections are made directly"));
         } else if !is_tls {
             report.warn(&field, "has no effect: only services with TLS (https, grpcs) go through a proxy");
         }
-        found.filter(|_| is_tls).cloned()
+        found.filter(|_| is_tls).cloned().flatten()
     });
     entry.inert(&["authSecretName", "metadata"]);
     entry.inert(registry::FIELDS);

@@ -29,6 +29,10 @@ pub(super) fn skip_common(fields: &mut Fields<'_>) {
 
 /// Name and namespace were read with the file; the rest is the business of an API server.
 pub(super) fn skip_metadata(metadata: &mut Fields<'_>) {
+    if metadata.value("creationTimestamp").is_some_and(|time| !time.is_string()) {
+        let path = metadata.path_of("creationTimestamp");
+        metadata.report().warn(&path, "is no time; the object counts as the youngest");
+    }
     metadata.inert(&[
         "creationTimestamp",
         "deletionGracePeriodSeconds",

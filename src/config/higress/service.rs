@@ -175,8 +175,8 @@ fn read_slice(object: &RawObject, slices: &mut BTreeMap<String, Addresses>, repo
     let mut ips = Vec::new();
     for mut endpoint in fields.objects("endpoints") {
         let mut is_ready = true;
+        let n_faults = report.n_faults();
         if let Some(mut conditions) = endpoint.object("conditions") {
-            let n_faults = report.n_faults();
             is_ready = conditions.boolean("ready").unwrap_or(true) && report.n_faults() == n_faults;
             conditions.inert(&["serving", "terminating"]);
             conditions.finish();
@@ -202,8 +202,10 @@ fn add(addresses: &mut Addresses, ips: &[IpAddr], ports: Vec<Fields<'_>>) {
         let report = port.report();
         let n_faults = report.n_faults();
         let name = port.text("name").unwrap_or_default().to_owned();
-        if let Some(number) = port.port("port").filter(|_| report.n_faults() == n_faults) {
-            let entry = addresses.entry(name).or_default();
+        let number = port.port("port");
+        let entry = addresses.entry(name).or_default();
+        // A port with a fault keeps its name, so that another is not taken for it.
+        if let Some(number) = number.filter(|_| report.n_faults() == n_faults) {
             for ip in ips {
                 let address = SocketAddr::new(*ip, number);
                 if !entry.contains(&address) {

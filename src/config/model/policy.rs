@@ -241,6 +241,9 @@ pub struct TlsOptions {
     pub max_version: Option<TlsVersion>,
     /// Suites of TLS 1.2; empty: all there are.
     pub ciphers: Vec<CipherSuite>,
+    /// What is asked for cannot be had: nobody gets a connection.
+    #[serde(skip_serializing_if = "is_default")]
+    pub is_closed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -317,6 +317,13 @@ fn identify(
         Some(namespace) => namespace,
     };
     let origin = ObjectRef { kind: kind.to_owned(), namespace: namespace.to_owned(), name, file: file.to_owned() };
+    let written = value.get("metadata").and_then(|metadata| metadata.get("namespace"));
+    if written.is_some_and(|written| !written.is_string() && !written.is_null()) {
+        // Which plugin rules and grants hold for it, the namespace decides.
+        let message = "must be a string".to_owned();
+        problems.push(field_problem(Severity::Error, &origin, "metadata.namespace", message, None));
+        return None;
+    }
     match value.get("kind").map(Value::as_str) {
         Some(Some(written)) if written != kind => {
             problems.push(field_problem(

@@ -15,7 +15,7 @@ mod outbound;
 mod relay;
 mod tokens;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use pingora_core::connectors::ConnectorOptions;
@@ -40,8 +40,10 @@ use crate::telemetry::metrics::{AttemptOutcome, Metrics, ServiceOutcome};
 
 /// Shared by all requests: the connection pool towards providers and the health of their tokens.
 pub struct Exchange {
-    /// A thread reuses its own connections: another one's events would have to be waited for there.
-    connectors: ThreadLocal<Connector>,
+    /// Of the threads that keep their connections to themselves.
+    own: ThreadLocal<OnceLock<Connector>>,
+    /// Of all others, whose tasks may go on in another thread than they began in.
+    shared: OnceLock<Connector>,
     pool_size: usize,
     resolver: Arc<Resolver>,
     metrics: Arc<Metrics>,
@@ -51,14 +53,20 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// `pool_size`: connections that may wait for work, by thread.
+    /// `pool_size`: connections that may wait for work in one pool.
     pub fn new(resolver: Arc<Resolver>, metrics: Arc<Metrics>, pool_size: usize) -> Exchange {
-        let (connectors, tokens, ending) = (ThreadLocal::new(), Tokens::default(), CancellationToken::new());
-        Exchange { connectors, pool_size, resolver, metrics, tokens, ending }
+        let (tokens, ending) = (Tokens::default(), CancellationToken::new());
+        Exchange { own: ThreadLocal::new(), shared: OnceLock::new(), pool_size, resolver, metrics, tokens, ending }
+    }
+
+    /// What this thread connects to, it reuses alone: another one's events would have to be waited for there.
+    pub fn keep_connections_to_this_thread(&self) {
+        self.own.get_or_default();
     }
 
     fn connector(&self) -> &Connector {
-        self.connectors.get_or(|| Connector::new(Some(ConnectorOptions::new(self.pool_size))))
+        let place = self.own.get().unwrap_or(&self.shared);
+        place.get_or_init(|| Connector::new(Some(ConnectorOptions::new(self.pool_size))))
     }
 
     /// Ends every stream that still runs, visibly.

@@ -51,7 +51,14 @@ pub(super) fn read(mut fields: Fields<'_>, settings: &mut GatewaySettings) {
     settings.access_log = format.and_then(|format| log_format::parse(format, &path, report));
     // Of the proxy's own settings the rest concerns the parts of Istio.
     if let Some(mut topology) = fields.object("defaultConfig").and_then(|mut proxy| proxy.object("gatewayTopology")) {
-        settings.trusted_proxies = topology.integer("numTrustedProxies").unwrap_or_default();
+        let trusted = topology.integer("numTrustedProxies");
+        if trusted.is_none() && topology.value("numTrustedProxies").is_some() {
+            let path = topology.path_of("numTrustedProxies");
+            report
+                .of_the_whole()
+                .error(&path, "says whose word on client addresses is taken; nothing is served with a guess");
+        }
+        settings.trusted_proxies = trusted.unwrap_or_default();
         topology.unsupported(&["forwardClientCertDetails", "proxyProtocol"]);
         topology.finish();
     }

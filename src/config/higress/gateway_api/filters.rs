@@ -1,11 +1,14 @@
 //! `filters` of a rule: header changes, redirect, rewrite, mirror.
 
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 
 use super::route::Backends;
 use crate::config::fields::Fields;
-use crate::config::higress::ingress::SideTarget;
-use crate::config::model::{HeaderControl, HeaderOperations, PathMatch, PathRewrite, Redirect, RedirectPort};
+use crate::config::higress::ingress::{SideTarget, host_match};
+use crate::config::model::{
+    HeaderControl, HeaderOperations, HostMatch, PathMatch, PathRewrite, Redirect, RedirectPort,
+};
 
 /// What the filters of a rule ask for together.
 #[derive(Debug, Default)]
@@ -80,32 +83,33 @@ pub(super) fn read(rule: &mut Fields<'_>, backends: &Backends<'_>) -> Filters {
         let (path, type_field) = (filter.path().to_owned(), filter.path_of("type"));
         match filter.required_text("type") {
             Some("RequestHeaderModifier") => {
-                if let Some(operations) = filter.object("requestHeaderModifier") {
+                if let Some(operations) = body(&mut filter, "requestHeaderModifier") {
                     merge(&mut filters.headers.request, operations);
                 }
             }
             Some("ResponseHeaderModifier") => {
-                if let Some(operations) = filter.object("responseHeaderModifier") {
+                if let Some(operations) = body(&mut filter, "responseHeaderModifier") {
                     merge(&mut filters.headers.response, operations);
                 }
             }
-            Some("RequestRedirect") => filters.redirect = filter.object("requestRedirect").map(redirect),
+            Some("RequestRedirect") => filters.redirect = body(&mut filter, "requestRedirect").map(redirect),
             Some("URLRewrite") => {
-                if let Some(mut rewrite) = filter.object("urlRewrite") {
-                    filters.host = rewrite.text("hostname").map(str::to_owned);
+                if let Some(mut rewrite) = body(&mut filter, "urlRewrite") {
+                    filters.host = hostname(&mut rewrite);
                     filters.path = rewrite.object("path").and_then(new_path);
                     rewrite.finish();
                 }
             }
             Some("RequestMirror") => {
-                let mirror = filter.object("requestMirror").and_then(|fields| mirror(fields, backends));
+                let mirror = body(&mut filter, "requestMirror").and_then(|fields| mirror(fields, backends));
                 if filters.mirror.is_some() {
                     report.warn(&path, "is a second mirror of this rule; the first counts");
                 } else {
                     filters.mirror = mirror;
                 }
             }
-            Some(other) => report.warn(&type_field, format!("{other} is not supported and has no effect")),
+            // The specification: a request must not be served without a filter that was written for it.
+            Some(other) => report.error(&type_field, format!("{other} is not a filter of this gateway")),
             None => {}
         }
         filter.inert(&[
@@ -122,10 +126,32 @@ pub(super) fn read(rule: &mut Fields<'_>, backends: &Backends<'_>) -> Filters {
     filters
 }
 
+/// What the filter of a type is told to do.
+fn body<'a>(filter: &mut Fields<'a>, key: &'static str) -> Option<Fields<'a>> {
+    let found = filter.object(key);
+    if found.is_none() {
+        filter.report().error(&filter.path_of(key), "is missing");
+    }
+    found
+}
+
+fn hostname(fields: &mut Fields<'_>) -> Option<String> {
+    let name = fields.text("hostname")?;
+    if !matches!(host_match(name), Ok(HostMatch::Exact(_))) {
+        fields.report().error(&fields.path_of("hostname"), format!("`{name}` is not a host name"));
+    }
+    Some(name.to_owned())
+}
+
 fn merge(operations: &mut HeaderOperations, mut fields: Fields<'_>) {
     operations.update.extend(pairs(&mut fields, "set"));
     operations.add.extend(pairs(&mut fields, "add"));
-    operations.remove.extend(fields.texts("remove"));
+    for name in fields.texts("remove") {
+        if name.parse::<HeaderName>().is_err() {
+            fields.report().error(&fields.path_of("remove"), format!("`{name}` is not the name of a header"));
+        }
+        operations.remove.push(name);
+    }
     fields.finish();
 }
 
@@ -153,7 +179,7 @@ fn redirect(mut fields: Fields<'_>) -> RedirectFilter {
     }
     let redirect = RedirectFilter {
         scheme: fields.text("scheme").map(str::to_ascii_lowercase),
-        host: fields.text("hostname").map(str::to_owned),
+        host: hostname(&mut fields),
         port: fields.port("port"),
         path: fields.object("path").and_then(new_path),
         status,
@@ -166,6 +192,9 @@ fn new_path(mut fields: Fields<'_>) -> Option<NewPath> {
     let (field, type_field) = (fields.path_of("replacePrefixMatch"), fields.path_of("type"));
     let full = fields.text("replaceFullPath").map(str::to_owned);
     let prefix = fields.text("replacePrefixMatch").map(str::to_owned);
+    if let Some(path) = full.as_ref().filter(|path| !path.starts_with('/') || path.parse::<PathAndQuery>().is_err()) {
+        fields.report().error(&fields.path_of("replaceFullPath"), format!("`{path}` is not a path"));
+    }
     let new = match fields.required_text("type") {
         Some("ReplaceFullPath") => Some(NewPath::Full(full.unwrap_or_else(|| "/".to_owned()))),
         Some("ReplacePrefixMatch") => Some(NewPath::Prefix { to: prefix.unwrap_or_default(), field }),
@@ -186,7 +215,10 @@ fn new_path(mut fields: Fields<'_>) -> Option<NewPath> {
 fn mirror(mut fields: Fields<'_>, backends: &Backends<'_>) -> Option<SideTarget> {
     let field = fields.path_of("backendRef");
     let target = fields.object("backendRef").and_then(|backend| backends.read(backend));
-    let percent = fields.integer::<u32>("percent").filter(|percent| *percent <= 100);
+    let percent = fields.integer::<u32>("percent");
+    if percent.is_some_and(|percent| percent > 100) {
+        fields.report().error(&fields.path_of("percent"), "must be a percentage between 0 and 100");
+    }
     let fraction = fields.object("fraction").map(|mut fraction| {
         let numerator = fraction.integer::<u32>("numerator").unwrap_or(0);
         let denominator = fraction.integer::<u32>("denominator").unwrap_or(100).max(1);

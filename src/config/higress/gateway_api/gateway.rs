@@ -230,11 +230,13 @@ impl Reader<'_> {
             let mut names = BTreeSet::new();
             for listener in spec.objects("listeners") {
                 let path = listener.path_of("name");
-                let Some(listener) = self.listener(listener, &mut certificates) else { continue };
+                let mut own = Vec::new();
+                let Some(listener) = self.listener(listener, &mut own) else { continue };
                 if !names.insert(listener.name.clone()) {
                     self.report.error(&path, format!("`{}` is already the name of a listener above", listener.name));
                     continue;
                 }
+                certificates.append(&mut own);
                 listeners.push(listener);
             }
             // The process' own settings say where it listens.
@@ -302,7 +304,12 @@ impl Reader<'_> {
             namespaces = match fields.text("from") {
                 None | Some("Same") => Namespaces::Same,
                 Some("All") => Namespaces::All,
-                Some("Selector") => Namespaces::Selector(selector.map(|it| self.selector(it)).unwrap_or_default()),
+                Some("Selector") => {
+                    if selector.is_none() {
+                        self.report.error(&fields.path_of("selector"), "is missing");
+                    }
+                    Namespaces::Selector(selector.map(|it| self.selector(it)).unwrap_or_default())
+                }
                 Some("None") => Namespaces::None,
                 Some(other) => {
                     self.report.error_hint(

@@ -62,7 +62,10 @@ impl Reader<'_> {
         let n_faults = self.report.n_faults();
         let field = spec.path_of("hostnames");
         let written = spec.texts("hostnames");
-        let host = |host: &String| host_match(host).map_err(|message| self.report.error(&field, message)).ok();
+        let host = |host: &String| {
+            let found = if host.is_empty() { Err("must not be empty".to_owned()) } else { host_match(host) };
+            found.map_err(|message| self.report.error(&field, message)).ok()
+        };
         let hosts: Vec<HostMatch> = written.iter().filter_map(host).collect();
         (!hosts.is_empty() || self.report.n_faults() == n_faults).then_some(hosts)
     }
@@ -266,8 +269,14 @@ fn duration(fields: &mut Fields<'_>, key: &'static str) -> Option<Duration> {
 fn retry(rule: &mut Fields<'_>, per_try_timeout: Option<Duration>) -> RetryPolicy {
     let mut policy = RetryPolicy { per_try_timeout, ..RetryPolicy::default() };
     let Some(mut retry) = rule.object("retry") else { return policy };
-    let codes: Vec<u16> =
-        retry.list("codes").filter_map(|(_, code)| code.as_u64().and_then(|code| u16::try_from(code).ok())).collect();
+    let report = retry.report();
+    let mut codes: Vec<u16> = Vec::new();
+    for (path, code) in retry.list("codes") {
+        match code.as_u64().and_then(|code| u16::try_from(code).ok()).filter(|code| (100..600).contains(code)) {
+            Some(code) => codes.push(code),
+            None => report.error(&path, "must be a status between 100 and 599"),
+        }
+    }
     policy.attempts = retry.integer("attempts").unwrap_or(policy.attempts);
     policy.on = [RetryOn::ConnectFailure, RetryOn::RefusedStream].into();
     policy.on.extend(codes.into_iter().map(RetryOn::Status));

@@ -64,7 +64,8 @@ impl Reader<'_> {
             self.report.warn(&path, message);
             return;
         };
-        let Some(options) = self.tls_options(name, host) else { return };
+        let closed = TlsOptions { is_closed: true, ..TlsOptions::default() };
+        let options = self.tls_options(name, host).unwrap_or(closed);
         certificates.push(Certificate {
             hosts: vec![host.to_ascii_lowercase()],
             secret: secret.origin().clone(),
@@ -114,7 +115,13 @@ impl Reader<'_> {
             self.report.error(&field, "is above tls-max-protocol-version, so nobody could connect");
             return None;
         }
-        Some(TlsOptions { client_ca, min_version: min, max_version: max, ciphers: rule.ciphers.clone() })
+        Some(TlsOptions {
+            client_ca,
+            min_version: min,
+            max_version: max,
+            ciphers: rule.ciphers.clone(),
+            is_closed: false,
+        })
     }
 
     fn client_ca(&self, rule: &SecretRule, certificate: &str, host: &str) -> Option<ClientCa> {
