@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::higress::envoy_filter::RouteFilter;
 use super::higress::gateway_api::GatewayApi;
 use super::higress::https::Https;
-use super::higress::ingress::{self, Draft, RouteState};
+use super::higress::ingress::{self, Draft};
 use super::higress::secret::Secrets;
 use super::link::{Services, link};
 use super::model::{Canary, CanaryTakes, Certificate, Destination, HostMatch, ObjectRef, PathMatch, Route};
@@ -144,9 +144,9 @@ impl<'a> Assembly<'a> {
                 "give both Ingresses the same host, path, path type and match annotations",
             );
         };
-        let is_whole = draft.state == RouteState::Whole && !base.is_closed();
         // The route keeps what a canary with a fault was to take.
-        let Some(linked) = link(draft, self.services, report).filter(|_| is_whole) else { return };
+        let linked = link(draft, self.services, report).filter(|canary| !canary.is_closed() && !base.is_closed());
+        let Some(linked) = linked else { return };
         let Route { name, origin, destinations, header_control, rpc, .. } = linked;
         // The share of a route's requests is still the route's in plugin rules.
         let name = if matches!(takes, CanaryTakes::Share { .. }) { base.name.clone() } else { name };

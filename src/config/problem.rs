@@ -134,7 +134,27 @@ pub(super) struct ObjectReport<'a> {
     fault: Severity,
 }
 
-impl ObjectReport<'_> {
+/// What is being read of an object, from [`ObjectReport::part`] on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part<'a> {
+    report: &'a Report,
+    /// There had been before.
+    n_faults: usize,
+}
+
+impl Part<'_> {
+    /// Whether it has no fault so far.
+    pub fn is_whole(self) -> bool {
+        self.report.n_faults.get() == self.n_faults
+    }
+}
+
+impl<'a> ObjectReport<'a> {
+    /// Begins a part that is taken out of service if it has a fault.
+    pub fn part(&self) -> Part<'a> {
+        Part { report: self.report, n_faults: self.report.n_faults.get() }
+    }
+
     pub fn error(&self, field: &str, message: impl Into<String>) {
         self.add(self.fault, field, message.into(), None);
     }
@@ -146,12 +166,6 @@ impl ObjectReport<'_> {
     /// For a part whose fault must keep everything from going live: a guess in its place would open what other parts close.
     pub fn of_the_whole(self) -> Self {
         Self { fault: Severity::Error, ..self }
-    }
-
-    /// How many errors there have been, in whatever object. A reader compares it with what it was before a part, to see
-    /// whether the part has any.
-    pub fn n_faults(&self) -> usize {
-        self.report.n_faults.get()
     }
 
     pub fn warn(&self, field: &str, message: impl Into<String>) {

@@ -46,7 +46,8 @@ pub(super) fn read(annotations: &Annotations<'_>) -> BackendRule {
     let verify = switch("proxy-ssl-verify");
     let sends_name = switch("proxy-ssl-server-name");
     let name = annotations.either("proxy-ssl-name").filter(|(_, name)| !name.trim().is_empty());
-    let secret = secret(annotations, "proxy-ssl-secret");
+    let ignored = |(key, message): (String, String)| annotations.warn(&key, format!("{message}; it has no effect"));
+    let secret = secret(annotations, "proxy-ssl-secret").and_then(|found| found.map_err(ignored).ok());
     let (protocol, is_tls) = protocol.unwrap_or_default();
     let is_tls = is_tls || secret.is_some();
     if let Some((key, _)) = name.as_ref().filter(|_| sends_name != Some(true)) {
@@ -56,15 +57,15 @@ pub(super) fn read(annotations: &Annotations<'_>) -> BackendRule {
     BackendRule { protocol, is_tls, sni, verify, secret }
 }
 
-/// The Secret `[namespace/]name` of an annotation.
-/// The Secret that an annotation names.
-pub(super) fn secret(annotations: &Annotations<'_>, key: &str) -> Option<SecretRule> {
+/// The Secret `[namespace/]name` of an annotation; `Err` is the annotation and what is wrong with it.
+pub(super) fn secret(annotations: &Annotations<'_>, key: &str) -> Option<Result<SecretRule, (String, String)>> {
     let (key, text) = annotations.either(key)?;
-    match super::fallback::service_name(text) {
-        Some((namespace, name, None)) => Some(SecretRule { key, namespace, name }),
-        _ => {
-            annotations.warn(&key, format!("must be `secret` or `namespace/secret`, not \"{text}\"; it has no effect"));
-            None
-        }
+    if text.trim().is_empty() {
+        annotations.warn(&key, "is empty and has no effect");
+        return None;
     }
+    Some(match super::fallback::service_name(text) {
+        Some((namespace, name, None)) => Ok(SecretRule { key, namespace, name }),
+        _ => Err((key, format!("must be `secret` or `namespace/secret`, not \"{text}\""))),
+    })
 }

@@ -47,15 +47,9 @@ pub(super) fn read(annotations: &Annotations<'_>) -> DownstreamRule {
     }
 }
 
-/// Without what it names, everybody would be let in.
+/// Ignoring a wrong one would let everybody in.
 fn client_ca(annotations: &Annotations<'_>) -> Option<SecretRule> {
-    let rule = secret(annotations, "auth-tls-secret");
-    if let (None, Some((key, text))) = (&rule, annotations.either("auth-tls-secret"))
-        && !text.trim().is_empty()
-    {
-        annotations.error(&key, "names no Secret whose authorities clients could be checked against");
-    }
-    rule
+    secret(annotations, "auth-tls-secret")?.map_err(|(key, message)| annotations.error(&key, message)).ok()
 }
 
 /// Suites of TLS 1.2; those of 1.3 are not chosen, in Higress either.

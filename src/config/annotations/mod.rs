@@ -30,7 +30,7 @@ use std::time::Duration;
 use super::fields::Fields;
 use super::higress::ingress::RouteState;
 use super::model::{CanaryTakes, Cors, HeaderControl, LoadBalance, RateLimit, RetryPolicy};
-use super::problem::ObjectReport;
+use super::problem::{ObjectReport, Part};
 use super::suggest::did_you_mean;
 
 pub(super) use backend::{BackendRule, SecretRule};
@@ -75,9 +75,9 @@ pub(super) struct IngressOptions {
 
 impl IngressOptions {
     pub fn read(annotations: &Annotations<'_>) -> Self {
-        let n_faults = annotations.report.n_faults();
+        let part = annotations.report.part();
         let (matches, canary) = (matching::read(annotations), canary::read(annotations));
-        let is_placed = annotations.are_whole && annotations.report.n_faults() == n_faults;
+        let is_placed = annotations.are_whole && part.is_whole();
         let mut options = Self {
             state: RouteState::Whole,
             destination: destination::read(annotations),
@@ -105,7 +105,7 @@ impl IngressOptions {
         annotations.finish();
         options.state = match is_placed {
             false => RouteState::Unplaced,
-            true if annotations.report.n_faults() > n_faults => RouteState::Closed,
+            true if !part.is_whole() => RouteState::Closed,
             true => RouteState::Whole,
         };
         options
@@ -124,11 +124,11 @@ pub(super) struct Annotations<'a> {
 }
 
 impl<'a> Annotations<'a> {
-    /// Those of an object, in `metadata` or, in the flat form, in the whole. Before these were read there had been `n_faults`.
-    pub fn read(owner: &mut Fields<'a>, n_faults: usize) -> Self {
+    /// Those of an object, in `metadata` or, in the flat form, in the whole; `part` began before that was opened.
+    pub fn read(owner: &mut Fields<'a>, part: Part<'_>) -> Self {
         let (path, report) = (owner.path_of("annotations"), owner.report());
         let values = owner.text_map("annotations").into_iter().collect();
-        Self { values, known: RefCell::default(), path, report, are_whole: report.n_faults() == n_faults }
+        Self { values, known: RefCell::default(), path, report, are_whole: part.is_whole() }
     }
 
     /// Key with prefix, and value, of `higress.io/<key>` only.

@@ -19,7 +19,7 @@ pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(St
         report.warn("metadata.namespace", format!("only Http2Rpcs in {SYSTEM_NAMESPACE} count; it has no effect"));
         return None;
     }
-    let n_faults = report.n_faults();
+    let part = report.part();
     let mut fields = Fields::new(&object.value, "", report);
     skip_common(&mut fields);
     let name = object.origin.name.clone();
@@ -36,7 +36,7 @@ pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(St
     let interface = dubbo.required_text("service").map(str::to_owned);
     let version = dubbo.text("version").unwrap_or_default().to_owned();
     let group = dubbo.text("group").filter(|group| !group.is_empty()).map(str::to_owned);
-    let is_whole = report.n_faults() == n_faults;
+    let is_whole = part.is_whole();
     let mut methods: Vec<DubboMethod> = dubbo.objects("methods").into_iter().filter_map(method).collect();
     if methods.is_empty() {
         report.error(&dubbo.path_of("methods"), "names no usable method");
@@ -52,7 +52,7 @@ pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(St
 /// `None` if it has a fault: without one of its parameters it would be another method.
 fn method(mut fields: Fields<'_>) -> Option<DubboMethod> {
     let report = fields.report();
-    let n_faults = report.n_faults();
+    let part = report.part();
     let name = fields.required_text("serviceMethod").map(str::to_owned);
     let http_methods: Vec<String> =
         fields.texts("httpMethods").iter().map(|method| method.to_ascii_uppercase()).collect();
@@ -73,7 +73,7 @@ fn method(mut fields: Fields<'_>) -> Option<DubboMethod> {
     };
     let params = params(&mut fields);
     fields.finish();
-    let (path, variables) = template?.ok().filter(|_| report.n_faults() == n_faults)?;
+    let (path, variables) = template?.ok().filter(|_| part.is_whole())?;
     Some(DubboMethod { name: name?, http_methods, path, variables, headers, params })
 }
 

@@ -93,7 +93,7 @@ impl Https {
 }
 
 fn read(mut fields: Fields<'_>, report: ObjectReport<'_>) -> Https {
-    let n_faults = report.n_faults();
+    let part = report.part();
     let is_automatic = fields.boolean("automaticHttps").unwrap_or(true);
     let fallback_for_invalid_secret = fields.boolean("fallbackForInvalidSecret").unwrap_or(false);
     let days = fields.integer::<u64>("renewBeforeDays").unwrap_or(RENEW_BEFORE_DAYS);
@@ -120,10 +120,10 @@ fn read(mut fields: Fields<'_>, report: ObjectReport<'_>) -> Https {
         issuer.finish();
     }
     // Nobody is asked for certificates in a way that was not meant.
-    let is_automatic = is_automatic && report.n_faults() == n_faults;
+    let is_automatic = is_automatic && part.is_whole();
     let mut credentials: Vec<Credential> = Vec::new();
     for entry in fields.objects("credentialConfig") {
-        let n_faults = report.n_faults();
+        let part = report.part();
         let path = entry.path().to_owned();
         let Some(credential) = credential(entry, report) else { continue };
         if let Some(domain) = credential
@@ -140,7 +140,7 @@ fn read(mut fields: Fields<'_>, report: ObjectReport<'_>) -> Https {
                 "add `acmeIssuer: [{name: letsencrypt, email: you@example.com}]`",
             );
         }
-        if report.n_faults() == n_faults {
+        if part.is_whole() {
             credentials.push(credential);
         }
     }

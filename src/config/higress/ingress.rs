@@ -14,7 +14,7 @@ use crate::config::fields::Fields;
 use crate::config::model::{
     Admission, CanaryTakes, Certificate, HostMatch, ObjectRef, PathMatch, Rewrite, Route, UpstreamPolicy,
 };
-use crate::config::problem::{ObjectReport, Report};
+use crate::config::problem::{ObjectReport, Part, Report};
 use crate::config::source::RawObject;
 
 /// What one Ingress contributes. Destinations are linked to services later.
@@ -121,14 +121,14 @@ pub(in crate::config) fn creation_order(object: &RawObject) -> (&str, &str, &str
 
 pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, https: &Https, report: &Report) -> Ingress {
     let report = report.on_parts_of(&object.origin);
-    let n_faults = report.n_faults();
+    let part = report.part();
     let mut top = Fields::new(&object.value, "", report);
     let is_flat = object.value.get("apiVersion").is_none()
         && object.value.get("kind").is_none()
         && object.value.get("spec").is_none();
     top.inert(&["apiVersion", "kind", "status"]);
     if is_flat {
-        let options = IngressOptions::read(&Annotations::read(&mut top, n_faults));
+        let options = IngressOptions::read(&Annotations::read(&mut top, part));
         top.inert(&["labels", "metadata"]);
         let origin = &object.origin;
         return Reader { origin, options, annotations: "annotations", secrets, https, report }.spec(top);
@@ -136,7 +136,7 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, https: &Htt
     let mut metadata = top.object("metadata").unwrap_or_else(|| Fields::new(&Value::Null, "metadata", report));
     skip_metadata(&mut metadata);
     metadata.inert(&["labels"]);
-    let options = IngressOptions::read(&Annotations::read(&mut metadata, n_faults));
+    let options = IngressOptions::read(&Annotations::read(&mut metadata, part));
     metadata.finish();
     let spec = top.object("spec");
     top.finish();
@@ -212,11 +212,11 @@ impl Reader<'_> {
 
     /// As written and as it is matched; `None` if it is no host, which has been reported.
     fn host<'b>(&self, rule: &mut Fields<'b>) -> Option<(&'b str, HostMatch)> {
-        let n_faults = self.report.n_faults();
+        let part = self.report.part();
         let written = rule.text("host").unwrap_or_default();
         let found = host_match(written).map_err(|message| self.report.error(&rule.path_of("host"), message)).ok();
         // What is no text would be every host.
-        found.filter(|_| self.report.n_faults() == n_faults).map(|host| (written, host))
+        found.filter(|_| part.is_whole()).map(|host| (written, host))
     }
 
     /// Sends requests for exactly `/` to the application's own root.
@@ -231,7 +231,7 @@ impl Reader<'_> {
 
     /// `None` if it can have no requests, which has been reported.
     fn path(&self, mut fields: Fields<'_>, host: &HostMatch) -> Option<Draft> {
-        let n_faults = self.report.n_faults();
+        let part = self.report.part();
         let written = fields.text("path").filter(|path| !path.is_empty()).unwrap_or("/");
         let kind = fields.text("pathType");
         let path_field = fields.path_of("path");
@@ -245,7 +245,7 @@ impl Reader<'_> {
             self.report.error(&path_field, message);
             PathMatch::Exact(written.to_owned())
         });
-        let is_placed = self.report.n_faults() == n_faults;
+        let is_placed = part.is_whole();
         let rewrite = self.options.rewrite.apply(&path, written).unwrap_or_else(|error| {
             self.report.error(&path_field, format!("cannot be rewritten: {}", reason(&error)));
             Rewrite::default()
@@ -256,7 +256,7 @@ impl Reader<'_> {
         }
         fields.finish();
         let targets = backend.and_then(|backend| self.backend(backend));
-        let mut draft = self.draft(self.route(host.clone(), path, rewrite, false), field, targets, n_faults)?;
+        let mut draft = self.draft(self.route(host.clone(), path, rewrite, false), field, targets, part)?;
         if !is_placed {
             draft.state = RouteState::Unplaced;
         }
@@ -287,23 +287,22 @@ impl Reader<'_> {
     }
 
     fn default_backend(&self, backend: Fields<'_>, hosts: &[HostMatch]) -> Vec<Draft> {
-        let n_faults = self.report.n_faults();
+        let part = self.report.part();
         let field = backend.path().to_owned();
         let path = PathMatch::Prefix("/".to_owned());
         let targets = self.backend(backend);
         let Ok(rewrite) = self.options.rewrite.apply(&path, "/") else { return Vec::new() };
         let draft = |host: &HostMatch| {
             let route = self.route(host.clone(), path.clone(), rewrite.clone(), true);
-            self.draft(route, field.clone(), targets.clone(), n_faults)
+            self.draft(route, field.clone(), targets.clone(), part)
         };
         hosts.iter().filter_map(draft).collect()
     }
 
-    /// A route that has had no fault if there have been so many. `None` if it has no target for another reason, which has
-    /// been reported.
-    fn draft(&self, route: Route, field: String, targets: Option<Vec<TargetRef>>, n_faults: usize) -> Option<Draft> {
+    /// The route that a part of the object describes. `None` if it has no target without having a fault; that has been reported.
+    fn draft(&self, route: Route, field: String, targets: Option<Vec<TargetRef>>, part: Part<'_>) -> Option<Draft> {
         let state = match self.options.state {
-            RouteState::Whole if self.report.n_faults() > n_faults => RouteState::Closed,
+            RouteState::Whole if !part.is_whole() => RouteState::Closed,
             of_annotations => of_annotations,
         };
         let targets = if state == RouteState::Whole { targets? } else { targets.unwrap_or_default() };

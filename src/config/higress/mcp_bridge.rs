@@ -40,14 +40,13 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
     if let Some(mut spec) = fields.object("spec") {
         let proxies = proxies(&mut spec, report);
         for mut entry in spec.objects("registries") {
-            let n_faults = report.n_faults();
-            let is_whole = || report.n_faults() == n_faults;
+            let part = report.part();
             let path = entry.path_of("name");
             let Some(kind) = entry.required_text("type") else { continue };
             let Some(name) = entry.required_text("name") else { continue };
             if matches!(kind, "static" | "dns") {
                 let service = read_direct(object, kind, name, &proxies, entry);
-                let Some(service) = service.filter(|_| is_whole()) else { continue };
+                let Some(service) = service.filter(|_| part.is_whole()) else { continue };
                 if bridge.services.iter().any(|other| other.host == service.host) {
                     report.error(&path, format!("`{}` is already the service of a registry above", service.host));
                 } else {
@@ -56,7 +55,7 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
                 continue;
             }
             let registry = registry::read(object, kind, name, secrets, entry);
-            let Some(registry) = registry.filter(|_| is_whole()) else { continue };
+            let Some(registry) = registry.filter(|_| part.is_whole()) else { continue };
             if bridge.registries.iter().any(|other| other.key() == registry.key()) {
                 report.error(&path, format!("`{name}` is already a registry of type {kind} above"));
             } else {
@@ -73,7 +72,7 @@ pub(in crate::config) fn read(object: &RawObject, secrets: &Secrets, report: &Re
 fn proxies(spec: &mut Fields<'_>, report: ObjectReport<'_>) -> BTreeMap<String, Option<ConnectProxy>> {
     let mut proxies = BTreeMap::new();
     for mut proxy in spec.objects("proxies") {
-        let n_faults = report.n_faults();
+        let part = report.part();
         let name = proxy.required_text("name").map(str::to_owned);
         let kind = proxy.text("type").unwrap_or_default();
         let is_http = kind.eq_ignore_ascii_case("http");
@@ -94,7 +93,7 @@ fn proxies(spec: &mut Fields<'_>, report: ObjectReport<'_>) -> BTreeMap<String, 
         proxy.inert(&["listenerPort"]);
         proxy.finish();
         let connect_timeout = Duration::from_millis(timeout);
-        let usable = host.zip(port).filter(|_| report.n_faults() == n_faults);
+        let usable = host.zip(port).filter(|_| part.is_whole());
         if let (true, Some(name)) = (is_http, name) {
             proxies.insert(name, usable.map(|(host, port)| ConnectProxy { host, port, connect_timeout }));
         }

@@ -61,13 +61,13 @@ fn read_service(
     let external_name = spec.text("externalName").filter(|name| !name.is_empty());
     let mut ports: Vec<ServicePort> = Vec::new();
     for mut port in spec.objects("ports") {
-        let n_faults = report.n_faults();
+        let part = report.part();
         let name = port.text("name").filter(|name| !name.is_empty());
         let app_protocol = port.text("appProtocol");
         if port.value("port").is_none() {
             report.error(&port.path_of("port"), "is missing");
         }
-        if let Some(number) = port.port("port").filter(|_| report.n_faults() == n_faults) {
+        if let Some(number) = port.port("port").filter(|_| part.is_whole()) {
             if ports.iter().any(|other| other.number == number) {
                 // The same number over UDP is common for DNS and QUIC.
                 continue;
@@ -175,9 +175,9 @@ fn read_slice(object: &RawObject, slices: &mut BTreeMap<String, Addresses>, repo
     let mut ips = Vec::new();
     for mut endpoint in fields.objects("endpoints") {
         let mut is_ready = true;
-        let n_faults = report.n_faults();
+        let part = report.part();
         if let Some(mut conditions) = endpoint.object("conditions") {
-            is_ready = conditions.boolean("ready").unwrap_or(true) && report.n_faults() == n_faults;
+            is_ready = conditions.boolean("ready").unwrap_or(true) && part.is_whole();
             conditions.inert(&["serving", "terminating"]);
             conditions.finish();
         }
@@ -200,12 +200,12 @@ fn read_slice(object: &RawObject, slices: &mut BTreeMap<String, Addresses>, repo
 fn add(addresses: &mut Addresses, ips: &[IpAddr], ports: Vec<Fields<'_>>) {
     for mut port in ports {
         let report = port.report();
-        let n_faults = report.n_faults();
+        let part = report.part();
         let name = port.text("name").unwrap_or_default().to_owned();
         let number = port.port("port");
         let entry = addresses.entry(name).or_default();
         // A port with a fault keeps its name, so that another is not taken for it.
-        if let Some(number) = number.filter(|_| report.n_faults() == n_faults) {
+        if let Some(number) = number.filter(|_| part.is_whole()) {
             for ip in ips {
                 let address = SocketAddr::new(*ip, number);
                 if !entry.contains(&address) {

@@ -80,7 +80,7 @@ pub(super) fn read(mut fields: Fields<'_>) -> Vec<McpServer> {
 /// One server; `None` if it does not run here, which has been reported.
 fn server(mut fields: Fields<'_>) -> Option<McpServer> {
     let report = fields.report();
-    let n_faults = report.n_faults();
+    let part = report.part();
     let name = fields.required_text("name").map(str::to_owned);
     let path = fields.required_text("path").map(str::to_owned);
     if let Some(path) = path.as_ref().filter(|path| !path.starts_with('/')) {
@@ -119,7 +119,7 @@ fn server(mut fields: Fields<'_>) -> Option<McpServer> {
         }
     };
     fields.finish();
-    if report.n_faults() > n_faults {
+    if !part.is_whole() {
         return None;
     }
     let hosts = if domains.is_empty() { Vec::new() } else { vec![domains] };
@@ -147,7 +147,7 @@ enum PathRule {
 impl Rule {
     fn read(mut fields: Fields<'_>) -> Rule {
         let report = fields.report();
-        let n_faults = report.n_faults();
+        let part = report.part();
         let domain = fields.text("match_rule_domain").filter(|domain| !domain.is_empty()).unwrap_or("*");
         let domain = HostPattern::parse(domain).unwrap_or_else(|| {
             let place = fields.path_of("match_rule_domain");
@@ -185,7 +185,7 @@ impl Rule {
         fields.text("path_rewrite_prefix");
         let place = fields.path().to_owned();
         fields.finish();
-        let path = if report.n_faults() == n_faults { path } else { PathRule::Never };
+        let path = if part.is_whole() { path } else { PathRule::Never };
         Rule { place, domain, path }
     }
 

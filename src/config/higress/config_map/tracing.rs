@@ -14,7 +14,7 @@ const TIMEOUT_MS: u32 = 500;
 /// `None` where it is switched off, which a section that does not say `enable: true` is.
 pub(super) fn read(mut fields: Fields<'_>, services: &Services) -> Option<Tracing> {
     let report = fields.report();
-    let n_faults = report.n_faults();
+    let part = report.part();
     let is_enabled = fields.boolean("enable").unwrap_or(false);
     let sampling = match fields.value("sampling").map(|value| value.as_f64()) {
         None => SAMPLING,
@@ -48,7 +48,7 @@ pub(super) fn read(mut fields: Fields<'_>, services: &Services) -> Option<Tracin
         );
     }
     fields.finish();
-    let (collector, (service, port)) = collectors.pop().filter(|_| is_enabled && report.n_faults() == n_faults)?;
+    let (collector, (service, port)) = collectors.pop().filter(|_| is_enabled && part.is_whole())?;
     let timeout = Duration::from_millis(timeout.into());
     Some(Tracing { collector, service: service?, port: port?, sampling, timeout })
 }

@@ -250,7 +250,7 @@ impl Reader<'_> {
 
     /// `None` if it has a fault or is of no use, which has been reported.
     fn listener(&self, mut fields: Fields<'_>, certificates: &mut Vec<Certificate>) -> Option<Listener> {
-        let n_faults = self.report.n_faults();
+        let part = self.report.part();
         let name = fields.required_text("name").map(str::to_owned);
         if fields.value("port").is_none() {
             self.report.error(&fields.path_of("port"), "is missing");
@@ -288,7 +288,7 @@ impl Reader<'_> {
             (_, Some(_)) => self.report.warn(&tls_field, "has no effect on a listener of this protocol"),
             (_, None) => {}
         }
-        if self.report.n_faults() > n_faults {
+        if !part.is_whole() {
             return None;
         }
         Some(Listener { name: name?, port: port?, scheme: scheme?, hostname: hostname?, namespaces, kinds })

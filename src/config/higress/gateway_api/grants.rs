@@ -51,7 +51,7 @@ impl Grants {
 /// `None` if it has a fault, so that it allows nothing that was not meant.
 fn grant(object: &RawObject, report: &Report) -> Option<Grant> {
     let report = report.on_parts_of(&object.origin);
-    let n_faults = report.n_faults();
+    let part = report.part();
     let mut fields = Fields::new(&object.value, "", report);
     skip_common(&mut fields);
     let mut grant = Grant { namespace: object.origin.namespace.clone(), from: Vec::new(), to: Vec::new() };
@@ -75,5 +75,5 @@ fn grant(object: &RawObject, report: &Report) -> Option<Grant> {
         spec.finish();
     }
     fields.finish();
-    (report.n_faults() == n_faults).then_some(grant)
+    (part.is_whole()).then_some(grant)
 }

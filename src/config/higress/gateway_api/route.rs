@@ -59,7 +59,7 @@ type Places = Vec<(HostMatch, Option<Scheme>)>;
 impl Reader<'_> {
     /// Those that are hosts; none at all stand for every host. `None` if no written one can be used.
     fn hosts(&self, spec: &mut Fields<'_>) -> Option<Vec<HostMatch>> {
-        let n_faults = self.report.n_faults();
+        let part = self.report.part();
         let field = spec.path_of("hostnames");
         let written = spec.texts("hostnames");
         let host = |host: &String| {
@@ -67,7 +67,7 @@ impl Reader<'_> {
             found.map_err(|message| self.report.error(&field, message)).ok()
         };
         let hosts: Vec<HostMatch> = written.iter().filter_map(host).collect();
-        (!hosts.is_empty() || self.report.n_faults() == n_faults).then_some(hosts)
+        (!hosts.is_empty() || part.is_whole()).then_some(hosts)
     }
 
     fn places(&self, spec: &mut Fields<'_>, gateways: &Gateways, hosts: &[HostMatch]) -> Places {
@@ -78,7 +78,7 @@ impl Reader<'_> {
             self.report.warn("spec.parentRefs", "names no Gateway, so the route has no effect");
         }
         for mut parent in parents {
-            let n_faults = self.report.n_faults();
+            let part = self.report.part();
             let path = parent.path().to_owned();
             let is_gateway =
                 parent.text("group").unwrap_or(GROUP) == GROUP && parent.text("kind").unwrap_or("Gateway") == "Gateway";
@@ -87,7 +87,7 @@ impl Reader<'_> {
             let section = parent.text("sectionName").map(str::to_owned);
             let port = parent.port("port");
             parent.finish();
-            let Some(name) = name.filter(|_| self.report.n_faults() == n_faults) else { continue };
+            let Some(name) = name.filter(|_| part.is_whole()) else { continue };
             if !is_gateway {
                 self.report.warn(&path, "is no Gateway; this parent has no effect");
                 continue;
@@ -107,21 +107,21 @@ impl Reader<'_> {
 
     /// A match with a fault is left out; a fault elsewhere closes the rule.
     fn rule(&self, mut rule: Fields<'_>, places: &Places) -> Vec<Draft> {
-        let n_faults = self.report.n_faults();
+        let part = self.report.part();
         let is_grpc = self.origin.kind == "GRPCRoute";
         // gRPC is HTTP/2 by definition, whatever the service says of itself.
         let policy = UpstreamPolicy { protocol: is_grpc.then_some(Protocol::Http2), ..UpstreamPolicy::default() };
         let written = rule.objects("matches");
         let mut found: Vec<Match> = Vec::new();
-        if written.is_empty() && self.report.n_faults() == n_faults {
+        if written.is_empty() && part.is_whole() {
             found.push(Match::everything());
         }
         for fields in written {
-            let n_faults = self.report.n_faults();
+            let part = self.report.part();
             let read = if is_grpc { matches::grpc(fields) } else { matches::http(fields) };
-            found.extend(read.filter(|_| self.report.n_faults() == n_faults));
+            found.extend(read.filter(|_| part.is_whole()));
         }
-        let n_faults = self.report.n_faults();
+        let part = self.report.part();
         let backends = Backends { origin: self.origin, grants: self.grants, report: self.report };
         let filters = filters::read(&mut rule, &backends);
         let field = rule.path_of("backendRefs");
@@ -131,7 +131,7 @@ impl Reader<'_> {
         let retry = retry(&mut rule, per_try);
         rule.inert(&["name"]);
         rule.unsupported(&["sessionPersistence"]);
-        let is_whole = self.report.n_faults() == n_faults;
+        let is_whole = part.is_whole();
         if targets.is_empty() && filters.redirect.is_none() && is_whole {
             self.report.warn(&field, "names no service; requests are answered with 503");
         }
