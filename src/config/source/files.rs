@@ -2,72 +2,21 @@
 //! is not read again, one whose bytes did not change is not parsed again.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
+use super::object::{Parsed, reject_doubles};
+use super::scan::Scan;
 use super::{FileContent, Listing, RawObject, SourceError};
-use crate::config::model::ObjectRef;
-use crate::config::problem::{Problem, Severity};
-use crate::config::suggest::did_you_mean;
 use crate::config::{SYSTEM_NAMESPACE, yaml};
-
-/// Folder name, kind, and whether the kind lives in a namespace (Higress standalone, `registry/file_rest.go` and the
-/// resources its API server installs).
-const KINDS: &[(&str, &str, bool)] = &[
-    ("configmaps", "ConfigMap", true),
-    ("customresourcedefinitions", "CustomResourceDefinition", false),
-    ("destinationrules", "DestinationRule", true),
-    ("endpoints", "Endpoints", true),
-    ("endpointslices", "EndpointSlice", true),
-    ("envoyfilters", "EnvoyFilter", true),
-    ("gatewayclasses", "GatewayClass", false),
-    ("gateways", "Gateway", true),
-    ("grpcroutes", "GRPCRoute", true),
-    ("http2rpcs", "Http2Rpc", true),
-    ("httproutes", "HTTPRoute", true),
-    ("ingressclasses", "IngressClass", false),
-    ("ingresses", "Ingress", true),
-    ("mcpbridges", "McpBridge", true),
-    ("mutatingwebhookconfigurations", "MutatingWebhookConfiguration", false),
-    ("namespaces", "Namespace", false),
-    ("nodes", "Node", false),
-    ("pods", "Pod", true),
-    ("referencegrants", "ReferenceGrant", true),
-    ("secrets", "Secret", true),
-    ("services", "Service", true),
-    ("subjectaccessreviews", "SubjectAccessReview", false),
-    ("validatingwebhookconfigurations", "ValidatingWebhookConfiguration", false),
-    ("wasmplugins", "WasmPlugin", true),
-];
-
-/// Kubernetes itself takes objects up to 1.5 MB; beyond this the file is no configuration object.
-const MAX_FILE_BYTES: u64 = 8 << 20;
-/// Sub-folders below a kind's folder. A link that leads back up ends here.
-const MAX_DEPTH: usize = 8;
 
 /// A configuration folder and what was last read from it.
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
     parsed: HashMap<PathBuf, Parsed>,
-}
-
-/// What came of one file.
-#[derive(Debug)]
-struct Parsed {
-    /// What tells the file from a changed one; `None` when that would be a guess.
-    stamp: Option<Stamp>,
-    digest: [u8; 32],
-    bytes: Arc<[u8]>,
-    object: Option<RawObject>,
-    problems: Vec<Problem>,
 }
 
 impl Folder {
@@ -100,20 +49,7 @@ impl Folder {
 
     fn read_at(&mut self, started: SystemTime) -> Result<Listing, SourceError> {
         let unreadable = |error| SourceError::Unreadable { path: self.root.clone(), error };
-        let entries = sorted_entries(&self.root).map_err(unreadable)?;
-        let before = std::mem::take(&mut self.parsed);
-        let mut scan = Scan {
-            root: &self.root,
-            started,
-            now: HashMap::with_capacity(before.len()),
-            before,
-            listing: Listing::default(),
-        };
-        for entry in entries {
-            scan.top_entry(&entry);
-        }
-        let Scan { now, mut listing, .. } = scan;
-        self.parsed = now;
+        let mut listing = Scan::run(&self.root, started, &mut self.parsed).map_err(unreadable)?;
         reject_doubles(&mut listing);
         Ok(listing)
     }
@@ -140,299 +76,12 @@ pub fn flattened(folder: &mut Folder) -> Result<Vec<FileContent>, SourceError> {
     Ok(files)
 }
 
-/// One pass over the folder.
-struct Scan<'a> {
-    root: &'a Path,
-    started: SystemTime,
-    /// What the pass before found and this one has not come to.
-    before: HashMap<PathBuf, Parsed>,
-    now: HashMap<PathBuf, Parsed>,
-    listing: Listing,
-}
-
-impl Scan<'_> {
-    fn top_entry(&mut self, entry: &Entry) {
-        let path = entry.path.as_path();
-        let name = file_name(path);
-        if !entry.is_folder {
-            if is_yaml(path) {
-                self.warn(
-                    path,
-                    "lies outside the folder of a kind and is ignored",
-                    Some("move it to <kind plural>/".into()),
-                );
-            }
-            return;
-        }
-        match KINDS.iter().find(|(plural, ..)| *plural == name) {
-            Some((_, kind, namespaced)) => self.folder(path, kind, *namespaced, 0),
-            None => {
-                let hint = did_you_mean(name, KINDS.iter().map(|(plural, ..)| *plural));
-                if sorted_entries(path).is_ok_and(|entries| entries.iter().any(|entry| is_yaml(&entry.path))) {
-                    self.warn(path, "is not the folder of a known kind and is ignored", hint);
-                }
-            }
-        }
-    }
-
-    fn folder(&mut self, path: &Path, kind: &str, namespaced: bool, depth: usize) {
-        let entries = match sorted_entries(path) {
-            Ok(entries) => entries,
-            Err(error) => return self.error(path, format!("cannot be listed: {error}")),
-        };
-        for entry in entries {
-            if entry.is_folder {
-                if depth < MAX_DEPTH {
-                    self.folder(&entry.path, kind, namespaced, depth + 1);
-                } else {
-                    self.warn(&entry.path, "is nested too deeply and is ignored", None);
-                }
-            } else if is_yaml(&entry.path) {
-                self.file(&entry.path, kind, namespaced);
-            } else if entry.path.extension().is_some_and(|extension| extension == "yml") {
-                self.warn(&entry.path, "is not read, as by Higress", Some("let its name end in .yaml".into()));
-            }
-        }
-    }
-
-    fn file(&mut self, path: &Path, kind: &str, namespaced: bool) {
-        let relative = self.relative(path);
-        let before = self.before.remove(&relative);
-        let parsed = match self.look(path, &relative, before, kind, namespaced) {
-            Ok(parsed) => parsed,
-            // Removed or renamed since it was listed: the watcher reports that change too.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return self.error(path, format!("cannot be read: {error}")),
-        };
-        self.listing.objects.extend(parsed.object.clone());
-        self.listing.problems.extend_from_slice(&parsed.problems);
-        self.now.insert(relative, parsed);
-    }
-
-    fn look(
-        &self,
-        path: &Path,
-        relative: &Path,
-        before: Option<Parsed>,
-        kind: &str,
-        namespaced: bool,
-    ) -> io::Result<Parsed> {
-        let metadata = fs::metadata(path)?;
-        let stamp = Stamp::of(&metadata, self.started);
-        let before = match before {
-            Some(parsed) if stamp.is_some() && parsed.stamp == stamp => return Ok(parsed),
-            other => other,
-        };
-        let bytes = read_bounded(path, metadata.len())?;
-        let digest: [u8; 32] = Sha256::digest(&bytes).into();
-        Ok(match before {
-            Some(parsed) if parsed.digest == digest => Parsed { stamp, ..parsed },
-            _ => parse(&bytes, digest, stamp, relative, kind, namespaced),
-        })
-    }
-
-    fn relative(&self, path: &Path) -> PathBuf {
-        path.strip_prefix(self.root).unwrap_or(path).to_owned()
-    }
-
-    fn error(&mut self, path: &Path, message: String) {
-        let file = self.relative(path);
-        self.listing.problems.push(problem(Severity::Error, file, None, message, None));
-    }
-
-    fn warn(&mut self, path: &Path, message: &str, hint: Option<String>) {
-        let file = self.relative(path);
-        self.listing.problems.push(problem(Severity::Warning, file, None, message.to_owned(), hint));
-    }
-}
-
-/// Identity, size and time of the last change of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    size: u64,
-    /// Seconds and nanoseconds; set by the kernel at every write and rename, and not by programs.
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    /// File systems round times, some to two seconds: a file that changed this short a time ago may change again and look
-    /// the same.
-    const SETTLED: Duration = Duration::from_secs(3);
-
-    /// `None` for a file that changed just before `now`, or whose clock is not ours.
-    fn of(metadata: &Metadata, now: SystemTime) -> Option<Stamp> {
-        let changed = (metadata.ctime(), metadata.ctime_nsec());
-        let now = now.duration_since(UNIX_EPOCH).ok()?;
-        let age = now.checked_sub(Duration::from_secs(u64::try_from(changed.0).ok()?))?;
-        (age > Stamp::SETTLED).then(|| Stamp { inode: metadata.ino(), size: metadata.size(), changed })
-    }
-}
-
-/// Bytes of one file to an object with its place.
-fn parse(bytes: &[u8], digest: [u8; 32], stamp: Option<Stamp>, file: &Path, kind: &str, namespaced: bool) -> Parsed {
-    let mut problems = Vec::new();
-    let object = match read_object(bytes) {
-        Ok(value) => identify(value, digest, file, kind, namespaced, &mut problems),
-        Err((line, message, hint)) => {
-            let mut problem = problem(Severity::Error, file.to_owned(), None, message, hint);
-            problem.line = line;
-            problems.push(problem);
-            None
-        }
-    };
-    Parsed { stamp, digest, bytes: bytes.into(), object, problems }
-}
-
-type Fault = (Option<u64>, String, Option<String>);
-
-fn read_object(bytes: &[u8]) -> Result<Value, Fault> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count() as u64 + 1;
-        (Some(line), "is not UTF-8 text".to_owned(), None)
-    })?;
-    match yaml::parse(text) {
-        Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(Value::Null) => Err((None, "is empty".to_owned(), Some("delete the file if the object is gone".to_owned()))),
-        Ok(_) => Err((Some(1), "is not a Kubernetes object".to_owned(), None)),
-        Err(error) => Err((error.line, format!("is not valid YAML: {}", error.message), None)),
-    }
-}
-
-/// Settles kind, namespace and name. As in Higress the folder gives the kind and the file its name; unlike there,
-/// `metadata.namespace` is honoured.
-fn identify(
-    value: Value,
-    digest: [u8; 32],
-    file: &Path,
-    kind: &str,
-    namespaced: bool,
-    problems: &mut Vec<Problem>,
-) -> Option<RawObject> {
-    let metadata = |key: &str| value.get("metadata").and_then(|metadata| metadata.get(key)).and_then(Value::as_str);
-    let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let namespace = match metadata("namespace") {
-        _ if !namespaced => "",
-        None | Some("") => SYSTEM_NAMESPACE,
-        Some(namespace) => namespace,
-    };
-    let origin = ObjectRef { kind: kind.to_owned(), namespace: namespace.to_owned(), name, file: file.to_owned() };
-    let written = value.get("metadata").and_then(|metadata| metadata.get("namespace"));
-    if written.is_some_and(|written| !written.is_string() && !written.is_null()) {
-        // Which plugin rules and grants hold for it, the namespace decides.
-        let message = "must be a string".to_owned();
-        problems.push(field_problem(Severity::Error, &origin, "metadata.namespace", message, None));
-        return None;
-    }
-    match value.get("kind").map(Value::as_str) {
-        Some(Some(written)) if written != kind => {
-            problems.push(field_problem(
-                Severity::Error,
-                &origin,
-                "kind",
-                format!("is `{written}`, but the folder holds {kind} objects"),
-                Some("move the file to the folder of its kind"),
-            ));
-            return None;
-        }
-        Some(None) => {
-            problems.push(field_problem(Severity::Error, &origin, "kind", "must be a string".to_owned(), None));
-            return None;
-        }
-        _ => {}
-    }
-    if let Some(written) = metadata("name").filter(|written| *written != origin.name) {
-        problems.push(field_problem(
-            Severity::Warning,
-            &origin,
-            "metadata.name",
-            format!("is `{written}`, but the file is named `{}`; the file name counts", origin.name),
-            Some("rename one of them"),
-        ));
-    }
-    Some(RawObject { origin, value: Arc::new(value), digest })
-}
-
-/// An object that two files define is ambiguous: neither may win in silence.
-fn reject_doubles(listing: &mut Listing) {
-    let mut first: HashMap<(String, String, String), PathBuf> = HashMap::new();
-    let problems = &mut listing.problems;
-    listing.objects.retain(|RawObject { origin, .. }| {
-        let key = (origin.kind.clone(), origin.namespace.clone(), origin.name.clone());
-        match first.get(&key) {
-            None => {
-                first.insert(key, origin.file.clone());
-                true
-            }
-            Some(other) => {
-                let message = format!("is already defined by {}", other.display());
-                problems.push(problem(
-                    Severity::Error,
-                    origin.file.clone(),
-                    Some(origin.to_string()),
-                    message,
-                    Some("delete one of the files".to_owned()),
-                ));
-                false
-            }
-        }
-    });
-}
-
-fn problem(
-    severity: Severity,
-    file: PathBuf,
-    object: Option<String>,
-    message: String,
-    hint: Option<String>,
-) -> Problem {
-    Problem { severity, file, line: None, object, field: None, message, hint }
-}
-
-fn field_problem(severity: Severity, origin: &ObjectRef, field: &str, message: String, hint: Option<&str>) -> Problem {
-    Problem { severity, hint: hint.map(str::to_owned), ..Problem::error(origin, field, message) }
-}
-
-struct Entry {
-    path: PathBuf,
-    is_folder: bool,
-}
-
-/// Everything in a folder but hidden entries (editors' swap files, the `..data` links of mounted volumes).
-fn sorted_entries(folder: &Path) -> io::Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let path = entry.path();
-        if !file_name(&path).starts_with('.') {
-            // The listing knows this already, except of links.
-            let kind = entry.file_type()?;
-            let is_folder = kind.is_dir() || (kind.is_symlink() && path.is_dir());
-            entries.push(Entry { path, is_folder });
-        }
-    }
-    entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    Ok(entries)
-}
-
-fn is_yaml(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "yaml")
-}
-
-fn file_name(path: &Path) -> &str {
-    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
-}
-
-fn read_bounded(path: &Path, size: u64) -> io::Result<Vec<u8>> {
-    if size > MAX_FILE_BYTES {
-        let message = format!("{size} bytes are more than the {MAX_FILE_BYTES} a configuration object may have");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-    }
-    fs::read(path)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::*;
 
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -495,13 +144,15 @@ mod tests {
         assert_eq!(folder.read_at(later(30)).unwrap().objects.len(), 1);
     }
 
+    /// Opening a pipe waits for a writer: no reading of the folder came to an end any more.
     #[test]
-    fn a_file_that_changed_a_moment_ago_has_no_stamp() {
-        let root = folder(&[("ingresses/a.yaml", "spec: {a: 1}\n")]);
-        let metadata = fs::metadata(root.path().join("ingresses/a.yaml")).unwrap();
-        assert_eq!(Stamp::of(&metadata, SystemTime::now()), None);
-        assert_eq!(Stamp::of(&metadata, UNIX_EPOCH), None, "a clock that runs behind the file system's");
-        assert!(Stamp::of(&metadata, SystemTime::now() + Duration::from_secs(10)).is_some());
+    fn a_pipe_is_a_fault_and_not_waited_for() {
+        let root = folder(&[("ingresses/a.yaml", "spec: {}\n")]);
+        let pipe = root.path().join("ingresses/pipe.yaml");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let listing = Folder::new(root.path()).read().unwrap();
+        assert_eq!(problems(&listing), "error: ingresses/pipe.yaml: cannot be read: it is no regular file\n");
+        assert_eq!(listing.objects.len(), 1);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! `<file>.tmp` and renamed.
 
 mod files;
+mod object;
+mod scan;
 mod secret;
 mod watch;
 mod write;
