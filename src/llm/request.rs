@@ -326,14 +326,36 @@ fn read_message<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, JsonError> {
                 message.role = Some(Err(()));
             }
             "content" => {
+                let mut ahead = cursor.clone();
                 message.content = Some(cursor.value()?).filter(|_| kind != Kind::Null);
-                message.is_content_wrong = matches!(kind, Kind::Bool | Kind::Number);
+                message.is_content_wrong = match kind {
+                    Kind::String | Kind::Null => false,
+                    Kind::Array => has_wrong_part(&mut ahead)?,
+                    Kind::Bool | Kind::Number | Kind::Object => true,
+                };
             }
             _ => return cursor.value().map(drop),
         }
         Ok(())
     })?;
     Ok(message)
+}
+
+/// Whether something in a list of parts is none, or has a text that is none. Parts of kinds we do not know are the provider's matter.
+fn has_wrong_part(cursor: &mut Cursor<'_>) -> Result<bool, JsonError> {
+    let mut is_wrong = false;
+    cursor.array(|cursor| {
+        if cursor.kind()? != Kind::Object {
+            is_wrong = true;
+            return cursor.value().map(drop);
+        }
+        cursor.object(|cursor, key| {
+            is_wrong |= key.text() == "text" && matches!(cursor.kind()?, Kind::Bool | Kind::Number);
+            cursor.value().map(drop)
+        })?;
+        Ok(())
+    })?;
+    Ok(is_wrong)
 }
 
 fn wrong_role(at: usize, role: Option<Result<Cow<'_, str>, ()>>) -> ApiError {

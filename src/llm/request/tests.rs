@@ -70,6 +70,21 @@ fn each_mistake_has_its_error() {
             InvalidType,
             Some("messages[0].content"),
         ),
+        (
+            "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":{}}]}",
+            InvalidType,
+            Some("messages[0].content"),
+        ),
+        (
+            "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[1,\"a\",null]}]}",
+            InvalidType,
+            Some("messages[0].content"),
+        ),
+        (
+            "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":5}]}]}",
+            InvalidType,
+            Some("messages[0].content"),
+        ),
         ("{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}],\"stream\":\"yes\"}", InvalidType, Some("stream")),
         ("{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}],\"stream\":1}", InvalidType, Some("stream")),
         ("{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}]} extra", InvalidJson, None),
@@ -125,7 +140,7 @@ fn the_last_user_text_falls_back_sensibly() {
         (json!([{"role": "user", "content": "a"}, {"role": "user", "content": null}]), "a"),
         (json!([{"role": "system", "content": "s"}, {"role": "assistant"}]), "s"),
         (json!([{"role": "user", "content": [{"type": "image_url"}]}]), ""),
-        (json!([{"role": "user", "content": ["a", {"text": "b"}, {"text": 3}]}]), "b"),
+        (json!([{"role": "user", "content": [{"type": "image_url"}, {"text": "b"}, {"text": null}]}]), "b"),
         (json!([{"role": "user"}]), ""),
     ] {
         let request = parse(&json!({"model": "m", "messages": messages}).to_string()).unwrap();
