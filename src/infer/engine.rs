@@ -153,7 +153,11 @@ impl Engine {
         let mut state = self.state.lock();
         *state = match loaded {
             Ok(ready) => {
-                tracing::info!(model = SENTENCE_MODEL, ms = started.elapsed().as_millis(), "Model loaded");
+                tracing::info!(
+                    model = SENTENCE_MODEL,
+                    ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    "Model loaded"
+                );
                 State::Ready(Arc::new(ready))
             }
             Err(error) => {
@@ -263,7 +267,7 @@ mod tests {
             State::Failed { why, .. } => why.clone(),
             _ => String::new(),
         };
-        assert!(why.contains("all-minilm-l6-v2/config.json") && why.contains("weirgate models fetch"), "{why}");
+        assert!(why.contains("all-minilm-l6-v2/config.json") && why.contains(" fetch`"), "{why}");
         assert!(matches!(ask(&engine, "cat"), Err(InferError::NotLoaded)));
     }
 

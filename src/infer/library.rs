@@ -126,7 +126,7 @@ mod tests {
         std::fs::write(&path, CONTENT.to_ascii_uppercase()).unwrap();
         assert_eq!(library.glance(&model), State::Present);
         let error = library.verify(&model).unwrap_err().to_string();
-        for part in ["small/weights", &model.files[0].sha256, "models fetch"] {
+        for part in ["small/weights", &model.files[0].sha256, " fetch`"] {
             assert!(error.contains(part), "{error}");
         }
     }

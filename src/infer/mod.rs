@@ -25,7 +25,7 @@ pub mod testing;
 mod weights;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use bench::{Row, bench};
 pub use cross_encoder::{Blend, Blends, CrossEncoder, Description};
@@ -44,15 +44,23 @@ pub const SENTENCE_MODEL: &str = "all-minilm-l6-v2";
 /// of this name takes its place.
 pub const RERANKER: &str = "weirgate-reranker";
 
+/// The command that puts a model's file where it was looked for.
+fn command(file: &Path) -> String {
+    match file.ancestors().nth(2) {
+        Some(models_dir) => format!("`weirgate models --models-dir {} fetch`", models_dir.display()),
+        None => "`weirgate models fetch`".to_owned(),
+    }
+}
+
 /// Why a model cannot be used, or its files not be got.
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {
-    #[error("{path}: {error}; `weirgate models fetch` installs it", path = .path.display())]
+    #[error("{path}: {error}; {} installs it", command(.path), path = .path.display())]
     Read { path: PathBuf, error: io::Error },
-    #[error("{path} cannot be used: {what}; `weirgate models fetch` installs a good one", path = .path.display())]
+    #[error("{path} cannot be used: {what}; {} installs a good one", command(.path), path = .path.display())]
     Broken { path: PathBuf, what: String },
     #[error(
-        "{path} is not the file it should be: SHA-256 {found}, expected {expected}; `weirgate models fetch` installs the right one", path = .path.display()
+        "{path} is not the file it should be: SHA-256 {found}, expected {expected}; {} installs the right one", command(.path), path = .path.display()
     )]
     Checksum { path: PathBuf, expected: String, found: String },
     #[error("the model could not be run: {0}")]

@@ -131,7 +131,7 @@ mod tests {
         let carried = CrossEncoderScore::find(&Library::new(dir.path().join("elsewhere")), None).unwrap();
         assert!(carried.score.name().starts_with("weirgate-reranker "), "{}", carried.score.name());
         let error = carried.score.score("cat", &["dog"]).await.unwrap_err();
-        assert!(error.contains("left out") && error.contains("weirgate models fetch"), "{error}");
+        assert!(error.contains("left out") && error.contains(" fetch`"), "{error}");
         std::fs::write(dir.path().join("weirgate-reranker/model.safetensors"), "cut off").unwrap();
         let reranker = CrossEncoderScore::find(&Library::new(dir.path()), None).unwrap();
         let error = reranker.score.score("cat", &["dog"]).await.unwrap_err();

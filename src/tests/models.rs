@@ -41,7 +41,7 @@ async fn a_missing_model_is_one_warning_that_names_the_command_and_everything_is
     for _ in 0..3 {
         assert_eq!(gateway.chat(&question("auto", "What is a monad?")).await.status, 200);
     }
-    let warnings = || std::fs::read_to_string(&log).unwrap().matches("weirgate models fetch").count();
+    let warnings = || std::fs::read_to_string(&log).unwrap().matches(" fetch` installs").count();
     eventually("the warning", || (warnings() > 0).then_some(()));
     assert_eq!(gateway.chat(&question("auto", "And what is a monoid?")).await.header("x-weirgate-model"), Some("a"));
     assert_eq!(warnings(), 1, "{}", std::fs::read_to_string(&log).unwrap());
