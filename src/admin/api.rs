@@ -26,7 +26,11 @@ pub fn router(admin: &Admin) -> Router<Admin> {
 pub async fn require_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let sent = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
     let token = sent.and_then(|value| value.strip_prefix(b"Bearer "));
-    if token.is_some_and(|token| admin.token.matches(token)) {
+    let Some(own) = &admin.token else {
+        let message = "The admin API is closed, because its token can be neither read nor made; the gateway's start log says why.";
+        return ControlError::Unavailable(message.to_owned()).into_response();
+    };
+    if token.is_some_and(|token| own.matches(token)) {
         return next.run(request).await;
     }
     let message = "The admin API needs the header `Authorization: Bearer <token>`; the token is in admin.token in the data folder.";

@@ -66,7 +66,8 @@ pub struct Admin {
     pub rag: Arc<Rag>,
     pub files: Arc<Files>,
     pub mcp: Arc<Mcp>,
-    pub token: Secret,
+    /// `None`: nobody may change anything.
+    pub token: Option<Secret>,
 }
 
 /// Serves until dropped.

@@ -1,7 +1,8 @@
 //! `weirgate flywheel stats|export|import|prune`: works on the database directly, also while the gateway runs.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use clap::{Args, Subcommand};
 
 use super::output::{complain, say, say_json, table};
 use super::{CliError, Places};
-use crate::flywheel::{FILE_NAME, Features, Filter, GroupStats, Store};
+use crate::flywheel::{FILE_NAME, Features, Filter, FlywheelError, GroupStats, Store};
 use crate::learning::learner::features_of_text;
 use crate::routing::FEATURES_VERSION;
 
@@ -40,10 +41,10 @@ enum Action {
     /// Deletes the oldest exchanges and shrinks the file.
     Prune {
         /// Delete what is older than this many days.
-        #[arg(long, value_name = "DAYS")]
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..))]
         max_age_days: Option<u64>,
         /// Delete the oldest until the file is at most this large.
-        #[arg(long, value_name = "MB")]
+        #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..))]
         max_mb: Option<u64>,
     },
 }
@@ -57,9 +58,15 @@ pub fn run(args: &FlywheelArgs) -> Result<(), CliError> {
             let mut writer: Box<dyn Write> = if file.as_os_str() == "-" {
                 Box::new(std::io::stdout().lock())
             } else {
-                Box::new(BufWriter::new(File::create(file).map_err(|error| at(file, &error))?))
+                // Prompts and answers are nobody else's business, as in the database.
+                let created = File::options().write(true).create(true).truncate(true).mode(0o600).open(file);
+                Box::new(BufWriter::new(created.map_err(|error| at(file, &error))?))
             };
-            let n = store.export(&mut writer, &Filter::default()).map_err(CliError::failed)?;
+            let n = match store.export(&mut writer, &Filter::default()) {
+                // Who reads has read enough, `head` for one.
+                Err(FlywheelError::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                exported => exported.map_err(CliError::failed)?,
+            };
             writer.flush().map_err(|error| at(file, &error))?;
             complain(&format!("{n} exchanges written"));
             Ok(())

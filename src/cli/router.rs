@@ -77,8 +77,13 @@ pub fn run(args: &RouterArgs) -> Result<(), CliError> {
             Ok(())
         }
         Action::Rollback { router } => {
-            let back = flywheel::open(&args.places)?.rollback(router).map_err(CliError::failed)?;
-            say(&format!("version {} of router {} serves again", back.id, back.router));
+            let back = learner::rollback(&flywheel::open(&args.places)?, router).map_err(CliError::failed)?;
+            say(&match back {
+                Some(version) => format!("version {} of router {router} serves again", version.id),
+                None => {
+                    format!("no version of router {router} serves; the shipped seed decides, as before the first one")
+                }
+            });
             Ok(())
         }
         Action::Eval(eval) => router_eval::run(&args.places, eval),
@@ -195,6 +200,10 @@ fn report(learned: &Learned) {
 
 fn list(places: &Places, router: Option<&str>, json: bool) -> Result<(), CliError> {
     let versions = flywheel::open(places)?.list_versions(router).map_err(CliError::failed)?;
+    if versions.is_empty() {
+        let of = router.map_or_else(String::new, |name| format!(" of router \"{name}\""));
+        complain(&format!("there is no version{of} yet; the shipped seed decides"));
+    }
     if json {
         say_json(&versions);
         return Ok(());

@@ -142,11 +142,11 @@ impl Store {
 
     fn upgrade(&self) -> rusqlite::Result<()> {
         let mut connection = self.connect(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        self.keep_private();
         // Both take effect in an empty file only; the second is what lets `prune` give pages back without rewriting the file.
         connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        self.keep_private();
         migrate::migrate(&mut connection, migrate::MIGRATIONS)
     }
 

@@ -40,9 +40,9 @@ pub enum FlywheelError {
     /// No such snapshot of the configuration.
     #[error("configuration {0} is not in the history; `weirgate config history` shows those that are")]
     NoSuchConfig(i64),
-    /// Rollback with nothing to go back to.
-    #[error("router `{0}` has no earlier version that served; nothing to roll back to")]
-    NothingToRollBackTo(String),
+    /// Rollback where nothing serves.
+    #[error("no version of router `{0}` serves, the shipped seed decides: there is nothing to roll back")]
+    NothingToRollBack(String),
 }
 
 impl FlywheelError {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::database::Store;
 use super::error::FlywheelError;
 use super::queue::{Limits, Op, Queue};
-use super::record::{AnswerRecord, ExchangeRecord, FeedbackRecord, ScoreRecord};
+use super::record::{AnswerRecord, ExchangeRecord, FeedbackRecord, Rates, ScoreRecord};
 use super::writer::{Shared, Writer};
 
 /// How the writer behaves. The defaults suit a gateway with a local disk.
@@ -165,12 +165,14 @@ impl Flywheel {
         self.push(Op::Score(record));
     }
 
-    /// Adds what a user of `tenant` said about the served answer. Another tenant's exchange is left alone.
-    pub fn record_feedback(&self, exchange_id: &str, tenant: &str, mut feedback: FeedbackRecord) {
+    /// Adds what a user of `tenant` said about the served answer. Another tenant's exchange is left alone, and another consumer's
+    /// unless it `rates` all. False: the queue is full.
+    pub fn record_feedback(&self, exchange_id: &str, tenant: &str, rates: Rates, mut feedback: FeedbackRecord) -> bool {
         if self.inner.redact {
             feedback.redact();
         }
-        self.push(Op::Feedback { exchange_id: exchange_id.to_owned(), tenant: tenant.to_owned(), feedback });
+        let (exchange_id, tenant) = (exchange_id.to_owned(), tenant.to_owned());
+        self.push(Op::Feedback { exchange_id, tenant, rates, feedback })
     }
 
     /// Blocks until everything recorded before is committed.
@@ -205,10 +207,12 @@ impl Flywheel {
         }
     }
 
-    fn push(&self, op: Op) {
-        if !self.inner.shared.queue.push(op) {
+    fn push(&self, op: Op) -> bool {
+        let is_taken = self.inner.shared.queue.push(op);
+        if !is_taken {
             self.inner.shared.n_shed.fetch_add(1, Ordering::Relaxed);
         }
+        is_taken
     }
 }
 

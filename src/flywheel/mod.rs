@@ -25,6 +25,7 @@ mod query;
 mod queue;
 mod record;
 mod rows;
+mod stats;
 mod text_enum;
 mod transfer;
 mod versions;
@@ -38,11 +39,12 @@ pub use database::Store;
 pub use error::FlywheelError;
 pub use handle::{Counters, Flywheel, Options, WriterState};
 pub use prune::PruneReport;
-pub use query::{Filter, GroupStats, Stats, TrainingAnswer, TrainingRow};
+pub use query::{Filter, TrainingAnswer, TrainingRow};
 pub use record::{
-    AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, FeedbackRecord, JsonText, Mode, Role, ScoreRecord,
-    ScoreSource, ScoreTarget, StoredExchange,
+    AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, FeedbackRecord, JsonText, Mode, Rates, Role,
+    ScoreRecord, ScoreSource, ScoreTarget, StoredExchange,
 };
+pub use stats::{GroupStats, Stats};
 pub use transfer::{BadLine, Features, ImportReport};
 pub use versions::{NewVersion, RouterVersion, VersionState};
 

@@ -9,15 +9,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::record::{AnswerRecord, ExchangeRecord, FeedbackRecord, ScoreRecord};
+use super::record::{AnswerRecord, ExchangeRecord, FeedbackRecord, Rates, ScoreRecord};
 
 /// One thing to write. Order is kept, so a score finds the exchange that was recorded before it.
-#[derive(Clone)]
 pub(super) enum Op {
     Exchange(Box<ExchangeRecord>),
     Answer { exchange_id: String, answer: Box<AnswerRecord> },
     Score(ScoreRecord),
-    Feedback { exchange_id: String, tenant: String, feedback: FeedbackRecord },
+    Feedback { exchange_id: String, tenant: String, rates: Rates, feedback: FeedbackRecord },
 }
 
 /// What a flush gets back: everything before it is committed, or why not.
@@ -153,13 +152,14 @@ impl Queue {
         batch
     }
 
-    /// The batch is done with: its place is free again and its flushes hear about it.
-    pub fn settle(&self, batch: Batch) {
+    /// The batch is done with: its place is free again and its flushes hear about it. Returns its records.
+    pub fn settle(&self, batch: Batch) -> Vec<Op> {
         let mut state = self.state.lock();
         state.n_rows -= batch.ops.len();
         state.n_bytes -= batch.weight;
         drop(state);
         answer(batch.flushes, &Ok(()));
+        batch.ops
     }
 
     /// The batch could not be written: it returns to the head of the queue, and every flush hears why.
@@ -200,7 +200,8 @@ impl State {
 }
 
 impl Op {
-    fn weight(&self) -> usize {
+    /// Bytes it keeps in memory, about.
+    pub(super) fn weight(&self) -> usize {
         size_of::<Self>()
             + match self {
                 Self::Exchange(record) => record.weight(),
@@ -246,7 +247,7 @@ mod tests {
         let batch = queue.take();
         assert_eq!(ids(&batch), ["a", "b"], "no more than flush_rows");
         assert!(!queue.push(op("d")), "taken is not yet written");
-        queue.settle(batch);
+        drop(queue.settle(batch));
         assert!(queue.push(op("d")));
         assert_eq!(queue.depth().0, 2);
     }
@@ -257,7 +258,7 @@ mod tests {
         let queue = Queue::new(Limits { bytes: 2 * weight, ..LIMITS });
         assert!(queue.push(op("a")) && queue.push(op("b")));
         assert!(!queue.push(op("c")));
-        queue.settle(queue.take());
+        drop(queue.settle(queue.take()));
         assert_eq!(queue.depth(), (0, 0));
         assert!(queue.push(op("c")));
     }
@@ -281,9 +282,9 @@ mod tests {
         let queue = Queue::new(LIMITS);
         assert!(queue.push(op("a")) && queue.push(op("b")) && queue.push(op("c")));
         let flush = queue.flush();
-        queue.settle(queue.take());
+        drop(queue.settle(queue.take()));
         assert!(flush.try_recv().is_err(), "c is still queued");
-        queue.settle(queue.take());
+        drop(queue.settle(queue.take()));
         assert_eq!(flush.recv().unwrap(), Ok(()));
     }
 

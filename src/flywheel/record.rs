@@ -112,6 +112,14 @@ pub enum ScoreTarget {
     Model(String),
 }
 
+/// Whose answers the giver of feedback may rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rates {
+    /// Those to requests of the same consumer, or of none if it is none.
+    Own,
+    All,
+}
+
 /// What a user said about an answer. A score becomes the score of the served answer; every entry is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FeedbackRecord {

@@ -9,7 +9,8 @@ use rusqlite::{Connection, OptionalExtension, Row, RowIndex, params};
 use serde_json::Value;
 
 use super::record::{
-    AnswerRecord, DecisionRecord, ExchangeRecord, FeedbackRecord, JsonText, ScoreRecord, ScoreTarget, StoredExchange,
+    AnswerRecord, DecisionRecord, ExchangeRecord, FeedbackRecord, JsonText, Rates, ScoreRecord, ScoreTarget,
+    StoredExchange,
 };
 
 /// Stores an exchange with its answers. False: an exchange with this id exists already, nothing was stored.
@@ -88,19 +89,29 @@ pub(super) fn set_score(connection: &Connection, record: &ScoreRecord) -> rusqli
     Ok(true)
 }
 
-/// Stores feedback. False: no such exchange, or it is not this tenant's (`None`: any tenant's).
+/// Stores feedback. False: no such exchange, it is not this tenant's (`None`: any tenant's), or it is not for its giver to rate.
 pub(super) fn insert_feedback(
     connection: &Connection,
     exchange_id: &str,
     tenant: Option<&str>,
+    rates: Rates,
     feedback: &FeedbackRecord,
 ) -> rusqlite::Result<bool> {
     let n_inserted = connection
         .prepare_cached(
             "INSERT INTO feedback (exchange_id, at_ms, score, consumer, text)
-             SELECT e.id, ?3, ?4, ?5, ?6 FROM exchange e WHERE e.id = ?1 AND (?2 IS NULL OR e.tenant = ?2)",
+             SELECT e.id, ?3, ?4, ?5, ?6 FROM exchange e
+             WHERE e.id = ?1 AND (?2 IS NULL OR e.tenant = ?2) AND (?7 OR e.consumer IS ?5)",
         )?
-        .execute(params![exchange_id, tenant, feedback.at_ms, feedback.score, feedback.consumer, feedback.text])?;
+        .execute(params![
+            exchange_id,
+            tenant,
+            feedback.at_ms,
+            feedback.score,
+            feedback.consumer,
+            feedback.text,
+            rates == Rates::All
+        ])?;
     Ok(n_inserted == 1)
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::database::{LOCK_GAP, Store};
 use super::error::{FlywheelError, is_refusal};
 use super::query::{Filter, IN_FILTER};
-use super::record::{FeedbackRecord, JsonText, StoredExchange};
+use super::record::{FeedbackRecord, JsonText, Rates, StoredExchange};
 use super::{now_ms, rows};
 
 /// Lines per transaction: the gateway's own writer has to wait for it.
@@ -172,7 +172,7 @@ fn insert(connection: &Connection, stored: &StoredExchange) -> rusqlite::Result<
     }
     // The answers carry their scores already, so feedback is only kept.
     for feedback in &stored.feedback {
-        rows::insert_feedback(connection, &stored.exchange.id, None, feedback)?;
+        rows::insert_feedback(connection, &stored.exchange.id, None, Rates::All, feedback)?;
     }
     Ok(true)
 }

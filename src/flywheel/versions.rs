@@ -147,28 +147,47 @@ impl Store {
                 params![version.router, now_ms()],
                 |row| row.get(0),
             )?;
-            replace_serving(transaction, &version, VersionState::Retired)?;
-            transaction
-                .execute("UPDATE router_version SET promoted_at_ms = ?2 WHERE id = ?1", params![id, promoted_at_ms])?;
+            transaction.execute(
+                "UPDATE router_version SET state = 'retired' WHERE router = ?1 AND state = 'serving'",
+                params![version.router],
+            )?;
+            transaction.execute(
+                "UPDATE router_version SET state = 'serving', promoted_at_ms = ?2 WHERE id = ?1",
+                params![id, promoted_at_ms],
+            )?;
             one(transaction, "id = ?1", params![id])
         })?
         .ok_or(FlywheelError::NoSuchVersion(id))
     }
 
-    /// Lets the version serve that did before the present one, which is rejected: a further rollback goes further back.
-    pub fn rollback(&self, router: &str) -> Result<RouterVersion, FlywheelError> {
+    /// Lets the version serve that did before the present one, which is rejected: a further rollback goes further back. Those whose
+    /// artifact `is_readable` refuses are passed over. `None`: there is no other, and from now on none serves.
+    pub fn rollback(
+        &self,
+        router: &str,
+        is_readable: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<RouterVersion>, FlywheelError> {
         self.promote("rolling a router back", |transaction| {
-            let previous = one(
-                transaction,
-                "id = (SELECT id FROM router_version WHERE router = ?1 AND state = 'retired'
-                       ORDER BY promoted_at_ms DESC LIMIT 1)",
+            let n_rejected = transaction.execute(
+                "UPDATE router_version SET state = 'rejected' WHERE router = ?1 AND state = 'serving'",
                 params![router],
             )?;
-            let Some(previous) = previous else { return Ok(None) };
-            replace_serving(transaction, &previous, VersionState::Rejected)?;
-            one(transaction, "id = ?1", params![previous.id])
+            if n_rejected == 0 {
+                return Ok(Err(FlywheelError::NothingToRollBack(router.to_owned())));
+            }
+            let mut retired = transaction.prepare(
+                "SELECT id, artifact FROM router_version WHERE router = ?1 AND state = 'retired' ORDER BY promoted_at_ms DESC",
+            )?;
+            let mut retired = retired.query(params![router])?;
+            while let Some(row) = retired.next()? {
+                if is_readable(row.get_ref("artifact")?.as_blob()?) {
+                    let id: i64 = row.get("id")?;
+                    transaction.execute("UPDATE router_version SET state = 'serving' WHERE id = ?1", params![id])?;
+                    return one(transaction, "id = ?1", params![id]).map(Ok);
+                }
+            }
+            Ok(Ok(None))
         })?
-        .ok_or_else(|| FlywheelError::NothingToRollBackTo(router.to_owned()))
     }
 
     fn promote<T>(
@@ -187,20 +206,6 @@ impl Store {
 
 const COLUMNS: &str = "id, router, created_at_ms, state, promoted_at_ms, family, features_version, seed, n_rows, metrics, \
     verdict, length(artifact) AS artifact_bytes";
-
-/// The present version gets the state `outgoing`, `incoming` becomes the one that serves.
-fn replace_serving(
-    transaction: &Transaction<'_>,
-    incoming: &RouterVersion,
-    outgoing: VersionState,
-) -> rusqlite::Result<()> {
-    transaction.execute(
-        "UPDATE router_version SET state = ?2 WHERE router = ?1 AND state = 'serving'",
-        params![incoming.router, outgoing],
-    )?;
-    transaction.execute("UPDATE router_version SET state = 'serving' WHERE id = ?1", params![incoming.id])?;
-    Ok(())
-}
 
 fn one(
     connection: &Connection,
@@ -308,14 +313,28 @@ mod tests {
         for id in [a, b, c] {
             store.set_serving(id).unwrap();
         }
-        assert_eq!(store.rollback("default").unwrap().id, b);
+        let back = || store.rollback("default", |_| true).map(|version| version.map(|version| version.id));
+        assert_eq!(back().unwrap(), Some(b));
         assert_eq!(states(&store, "default"), [(a, "retired"), (b, "serving"), (c, "rejected"), (d, "candidate")]);
         store.set_serving(d).unwrap();
-        assert_eq!(store.rollback("default").unwrap().id, b, "what served before d, not the rejected c");
-        assert_eq!(store.rollback("default").unwrap().id, a);
-        assert!(matches!(store.rollback("default"), Err(FlywheelError::NothingToRollBackTo(_))));
-        assert_eq!(store.serving_version("default").unwrap().unwrap().0.id, a, "a failed rollback changes nothing");
+        assert_eq!(back().unwrap(), Some(b), "what served before d, not the rejected c");
+        assert_eq!(back().unwrap(), Some(a));
+        assert_eq!(back().unwrap(), None, "before the first one there was the seed");
+        assert_eq!(store.serving_version("default").unwrap(), None);
+        assert!(matches!(back(), Err(FlywheelError::NothingToRollBack(_))));
         assert_eq!(store.set_serving(c).unwrap().state, VersionState::Serving, "an operator may insist");
+    }
+
+    #[test]
+    fn a_rollback_passes_over_what_cannot_be_read() {
+        let (_folder, store) = store();
+        let [a, b, c] = [1, 2, 3].map(|seed| store.insert_version(&new("default", seed)).unwrap());
+        for id in [a, b, c] {
+            store.set_serving(id).unwrap();
+        }
+        let is_readable = |artifact: &[u8]| artifact != 2_u64.to_le_bytes();
+        assert_eq!(store.rollback("default", is_readable).unwrap().map(|version| version.id), Some(a));
+        assert_eq!(states(&store, "default"), [(a, "serving"), (b, "retired"), (c, "rejected")]);
     }
 
     #[test]

@@ -44,15 +44,16 @@ pub(super) struct Early {
     until: Instant,
 }
 
-/// How long an early record waits for its exchange, and how many may wait.
+/// How long an early record waits for its exchange, how many may wait, and how many bytes of them.
 const EARLY_WAITS: Duration = Duration::from_secs(5);
 const MAX_EARLY: usize = 1000;
+const MAX_EARLY_BYTES: usize = 16 << 20;
 
 /// What became of the records of a batch.
 #[derive(Default)]
 struct Tally {
     n_written: u64,
-    /// Positions of those whose exchange is not in the database: shed, pruned, another tenant's, never or not yet there.
+    /// Positions, ascending, of those whose exchange is not in the database: shed, pruned, another tenant's, never or not yet there.
     unmatched: Vec<usize>,
     n_refused: u64,
     first_refusal: Option<String>,
@@ -69,8 +70,9 @@ impl Writer<'_> {
             match self.write(&batch.ops) {
                 Ok(tally) => {
                     let now = Instant::now();
-                    self.keep(&batch.ops, &tally.unmatched, |_| now + EARLY_WAITS);
-                    self.settle(batch, tally);
+                    let unmatched = self.settle(&batch, tally);
+                    let ops = self.shared.queue.settle(batch);
+                    self.keep(ops, &unmatched, |_| now + EARLY_WAITS);
                     // The exchange may stand later in this very batch.
                     let early = std::mem::take(&mut self.early);
                     self.write_early(early);
@@ -118,11 +120,18 @@ impl Writer<'_> {
     }
 
     /// Keeps the records at `positions` until their exchange comes, or counts them as unmatched.
-    fn keep(&mut self, ops: &[Op], positions: &[usize], until: impl Fn(usize) -> Instant) {
+    fn keep(&mut self, ops: Vec<Op>, positions: &[usize], until: impl Fn(usize) -> Instant) {
         let now = Instant::now();
-        for &position in positions {
-            if until(position) > now && self.early.len() < MAX_EARLY {
-                self.early.push(Early { op: ops[position].clone(), until: until(position) });
+        let mut n_bytes: usize = self.early.iter().map(|early| early.op.weight()).sum();
+        let mut positions = positions.iter().peekable();
+        for (position, op) in ops.into_iter().enumerate() {
+            if positions.next_if_eq(&&position).is_none() {
+                continue;
+            }
+            let has_room = self.early.len() < MAX_EARLY && n_bytes + op.weight() <= MAX_EARLY_BYTES;
+            if until(position) > now && has_room {
+                n_bytes += op.weight();
+                self.early.push(Early { op, until: until(position) });
             } else {
                 self.shared.n_unmatched.fetch_add(1, Ordering::Relaxed);
             }
@@ -136,14 +145,15 @@ impl Writer<'_> {
             Ok(tally) => {
                 self.shared.n_written.fetch_add(tally.n_written, Ordering::Relaxed);
                 self.shared.n_refused.fetch_add(tally.n_refused, Ordering::Relaxed);
-                self.keep(&ops, &tally.unmatched, |position| until[position]);
+                self.keep(ops, &tally.unmatched, |position| until[position]);
             }
             // The next batch meets the same storage and says so; these wait with it.
             Err(_) => self.early.extend(ops.into_iter().zip(until).map(|(op, until)| Early { op, until })),
         }
     }
 
-    fn settle(&self, batch: Batch, tally: Tally) {
+    /// Counts what became of a batch. Returns the positions of what found nothing to belong to.
+    fn settle(&self, batch: &Batch, tally: Tally) -> Vec<usize> {
         if let Some(reason) = tally.first_refusal {
             tracing::warn!(n_refused = tally.n_refused, %reason, "The flywheel dropped records that cannot be stored.");
         }
@@ -152,7 +162,7 @@ impl Writer<'_> {
         }
         self.shared.n_written.fetch_add(tally.n_written, Ordering::Relaxed);
         self.shared.n_refused.fetch_add(tally.n_refused, Ordering::Relaxed);
-        self.shared.queue.settle(batch);
+        tally.unmatched
     }
 
     fn suspend(&self, reason: &str) {
@@ -254,8 +264,8 @@ fn insert(connection: &Connection, op: &Op) -> rusqlite::Result<bool> {
         Op::Exchange(record) => rows::insert_exchange(connection, record, now_ms()),
         Op::Answer { exchange_id, answer } => rows::append_answer(connection, exchange_id, answer, now_ms()),
         Op::Score(record) => rows::set_score(connection, record),
-        Op::Feedback { exchange_id, tenant, feedback } => {
-            if !rows::insert_feedback(connection, exchange_id, Some(tenant), feedback)? {
+        Op::Feedback { exchange_id, tenant, rates, feedback } => {
+            if !rows::insert_feedback(connection, exchange_id, Some(tenant), *rates, feedback)? {
                 return Ok(false);
             }
             if let Some(score) = feedback.score {

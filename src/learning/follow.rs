@@ -43,7 +43,7 @@ pub async fn follow(routers: Arc<Routers>, flywheel: Flywheel, engine: Arc<Engin
             if running.get(&router.name).is_some_and(|training| !training.is_finished()) {
                 continue;
             }
-            if router.has_lost_version() {
+            if trains && router.has_lost_version() {
                 let started = start_training(&router, &flywheel, &engine, &tasks);
                 running.extend(started.map(|training| (router.name.clone(), training)));
                 continue;
@@ -140,7 +140,9 @@ fn start_training(
     let (store, engine, name) = (flywheel.store().clone(), engine.clone(), router.name.clone());
     let (router, flywheel) = (router.clone(), flywheel.clone());
     Some(tasks.spawn(async move {
+        let trained = router.clone();
         let training = tokio::task::spawn_blocking(move || {
+            let _one = trained.one_training();
             (learn(&store, &name, &setup, Some(&engine), false, &mut |_| {}), name)
         });
         match training.await {

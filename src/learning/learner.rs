@@ -21,6 +21,8 @@ use crate::routing::{
 const MAX_ROWS: usize = 50_000;
 /// Newest questions that are embedded for a training: at some 15 ms each, a minute.
 const MAX_EMBEDDED: usize = 4000;
+/// Of each, more than the model reads.
+const EMBEDDED_CHARS: usize = 4000;
 /// One question in this many is held out.
 const HOLD_OUT: u64 = 5;
 
@@ -63,10 +65,19 @@ pub fn learn(
     force: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Learned, LearnError> {
-    let rows = store.examples(&Filter::default(), MAX_ROWS)?;
-    let mut examples = newest_outcomes(rows.iter().filter_map(|row| Some((row.at_ms, example(row, setup)?))).collect());
-    if let Some(embedder) = embedder.filter(|_| setup.embeds)
-        && let Err(error) = embed(&mut examples, &rows, embedder)
+    let embedder = embedder.filter(|_| setup.embeds);
+    let (mut dated, mut texts) = (Vec::new(), NewestTexts::default());
+    // One by one: prompts may be long, and what is learned from them is short.
+    store.for_each_example(&Filter::default(), MAX_ROWS, |row| {
+        let Some(example) = example(&row, setup) else { return };
+        if embedder.is_some() {
+            texts.extend(example.hash, row.messages.as_ref().and_then(last_user_text));
+        }
+        dated.push((row.at_ms, example));
+    })?;
+    let mut examples = newest_outcomes(dated);
+    if let Some(embedder) = embedder
+        && let Err(error) = embed(&mut examples, &texts.into_newest(), embedder)
     {
         tracing::warn!(router = name, %error, "The new version is trained without embeddings");
     }
@@ -137,6 +148,15 @@ pub fn promote(store: &Store, id: i64) -> Result<RouterVersion, LearnError> {
     Ok(store.set_serving(id)?)
 }
 
+/// Goes back to the version that served before, of those this program can read. `None`: there is none, and the shipped seed
+/// decides again.
+///
+/// # Errors
+/// No version serves, or the database cannot be read or written.
+pub fn rollback(store: &Store, name: &str) -> Result<Option<RouterVersion>, FlywheelError> {
+    store.rollback(name, |artifact| Router::from_bytes(artifact).is_ok())
+}
+
 /// One example per question, with the newest outcome of each model: when a provider changes what stands behind a name, what
 /// it answered before is no longer evidence.
 fn newest_outcomes(mut dated: Vec<(i64, Example)>) -> Vec<Example> {
@@ -153,20 +173,48 @@ fn newest_outcomes(mut dated: Vec<(i64, Example)>) -> Vec<Example> {
     by_question.into_values().collect()
 }
 
-/// Gives the newest questions whose text is stored their embedding.
-fn embed(examples: &mut [Example], rows: &[TrainingRow], embedder: &dyn Embedder) -> Result<(), InferError> {
-    let mut dated: Vec<&TrainingRow> = rows.iter().filter(|row| row.messages.is_some()).collect();
-    dated.sort_by_key(|row| std::cmp::Reverse(row.at_ms));
-    let mut texts: HashMap<u64, Cow<'_, str>> = HashMap::new();
-    for row in dated {
-        let known = question_hash(row).zip(row.messages.as_ref().and_then(last_user_text));
-        if let Some((hash, text)) = known.filter(|_| texts.len() < MAX_EMBEDDED) {
-            texts.entry(hash).or_insert(text);
+/// The texts of the questions seen last, by hash.
+#[derive(Default)]
+struct NewestTexts {
+    /// With how many had been seen before.
+    by_hash: HashMap<u64, (usize, String)>,
+    n_seen: usize,
+}
+
+impl NewestTexts {
+    fn extend(&mut self, hash: u64, text: Option<Cow<'_, str>>) {
+        let Some(text) = text else { return };
+        let begin = text.char_indices().nth(EMBEDDED_CHARS).map_or(&*text, |(end, _)| &text[..end]);
+        self.by_hash.insert(hash, (self.n_seen, begin.to_owned()));
+        self.n_seen += 1;
+        if self.by_hash.len() >= 2 * MAX_EMBEDDED {
+            self.keep_newest();
         }
     }
+
+    fn keep_newest(&mut self) {
+        let mut times: Vec<usize> = self.by_hash.values().map(|(at, _)| *at).collect();
+        times.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+        if let Some(&first) = times.get(MAX_EMBEDDED - 1) {
+            self.by_hash.retain(|_, (at, _)| *at >= first);
+        }
+    }
+
+    fn into_newest(mut self) -> HashMap<u64, (usize, String)> {
+        self.keep_newest();
+        self.by_hash
+    }
+}
+
+/// Gives the questions whose text is at hand their embedding.
+fn embed(
+    examples: &mut [Example],
+    texts: &HashMap<u64, (usize, String)>,
+    embedder: &dyn Embedder,
+) -> Result<(), InferError> {
     let mut chosen: Vec<&mut Example> =
         examples.iter_mut().filter(|example| texts.contains_key(&example.hash)).collect();
-    let of_chosen: Vec<&str> = chosen.iter().map(|example| texts[&example.hash].as_ref()).collect();
+    let of_chosen: Vec<&str> = chosen.iter().map(|example| texts[&example.hash].1.as_str()).collect();
     for (example, vector) in chosen.iter_mut().zip(embedder.embed(&of_chosen)?) {
         example.embedding = Some(vector);
     }
@@ -245,6 +293,23 @@ fn last_user_text(messages: &Value) -> Option<Cow<'_, str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_texts_are_kept_and_no_more() {
+        let mut texts = NewestTexts::default();
+        texts.extend(0, Some(Cow::Borrowed("old")));
+        for hash in 0..3 * MAX_EMBEDDED as u64 {
+            texts.extend(hash, Some(Cow::Owned(format!("{hash}{}", "字".repeat(2 * EMBEDDED_CHARS)))));
+            assert!(texts.by_hash.len() < 2 * MAX_EMBEDDED);
+        }
+        texts.extend(7, Some(Cow::Borrowed("asked again")));
+        texts.extend(8, None);
+        let newest = texts.into_newest();
+        assert_eq!(newest.len(), MAX_EMBEDDED);
+        assert_eq!(newest[&7].1, "asked again");
+        assert!(!newest.contains_key(&8) && newest.contains_key(&(2 * MAX_EMBEDDED as u64 + 1)));
+        assert!(newest.values().all(|(_, text)| text.chars().count() <= EMBEDDED_CHARS));
+    }
 
     #[test]
     fn the_newest_outcome_of_a_model_replaces_the_one_before() {

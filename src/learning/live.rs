@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::routing::{Candidate, ColdStart, Domain, FeatureVector, Policy, Prediction, Router, Seed};
 use crate::telemetry::metrics::{ByModel, Metrics};
@@ -60,7 +60,9 @@ pub struct Outlook {
 pub struct LiveRouter {
     pub name: String,
     serving: ArcSwapOption<Serving>,
-    setup: ArcSwapOption<Setup>,
+    /// Belongs to the plugin: when no configuration names the router any more, there is nothing to train it for.
+    setup: Mutex<Weak<Setup>>,
+    one_training: Mutex<()>,
     scores: Mutex<BTreeMap<String, Mean>>,
     shadow_spent: Mutex<Spent>,
     n_shadow_calls: AtomicUsize,
@@ -99,7 +101,8 @@ impl LiveRouter {
         LiveRouter {
             name: name.to_owned(),
             serving: ArcSwapOption::empty(),
-            setup: ArcSwapOption::empty(),
+            setup: Mutex::default(),
+            one_training: Mutex::default(),
             scores: Mutex::new(BTreeMap::new()),
             shadow_spent: Mutex::new(Spent::default()),
             n_shadow_calls: AtomicUsize::new(0),
@@ -154,12 +157,17 @@ impl LiveRouter {
         self.serving.load().as_ref().is_some_and(|serving| serving.router.reads_embedding())
     }
 
-    pub fn configure(&self, setup: Setup) {
-        self.setup.store(Some(Arc::new(setup)));
+    pub fn configure(&self, setup: &Arc<Setup>) {
+        *self.setup.lock() = Arc::downgrade(setup);
     }
 
     pub fn setup(&self) -> Option<Arc<Setup>> {
-        self.setup.load_full()
+        self.setup.lock().upgrade()
+    }
+
+    /// To be held during a training: of two, the second is judged against what the first promoted.
+    pub fn one_training(&self) -> MutexGuard<'_, ()> {
+        self.one_training.lock()
     }
 
     pub fn serving_id(&self) -> Option<i64> {
@@ -183,7 +191,7 @@ impl LiveRouter {
     pub fn has_lost_version(&self) -> bool {
         let mut lost = self.lost.lock();
         match lost.as_mut() {
-            Some((_, is_new)) if self.setup.load().is_some() => std::mem::take(is_new),
+            Some((_, is_new)) if self.setup().is_some() => std::mem::take(is_new),
             _ => false,
         }
     }

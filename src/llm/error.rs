@@ -134,6 +134,11 @@ impl ApiError {
         .into()
     }
 
+    /// The same in Anthropic's shape: `{"type":"error","error":{"type","message"}}`.
+    pub fn to_anthropic_json(&self) -> Bytes {
+        json!({"type": "error", "error": {"type": "api_error", "message": self.message}}).to_string().into()
+    }
+
     /// `field` should be `expected` and is something else.
     pub(super) fn wrong_type(field: &str, expected: &str) -> Self {
         let message =

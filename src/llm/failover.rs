@@ -91,6 +91,11 @@ impl TokenPool {
         }
     }
 
+    /// Whether a token has left the pool.
+    pub fn is_any_out(&self) -> bool {
+        self.tokens.iter().any(|health| health.out_since.is_some())
+    }
+
     /// How many tokens are in the pool, and how many there are.
     pub fn available(&mut self, now: Instant) -> (usize, usize) {
         self.recover(now);

@@ -9,6 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use memchr::memchr2;
 
 use super::error::ApiError;
+use super::provider::Api;
 
 /// One event, valid for the call that hands it over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,13 +173,18 @@ impl SseParser {
     }
 }
 
-/// The visible end of a stream that broke: one event with the error object. If the client already has part of an event,
-/// `mid_event` ends that one first.
-pub fn error_event(error: &ApiError, mid_event: bool) -> Bytes {
-    let json = error.to_json();
-    let mut event = BytesMut::with_capacity(json.len() + 10);
+/// The visible end of a stream that broke: one event with the error object, in the form that clients of `api` look for. If the
+/// client already has part of an event, `mid_event` ends that one first.
+pub fn error_event(error: &ApiError, api: Option<Api>, mid_event: bool) -> Bytes {
+    // Anthropic's clients pass over events without a name.
+    let is_named = matches!(api, Some(Api::AnthropicMessages | Api::AnthropicComplete));
+    let json = if is_named { error.to_anthropic_json() } else { error.to_json() };
+    let mut event = BytesMut::with_capacity(json.len() + 24);
     if mid_event {
         event.put_slice(b"\n\n");
+    }
+    if is_named {
+        event.put_slice(b"event: error\n");
     }
     event.put_slice(b"data: ");
     event.put_slice(&json);

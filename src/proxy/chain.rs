@@ -60,6 +60,11 @@ impl Chain {
     pub fn provider_at(&self, place: Place<'_>) -> Option<&Arc<Provider>> {
         self.entries.iter().find_map(|entry| entry.at(place).and_then(|plugin| plugin.provider()))
     }
+
+    /// All model providers, wherever they are configured for.
+    pub fn providers(&self) -> impl Iterator<Item = &Provider> {
+        self.entries.iter().flat_map(ChainEntry::plugins).filter_map(|plugin| plugin.provider()).map(AsRef::as_ref)
+    }
 }
 
 /// Runs the request half of the chain. `Some` is an answer to give now.

@@ -78,8 +78,8 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
         scheme: if ctx.state.is_tls { "https" } else { "http" },
         response: session.response_written().map(|head| &head.headers),
         service_port: ctx.state.service_port,
-        client: session.client_addr().and_then(|address| address.as_inet()).copied(),
-        local: session.server_addr().and_then(|address| address.as_inet()).copied(),
+        client: session.client_addr().and_then(|address| address.as_inet()).map(log_line::canonical),
+        local: session.server_addr().and_then(|address| address.as_inet()).map(log_line::canonical),
         server_name: ctx.state.server_name.as_deref(),
     };
     log_line::write(log, ctx.snapshot.settings.access_log.as_ref(), &facts, metrics);

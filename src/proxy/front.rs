@@ -14,11 +14,15 @@ use bytes::BytesMut;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::l4::ext::set_tcp_keepalive;
 use pingora_core::protocols::l4::stream::Stream as Plain;
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use super::head::{self, Arrived, Patience};
 use super::refused;
@@ -27,11 +31,11 @@ use super::rewound::Rewound;
 use super::service::Gateway;
 use super::snapshot::Snapshot;
 use super::tls;
-use super::upstream::Upstream;
+use super::upstream::{Upstream, keepalive};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Metrics, Refused};
 
-/// From the first byte to the end of the handshake.
+/// To the first byte, and from there to the end of the handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Any positive number tells pingora that a connection may be kept.
@@ -43,6 +47,8 @@ pub struct Front {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
+    /// What a drain waits for besides requests.
+    pub at_work: TaskTracker,
     pub tls: Option<TlsFront>,
 }
 
@@ -58,7 +64,11 @@ pub struct TlsFront {
 impl ServerApp for Front {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let stream = match &self.tls {
-            Some(tls) => tls.open(stream).await?,
+            Some(tls) => {
+                let plain = spoken(stream, shutdown.clone()).await?;
+                let _at_work = self.at_work.token();
+                tls.open(plain).await?
+            }
             None => stream,
         };
         self.serve(stream, shutdown).await;
@@ -78,7 +88,7 @@ impl Front {
         let mut is_http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
         let mut next: Option<(Stream, Option<HttpPersistentSettings>)> = Some((stream, None));
         while let Some((mut stream, settings)) = next.take() {
-            let arrived = head::read(&mut stream, self.patience(), &mut watch).await;
+            let arrived = head::read(&mut stream, self.patience(), &mut watch, &self.at_work).await;
             // Without TLS, what comes first decides.
             is_http2 |= !is_tls && settings.is_none() && matches!(arrived, Ok(Arrived::Http2(_)));
             match arrived {
@@ -128,11 +138,10 @@ impl Front {
 
 impl TlsFront {
     /// `None` if the connection has come to its end.
-    async fn open(&self, stream: Stream) -> Option<Stream> {
-        let mut stream = *stream.into_any().downcast::<Plain>().ok()?;
+    async fn open(&self, mut stream: Plain) -> Option<Stream> {
         let snapshot = self.snapshot.load_full();
         let needs_name = snapshot.certificates.has_wishes() || !snapshot.passthrough.is_empty();
-        let opened = tokio::time::timeout(HANDSHAKE_LIMIT, async {
+        let opened = timeout(HANDSHAKE_LIMIT, async {
             let name = if needs_name { tls::peek_name(&mut stream).await? } else { None };
             if let Some(upstream) = snapshot.passthrough.find(name.as_deref()) {
                 return Ok(Opened::Passed(Box::new(stream), upstream.clone()));
@@ -166,6 +175,19 @@ impl TlsFront {
     }
 }
 
+/// The connection once its client has said something, which is left to be read again. `None`: it has come to its end.
+async fn spoken(stream: Stream, mut shutdown: ShutdownWatch) -> Option<Plain> {
+    let mut stream = *stream.into_any().downcast::<Plain>().ok()?;
+    let mut first = [0];
+    tokio::select! {
+        biased;
+        read = timeout(HANDSHAKE_LIMIT, stream.read_exact(&mut first)) => read.ok()?.ok()?,
+        _ = shutdown.wait_for(|is_over| *is_over) => return None,
+    };
+    stream.rewind(&first);
+    Some(stream)
+}
+
 enum Opened {
     Http(Stream),
     Passed(Box<Plain>, Arc<Upstream>),
@@ -175,7 +197,7 @@ enum Opened {
 async fn pass(mut stream: Plain, upstream: &Upstream, resolver: &Resolver, patience: Duration) -> Result<(), String> {
     let mut lease = upstream.lease(resolver, None, patience).await.map_err(|error| error.to_string())?;
     let address = lease.address();
-    let connected = tokio::time::timeout(patience, TcpStream::connect(address)).await;
+    let connected = timeout(patience, TcpStream::connect(address)).await;
     let mut other = match connected {
         Ok(Ok(other)) => other,
         Ok(Err(error)) => {
@@ -188,5 +210,7 @@ async fn pass(mut stream: Plain, upstream: &Upstream, resolver: &Resolver, patie
         }
     };
     lease.answered(200);
+    // Conversations may be silent for hours; a server that vanished must not hold its lease for ever.
+    set_tcp_keepalive(&other, &keepalive(Duration::ZERO)).map_err(|error| error.to_string())?;
     tokio::io::copy_bidirectional(&mut stream, &mut other).await.map(|_| ()).map_err(|error| error.to_string())
 }

@@ -12,6 +12,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_timeout::{sleep, timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::framing::{Lines, Refusal, check};
 use crate::llm::error::{ApiError, ErrorKind};
@@ -67,11 +68,16 @@ pub struct Refused {
     pub after: Duration,
 }
 
-/// Waits for the next request.
+/// Waits for the next request. From its first byte on it holds a token of `at_work`.
 ///
 /// # Errors
 /// What came must be refused.
-pub async fn read(stream: &mut Stream, patience: Patience, shutdown: &mut ShutdownWatch) -> Result<Arrived, Refused> {
+pub async fn read(
+    stream: &mut Stream,
+    patience: Patience,
+    shutdown: &mut ShutdownWatch,
+    at_work: &TaskTracker,
+) -> Result<Arrived, Refused> {
     let mut bytes = BytesMut::with_capacity(USUAL_HEAD);
     let first = tokio::select! {
         biased;
@@ -82,6 +88,7 @@ pub async fn read(stream: &mut Stream, patience: Patience, shutdown: &mut Shutdo
     if !matches!(first, Ok(1..)) {
         return Ok(Arrived::Nothing);
     }
+    let _at_work = at_work.token();
     let began = Instant::now();
     let kind = timeout(patience.head, rest(stream, &mut bytes, patience.max_bytes)).await.unwrap_or(Err(TOO_SLOW));
     match kind {

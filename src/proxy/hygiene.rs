@@ -35,7 +35,8 @@ const OF_CLIENTS: &str = "x-envoy-allow-mcp-tools";
 /// The 414 or 431 for an HTTP/2 head over the limit (`head` has measured those of HTTP/1); the 421 for a host whose TLS demands
 /// more than this connection's.
 pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
-    let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+    // A socket for both versions shows clients of version 4 in the form of version 6; lists of addresses mean the former.
+    let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
     let tls = session.digest().and_then(|digest| digest.ssl_digest.clone());
     let handshake = tls.as_ref().and_then(|tls| tls.extension.get::<Handshake>());
     let is_tls = tls.is_some();

@@ -96,7 +96,7 @@ pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWat
     options.h2c = true;
     options.h2_idle_timeout = Some(snapshot.load().limits.client_idle).filter(|idle| !idle.is_zero());
     let (resolver, challenges) = (gateway.resolver.clone(), gateway.challenges.clone());
-    let (metrics, access_log) = (gateway.metrics.clone(), gateway.access_log.clone());
+    let (metrics, access_log, at_work) = (gateway.metrics.clone(), gateway.access_log.clone(), gateway.at_work.clone());
     let mut proxy: HttpProxy<Gateway> = http_proxy(&conf, gateway);
     proxy.server_options = Some(options);
     proxy.h2_options = Some(h2);
@@ -108,6 +108,7 @@ pub async fn serve(gateway: Gateway, listeners: Listeners, shutdown: ShutdownWat
         snapshot: snapshot.clone(),
         metrics: metrics.clone(),
         access_log: access_log.clone(),
+        at_work: at_work.clone(),
         tls,
     };
     let mut plain = service("http", listeners.http, front(None));

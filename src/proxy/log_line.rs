@@ -26,6 +26,11 @@ pub struct Facts<'a> {
     pub server_name: Option<&'a str>,
 }
 
+/// An address of version 4 in its own form, whatever the socket says.
+pub fn canonical(address: &SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// Queues the line of a request, in the usual form or the configured one.
 pub fn write(log: &AccessLog, format: Option<&LogFormat>, facts: &Facts<'_>, metrics: &Metrics) {
     let is_kept = match format {

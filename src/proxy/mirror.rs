@@ -1,5 +1,6 @@
 //! A copy of a request for the service that the route's mirror names. Nobody waits for it or looks at its answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Version;
@@ -7,6 +8,7 @@ use http::header::{CONNECTION, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPG
 use pingora_error::Result;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::context::Context;
 use super::hygiene::authority;
@@ -17,6 +19,28 @@ use crate::plugins::{Destination, HttpCall};
 
 /// For the whole copy.
 const LIMIT: Duration = Duration::from_secs(15);
+
+/// Memory that copies in flight may take, and what the least of them counts as; both KiB.
+const ROOM: u32 = 64 * 1024;
+const LEAST: u32 = 16;
+
+/// Keeps copies for a service that does not answer from piling up.
+#[derive(Clone)]
+pub struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Room {
+        Room(Arc::new(Semaphore::new(ROOM as usize)))
+    }
+}
+
+impl Room {
+    /// A place for a copy with a body of `n_bytes`; `None` if there are too many.
+    fn place(&self, n_bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(n_bytes / 1024).unwrap_or(ROOM).saturating_add(LEAST).min(ROOM);
+        self.0.clone().try_acquire_many_owned(kib).ok()
+    }
+}
 
 /// Whether the body has to be read because a copy of it is to be sent.
 pub fn wants_body(session: &mut Session, ctx: &Context) -> bool {
@@ -31,12 +55,18 @@ pub fn send(gateway: &Gateway, session: &Session, ctx: &Context) {
         Err(error) => return tracing::warn!(route = %ctx.state.route, %error, "A request cannot be mirrored"),
     };
     let to = Destination::Service { host: mirror.destination.service.clone(), port: mirror.destination.port };
-    let call = HttpCall { to, head, body: ctx.state.body.clone().unwrap_or_default(), timeout: LIMIT };
+    let body = ctx.state.body.clone().unwrap_or_default();
+    let Some(place) = gateway.mirrors.place(body.len()) else {
+        gateway.metrics.mirror_shed.inc();
+        return;
+    };
+    let call = HttpCall { to, head, body, timeout: LIMIT };
     let (exchange, snapshot, route) = (gateway.exchange.clone(), ctx.snapshot.clone(), ctx.state.route.clone());
     gateway.tasks.spawn(async move {
         if let Err(error) = exchange.http(&snapshot, call).await {
             tracing::debug!(%route, error, "A mirrored request got no answer");
         }
+        drop(place);
     });
 }
 
@@ -73,6 +103,18 @@ fn shadow(authority: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_in_flight_are_bounded_in_number_and_in_size() {
+        let room = Room::default();
+        let small: Vec<_> = std::iter::from_fn(|| room.place(0)).collect();
+        assert_eq!(small.len(), 4096);
+        drop(small);
+        let large: Vec<_> = std::iter::from_fn(|| room.place(10 << 20)).collect();
+        assert_eq!(large.len(), 6);
+        drop(large);
+        assert!(room.place(1 << 40).is_some(), "whatever is admitted can be copied when nothing else is");
+    }
 
     #[test]
     fn hosts_are_marked() {

@@ -32,7 +32,8 @@ impl Way {
     pub fn of(stream: &Stream, is_tls: bool) -> Way {
         let digest = stream.get_socket_digest();
         let digest = digest.as_deref();
-        let inet = |address: &pingora_core::protocols::l4::socket::SocketAddr| address.as_inet().copied();
+        let inet =
+            |address: &pingora_core::protocols::l4::socket::SocketAddr| address.as_inet().map(log_line::canonical);
         Way {
             client: digest.and_then(|digest| digest.peer_addr()).and_then(inet),
             local: digest.and_then(|digest| digest.local_addr()).and_then(inet),

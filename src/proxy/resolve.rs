@@ -1,7 +1,8 @@
 //! Addresses that change while a configuration serves: those of DNS names, and those registries report.
 //!
 //! Names are resolved on first use. When an answer's time to live is over, the next use starts a lookup in the background
-//! and goes on with the old addresses; a failed lookup keeps them. Registries' addresses are put here by `server`.
+//! and goes on with the old addresses; a failed lookup keeps them. A service with several names is served by those that
+//! resolve. Registries' addresses are put here by `server`.
 //!
 //! Answers come from the name servers in `/etc/resolv.conf` and from `/etc/hosts`, because only they say how long they are
 //! good for. What these do not know is asked of the system (getaddrinfo), which may know names from elsewhere.
@@ -13,9 +14,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, select_ok};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
 use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 use crate::base::tasks::Tasks;
 
@@ -26,6 +30,9 @@ const SYSTEM_REFRESH: Duration = Duration::from_secs(30);
 /// outlive a change of `/etc/hosts`.
 const SHORTEST_USE: Duration = Duration::from_secs(1);
 const LONGEST_USE: Duration = Duration::from_secs(300);
+
+/// How long a name that does not resolve is not asked for again.
+const FAILURE_HOLDS: Duration = Duration::from_secs(1);
 
 /// A service's addresses as a registry reported them last.
 pub type Reported = Arc<ArcSwap<Vec<SocketAddr>>>;
@@ -43,6 +50,8 @@ pub struct DnsName {
     pub host: String,
     port: u16,
     resolved: ArcSwapOption<Resolved>,
+    /// Held by the lookup of a name without addresses, whom all who need one wait for. When that failed last, and why.
+    failed: AsyncMutex<Option<(Instant, String)>>,
 }
 
 struct Resolved {
@@ -57,8 +66,9 @@ impl Resolver {
 
     pub fn name(&self, host: &str, port: u16) -> Arc<DnsName> {
         let mut names = self.names.lock();
-        let fresh = || Arc::new(DnsName { host: host.to_owned(), port, resolved: ArcSwapOption::empty() });
-        names.entry((host.to_owned(), port)).or_insert_with(fresh).clone()
+        let fresh =
+            || DnsName { host: host.to_owned(), port, resolved: ArcSwapOption::empty(), failed: AsyncMutex::default() };
+        names.entry((host.to_owned(), port)).or_insert_with(|| Arc::new(fresh())).clone()
     }
 
     /// Where the reported addresses of a service are found; empty until there are any.
@@ -71,12 +81,35 @@ impl Resolver {
         self.reported(service, port).store(Arc::new(addresses));
     }
 
+    /// The addresses of all `names` that have some.
+    ///
     /// # Errors
-    /// The name does not resolve, and never did before.
-    pub async fn addresses(&self, name: &Arc<DnsName>) -> Result<Vec<SocketAddr>, String> {
-        let Some(resolved) = name.resolved.load_full() else {
-            return self.dns.lookup(name).await;
-        };
+    /// None of them resolves, and none did before.
+    pub async fn addresses(&self, names: &[Arc<DnsName>]) -> Result<Vec<SocketAddr>, String> {
+        let (known, unknown): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.resolved.load().is_some());
+        if names.is_empty() {
+            return Err("there is no name to look up".to_owned());
+        }
+        if known.is_empty() {
+            // The first that answers will do; the others go on in the background.
+            let lookups = unknown.into_iter().map(|name| self.first_lookup(name));
+            return match select_ok(lookups).await {
+                Ok((addresses, _)) => Ok(addresses),
+                Err(error) => Err(error),
+            };
+        }
+        for name in unknown {
+            let is_due = name.failed.try_lock().is_ok_and(|failed| !still_holds(&failed));
+            if is_due {
+                drop(self.first_lookup(name));
+            }
+        }
+        Ok(known.into_iter().flat_map(|name| self.known_addresses(name)).collect())
+    }
+
+    /// The addresses a name resolved to; looks again, in the background, when their time is over.
+    fn known_addresses(&self, name: &Arc<DnsName>) -> Vec<SocketAddr> {
+        let Some(resolved) = name.resolved.load_full() else { return Vec::new() };
         if resolved.until < Instant::now() {
             // Mark first, so that one request of many starts the lookup.
             let until = Instant::now() + SYSTEM_REFRESH;
@@ -88,8 +121,25 @@ impl Resolver {
                 }
             });
         }
-        Ok(resolved.addresses.clone())
+        resolved.addresses.clone()
     }
+
+    /// Looks a name up that has no address yet. In the background, so that whoever waits may give up, and whoever comes meanwhile
+    /// waits for the same lookup.
+    fn first_lookup(&self, name: &Arc<DnsName>) -> BoxFuture<'static, Result<Vec<SocketAddr>, String>> {
+        let (tell, told) = oneshot::channel();
+        let (name, dns) = (name.clone(), self.dns.clone());
+        self.tasks.spawn(async move {
+            // Nobody may be waiting.
+            let _ = tell.send(dns.first_lookup(&name).await);
+        });
+        told.map(|told| told.unwrap_or_else(|_| Err("the lookup was broken off".to_owned()))).boxed()
+    }
+}
+
+/// Whether a name is known not to resolve.
+fn still_holds(failed: &Option<(Instant, String)>) -> bool {
+    failed.as_ref().is_some_and(|(at, _)| at.elapsed() < FAILURE_HOLDS)
 }
 
 /// The DNS client, made anew when the files it was made from change.
@@ -102,6 +152,17 @@ struct Dns {
 type Stamp = [Option<SystemTime>; 2];
 
 impl Dns {
+    async fn first_lookup(&self, name: &DnsName) -> Result<Vec<SocketAddr>, String> {
+        let mut failed = name.failed.lock().await;
+        if let Some(resolved) = name.resolved.load_full() {
+            return Ok(resolved.addresses.clone());
+        }
+        if let Some((_, error)) = failed.as_ref().filter(|_| still_holds(&failed)) {
+            return Err(error.clone());
+        }
+        self.lookup(name).await.inspect_err(|error| *failed = Some((Instant::now(), error.clone())))
+    }
+
     async fn lookup(&self, name: &DnsName) -> Result<Vec<SocketAddr>, String> {
         let (addresses, until) = match self.ask(name).await {
             Some(answer) => answer,
@@ -153,6 +214,7 @@ async fn ask_system(name: &DnsName) -> Result<Vec<SocketAddr>, String> {
 #[expect(clippy::disallowed_methods, reason = "a test waits for its own tasks")]
 mod tests {
     use std::net::IpAddr;
+    use std::slice;
 
     use hickory_resolver::config::{NameServerConfig, ResolverConfig};
     use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -210,7 +272,7 @@ mod tests {
         for (ttl, used) in [(60, 60), (0, 1), (86_400, 300)] {
             let resolver = asking(name_server(&["10.0.0.1", "10.0.0.2"], ttl).await);
             let name = resolver.name("a.example.com", 443);
-            let mut addresses = resolver.addresses(&name).await.unwrap();
+            let mut addresses = resolver.addresses(slice::from_ref(&name)).await.unwrap();
             addresses.sort_unstable();
             assert_eq!(addresses, ["10.0.0.1:443".parse::<SocketAddr>().unwrap(), "10.0.0.2:443".parse().unwrap()]);
             let until = name.resolved.load_full().unwrap().until;
@@ -225,9 +287,24 @@ mod tests {
             [(&["fd00::1"][..], "[fd00::1]:443"), (&["fd00::1", "10.0.0.1"][..], "10.0.0.1:443")]
         {
             let resolver = asking(name_server(addresses, 60).await);
-            let found = resolver.addresses(&resolver.name("a.example.com", 443)).await.unwrap();
+            let found = resolver.addresses(&[resolver.name("a.example.com", 443)]).await.unwrap();
             assert_eq!(found, [expected.parse::<SocketAddr>().unwrap()]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_leaves_the_others_of_its_service() {
+        let resolver = asking(name_server(&["10.0.0.1"], 60).await);
+        // No name server is asked for a label as long as this.
+        let dead = resolver.name(&format!("{}.example.com", "x".repeat(70)), 443);
+        let names = [dead.clone(), resolver.name("a.example.com", 443)];
+        for _ in 0..2 {
+            assert_eq!(resolver.addresses(&names).await.unwrap(), ["10.0.0.1:443".parse::<SocketAddr>().unwrap()]);
+        }
+        assert!(resolver.addresses(slice::from_ref(&dead)).await.unwrap_err().contains("does not resolve"));
+        let since = dead.failed.lock().await.as_ref().unwrap().0;
+        resolver.addresses(slice::from_ref(&dead)).await.unwrap_err();
+        assert_eq!(dead.failed.lock().await.as_ref().unwrap().0, since, "asked for again at once");
     }
 
     #[tokio::test]

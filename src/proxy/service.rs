@@ -12,6 +12,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use tokio_util::task::TaskTracker;
 
 use super::challenge::Challenges;
 use super::context::Context;
@@ -20,7 +21,9 @@ use super::exchange::Exchange;
 use super::resolve::Resolver;
 use super::snapshot::Snapshot;
 use super::upstream::NoPeer;
-use super::{body, chain, conversation, finish, gate, grpc, gzip, hygiene, mcp, mirror, outgoing, respond, retry};
+use super::{
+    body, chain, conversation, departure, finish, gate, grpc, gzip, hygiene, mcp, mirror, outgoing, respond, retry,
+};
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
 use crate::mcp::Mcp;
@@ -42,6 +45,9 @@ pub struct Gateway {
     pub spans: SpanSink,
     /// For copies of requests.
     pub tasks: Tasks,
+    pub mirrors: mirror::Room,
+    /// Has a token of each connection on which a request is about to begin, or that is passed through.
+    pub at_work: TaskTracker,
 }
 
 /// The stages of a request in the order [`Gateway`] runs them; the list in the module documentation is checked against it.
@@ -61,6 +67,8 @@ impl Gateway {
             access_log: self.access_log.clone(),
             spans: self.spans.clone(),
             tasks: self.tasks.clone(),
+            mirrors: self.mirrors.clone(),
+            at_work: self.at_work.clone(),
         }
     }
 
@@ -365,7 +373,7 @@ impl ProxyHttp for Gateway {
 }
 
 /// What pingora calls the faults of a chunked body.
-const BROKEN_BODY: &[&str] = &["InvalidChunk", "InvalidTrailerEnd"];
+pub const BROKEN_BODY: &[&str] = &["InvalidChunk", "InvalidTrailerEnd"];
 
 /// Marks the error of a request that its service has no room for.
 const OVERFLOW: ErrorType = ErrorType::Custom("the service is at its limit");
@@ -380,7 +388,7 @@ fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
         (kind, ErrorSource::Downstream) if BROKEN_BODY.contains(&kind.as_str()) => {
             (Some(ErrorKind::MalformedRequest), "malformed_request_body")
         }
-        (_, ErrorSource::Downstream) => (None, "downstream_remote_disconnect"),
+        (_, ErrorSource::Downstream) => (None, departure::LEFT),
         (ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout, _) => {
             (Some(ErrorKind::UpstreamTimeout), "upstream_response_timeout")
         }

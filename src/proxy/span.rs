@@ -86,6 +86,10 @@ pub fn begin(head: &mut RequestHeader, tracer: Option<&Tracer>, id: &RequestId) 
             let parent = head.headers.get("traceparent").map(HeaderValue::as_bytes);
             TraceContext::continue_or_start(parent, id, is_sampled)
         });
+    if trace.parent_id.is_none() {
+        // It belongs to a trace that ends here.
+        head.remove_header("tracestate");
+    }
     // Ids are header text.
     let _ = head.insert_header("traceparent", trace.to_string());
     if is_zipkin {
@@ -116,11 +120,14 @@ pub fn send(sink: &SpanSink, session: &Session, ctx: &Context, status: u16) {
         (name::URL_PATH, text(ctx.path.split('?').next().unwrap_or_default())),
         (name::SERVER_ADDRESS, text(&ctx.state.host)),
         (name::HTTP_RESPONSE_STATUS_CODE, AttributeValue::Int(i64::from(status))),
-        (name::HTTP_ROUTE, text(&ctx.state.route)),
-        (name::WEIRGATE_ROUTE, text(&ctx.state.route)),
-        (name::WEIRGATE_SERVICE, text(&ctx.state.service)),
         (name::NETWORK_PROTOCOL_VERSION, text(version(session.req_header().version))),
     ];
+    let known = [
+        (name::HTTP_ROUTE, &ctx.state.route),
+        (name::WEIRGATE_ROUTE, &ctx.state.route),
+        (name::WEIRGATE_SERVICE, &ctx.state.service),
+    ];
+    attributes.extend(known.into_iter().filter(|(_, of)| !of.is_empty()).map(|(name, of)| (name, text(of))));
     attributes.extend(ctx.state.client_ip.map(|ip| (name::CLIENT_ADDRESS, text(&ip.to_string()))));
     attributes.extend(ctx.state.consumer.as_ref().map(|consumer| (name::WEIRGATE_CONSUMER, text(consumer))));
     model_call(ctx, &mut attributes);
@@ -138,7 +145,10 @@ pub fn send(sink: &SpanSink, session: &Session, ctx: &Context, status: u16) {
 }
 
 fn span_name(ctx: &Context) -> String {
-    format!("{} {}", ctx.method, ctx.state.route)
+    match &*ctx.state.route {
+        "" => ctx.method.to_string(),
+        route => format!("{} {route}", ctx.method),
+    }
 }
 
 fn model_call(ctx: &Context, attributes: &mut Vec<(&'static str, AttributeValue)>) {
@@ -166,5 +176,24 @@ fn version(version: Version) -> &'static str {
         Version::HTTP_10 => "1.0",
         Version::HTTP_2 => "2",
         _ => "1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_of_a_trace_ends_with_it() {
+        const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for (parent, is_kept) in
+            [(PARENT, true), ("garbage", false), ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false)]
+        {
+            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+            head.insert_header("traceparent", parent).unwrap();
+            head.insert_header("tracestate", "congo=1").unwrap();
+            begin(&mut head, None, &RequestId::new());
+            assert_eq!(head.headers.contains_key("tracestate"), is_kept, "{parent}");
+        }
     }
 }

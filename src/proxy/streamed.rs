@@ -3,11 +3,12 @@
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::header::TRANSFER_ENCODING;
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::context::Context;
+use super::departure::{LEFT, departure};
 use super::respond;
 use crate::plugins::Pieces;
 
@@ -55,9 +56,9 @@ async fn next(session: &mut Session, ctx: &mut Context, pieces: &mut Pieces) -> 
     tokio::select! {
         biased;
         piece = pieces.next() => Ok(piece),
-        gone = session.as_downstream_mut().read_body_or_idle(true) => {
-            ctx.state.details = "downstream_remote_disconnect".into();
-            Err(gone.err().unwrap_or_else(|| Error::new(ErrorType::ConnectionClosed)).into_down())
+        gone = departure(session) => {
+            ctx.state.details = LEFT.into();
+            Err(gone)
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -195,7 +196,7 @@ impl Upstream {
     pub async fn addresses(&self, resolver: &Resolver) -> Result<Cow<'_, [SocketAddr]>, String> {
         match &self.proxy {
             None => self.own_addresses(resolver).await,
-            Some((_, name)) => resolver.addresses(name).await.map(Cow::Owned),
+            Some((_, name)) => resolver.addresses(slice::from_ref(name)).await.map(Cow::Owned),
         }
     }
 
@@ -203,13 +204,7 @@ impl Upstream {
         Ok(match &self.endpoints {
             EndpointSet::Static(addresses) => Cow::Borrowed(addresses),
             EndpointSet::Reported(addresses) => Cow::Owned(addresses.load().to_vec()),
-            EndpointSet::Dns(names) => {
-                let mut addresses = Vec::new();
-                for name in names {
-                    addresses.extend(resolver.addresses(name).await?);
-                }
-                Cow::Owned(addresses)
-            }
+            EndpointSet::Dns(names) => Cow::Owned(resolver.addresses(names).await?),
         })
     }
 

@@ -18,6 +18,7 @@ use crate::flywheel::{Filter, Flywheel, FlywheelError, WriterState};
 use crate::infer::Engine;
 use crate::learning::learner::{self, LearnError, learn};
 use crate::learning::live::Routers;
+use crate::telemetry::log::whole_ms;
 use crate::telemetry::metrics::Metrics;
 
 /// Prints where the process listens, for people and harnesses, and tells systemd.
@@ -26,7 +27,7 @@ pub fn announce(http: SocketAddr, https: SocketAddr, admin: SocketAddr, took: Du
     // The one line on standard output; a closed pipe is the reader's choice.
     let mut stdout = std::io::stdout().lock();
     let _ = writeln!(stdout, "listening {line}").and_then(|()| stdout.flush());
-    tracing::info!(%http, %https, %admin, ready_ms = took.as_millis(), "Ready");
+    tracing::info!(%http, %https, %admin, ready_ms = whole_ms(took), "Ready");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
@@ -84,23 +85,32 @@ pub fn reload_on_hangup(reloader: Arc<Reloader>) -> Result<impl Future<Output = 
 /// The token that guards changes over the admin port: `admin.token` in the data folder, made on first start, readable by
 /// the owner only.
 ///
-/// # Errors
-/// The file can be neither read nor made.
-pub fn admin_token(data_dir: &Path) -> Result<Secret, StartError> {
-    use std::os::unix::fs::OpenOptionsExt;
+/// `None` (logged) where it can be neither read nor made, on a full disk for one: traffic needs none.
+pub fn admin_token(data_dir: &Path) -> Option<Secret> {
     let path = data_dir.join("admin.token");
-    let failed =
-        |error| StartError::Io { what: format!("the admin token {} cannot be read or made", path.display()), error };
-    match std::fs::read_to_string(&path) {
+    match read_or_make_token(&path) {
+        Ok(token) => Some(token),
+        Err(error) => {
+            tracing::error!(
+                path = %path.display(), %error,
+                "The admin token can be neither read nor made; the admin API is closed until a start that can. Traffic is served"
+            );
+            None
+        }
+    }
+}
+
+fn read_or_make_token(path: &Path) -> std::io::Result<Secret> {
+    use std::os::unix::fs::OpenOptionsExt;
+    match std::fs::read_to_string(path) {
         Ok(token) if !token.trim().is_empty() => return Ok(Secret::new(token.trim())),
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(error),
     }
     let token: String = std::iter::repeat_with(|| format!("{:016x}", rand::random::<u64>())).take(2).collect();
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).map_err(failed)?;
-    writeln!(file, "{token}").map_err(failed)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    writeln!(file, "{token}")?;
     Ok(Secret::new(token))
 }
 
@@ -153,7 +163,7 @@ fn failed(error: impl ToString) -> ControlError {
 
 fn store_error(error: FlywheelError) -> ControlError {
     match error {
-        FlywheelError::NoSuchVersion(_) | FlywheelError::NothingToRollBackTo(_) => {
+        FlywheelError::NoSuchVersion(_) | FlywheelError::NothingToRollBack(_) => {
             ControlError::NotFound(error.to_string())
         }
         other => failed(other),
@@ -181,6 +191,7 @@ impl Controls for Control {
         let setup = live.setup().ok_or_else(|| {
             ControlError::NotFound(format!("no semantic-router plugin names the router \"{router}\""))
         })?;
+        let _one = live.one_training();
         let learned =
             learn(flywheel.store(), router, &setup, Some(&self.engine), force, &mut |_| {}).map_err(failed)?;
         // Also where this version was not promoted: the one it lost to may have come a moment ago. If that cannot be read, the
@@ -213,9 +224,9 @@ impl Controls for Control {
     }
 
     fn rollback(&self, router: &str) -> Result<Value, ControlError> {
-        let back = self.flywheel()?.store().rollback(router).map_err(store_error)?;
+        let back = learner::rollback(self.flywheel()?.store(), router).map_err(store_error)?;
         self.swap(router)?;
-        Ok(json!(back))
+        Ok(back.map_or_else(|| json!({"router": router, "id": null}), |version| json!(version)))
     }
 
     fn flywheel_stats(&self) -> Result<Value, ControlError> {

@@ -13,6 +13,7 @@ mod registries;
 mod reload;
 mod workers;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use self::history::History;
 use self::host::{LiveServices, ProcessHost};
@@ -43,6 +45,7 @@ use crate::proxy::cluster::checks::Checks;
 use crate::proxy::dubbo::Dubbo;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::listener::{Bound, Listeners};
+use crate::proxy::mirror::Room;
 use crate::proxy::resolve::Resolver;
 use crate::proxy::service::Gateway;
 use crate::proxy::snapshot::Snapshot;
@@ -59,9 +62,7 @@ pub enum StartError {
     Config(Vec<Problem>),
     #[error("{0}")]
     Usage(String),
-    #[error(
-        "cannot listen on {address}: {error}. Another process may have the port; stop it, or choose another with --{flag} (0 takes a free one)"
-    )]
+    #[error("cannot listen on {address}: {error}. {}", listen_advice(.error, .flag))]
     Listen { address: SocketAddr, flag: &'static str, error: std::io::Error },
     #[error("{what}: {error}")]
     Io { what: String, error: std::io::Error },
@@ -73,6 +74,20 @@ impl StartError {
         match self {
             StartError::Config(_) | StartError::Usage(_) => 64,
             StartError::Listen { .. } | StartError::Io { .. } => 69,
+        }
+    }
+}
+
+fn listen_advice(error: &std::io::Error, flag: &str) -> String {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            format!(
+                "Ports below 1024 need the capability CAP_NET_BIND_SERVICE; give it, or choose another with --{flag}"
+            )
+        }
+        ErrorKind::AddrNotAvailable => "The address is none of this machine's; choose another with --bind".to_owned(),
+        _ => {
+            format!("Another process may have the port; stop it, or choose another with --{flag} (0 takes a free one)")
         }
     }
 }
@@ -153,6 +168,9 @@ struct Process {
     stop: watch::Sender<bool>,
     health: admin::Health,
     workers: Workers,
+    /// Connections on which a request is about to begin, and those passed through.
+    at_work: TaskTracker,
+    access_log: AccessLog,
     signals: control::StopSignals,
     /// Watching ends when this is dropped.
     _watcher: Option<Watcher>,
@@ -177,6 +195,7 @@ impl Process {
             error,
         })?;
         let flywheel = open_flywheel(&settings);
+        metrics.flywheel_suspended.set(i64::from(flywheel.is_none()));
         let routers = Arc::new(Routers::default());
         let engine = Engine::new(Library::new(&settings.models_dir));
         let outside = outside::outside(&settings, sockets.http.address).map_err(StartError::Usage)?;
@@ -221,7 +240,7 @@ impl Process {
             }
         }
         let challenges = Arc::new(Challenges::default());
-        let access_log = access_log(&settings)?;
+        let access_log = access_log(&settings, &metrics)?;
         let spans = trace_export(&exchange, &snapshot, &tasks);
         let gateway = Gateway {
             snapshot: snapshot.clone(),
@@ -234,6 +253,8 @@ impl Process {
             access_log,
             spans,
             tasks: tasks.clone(),
+            mirrors: Room::default(),
+            at_work: TaskTracker::new(),
         };
         let parts = certificates::Parts {
             settings: settings.clone(),
@@ -249,7 +270,7 @@ impl Process {
         };
         tasks.spawn_until_stopped(on_hangup);
         let (stop, stopped) = watch::channel(false);
-        let token = control::admin_token(&settings.data_dir)?;
+        let token = control::admin_token(&settings.data_dir);
         let health = admin::Health::default();
         let admin_state = admin::Admin {
             health: health.clone(),
@@ -273,8 +294,8 @@ impl Process {
         };
         tasks.spawn_until_stopped(admin::serve(admin_listener, admin_state));
         let exchange = gateway.exchange.clone();
-        let probing = exchange.clone();
-        tasks.spawn_until_stopped(async move { probing.probe_tokens().await });
+        let (probing, current) = (exchange.clone(), gateway.snapshot.clone());
+        tasks.spawn_until_stopped(async move { probing.probe_tokens(&current).await });
         let pairs = sockets.http.into_sockets().into_iter().zip(sockets.https.into_sockets());
         let listeners = pairs.map(|(http, https)| Listeners { http, https }).collect();
         let workers = Workers::start(&gateway, listeners, &stopped)
@@ -290,7 +311,21 @@ impl Process {
         }
         health.set_ready(true);
         control::announce(http, https, admin, started.elapsed());
-        Ok(Process { settings, metrics, tasks, exchange, flywheel, stop, health, workers, signals, _watcher: watcher })
+        let (at_work, access_log) = (gateway.at_work.clone(), gateway.access_log);
+        Ok(Process {
+            settings,
+            metrics,
+            tasks,
+            exchange,
+            flywheel,
+            stop,
+            health,
+            workers,
+            at_work,
+            access_log,
+            signals,
+            _watcher: watcher,
+        })
     }
 
     /// Waits for SIGTERM or SIGINT, then lets requests in flight finish.
@@ -302,39 +337,60 @@ impl Process {
         self.health.set_ready(false);
         // The proxy may be gone already; then there is nothing to tell.
         let _ = self.stop.send(true);
-        let deadline = Instant::now() + drain;
-        // A second signal means now.
-        let metrics = self.metrics.clone();
-        tokio::select! {
-            () = requests_end(&metrics, deadline) => {}
-            signal = self.signals.next() => tracing::warn!(signal, "Told again: not waiting any longer"),
-        }
-        // Streams of models that still run end with an error event and not in the middle of nothing.
-        self.exchange.end();
-        requests_end(&metrics, Instant::now() + LAST_BYTES).await;
-        // Accept loops have ended and idle connections are told to close; answers just written may still be in flight.
+        let mut deadline = Instant::now() + drain;
+        let (metrics, at_work) = (self.metrics.clone(), self.at_work.clone());
+        // Idle connections are told to close, too.
         let _ = tokio::time::timeout(LAST_BYTES, self.workers.end_of_accepting()).await;
-        let left = self.metrics.requests_in_flight.get();
+        tokio::select! {
+            () = quiet(&metrics, &at_work, deadline) => {}
+            signal = self.signals.next() => {
+                tracing::warn!(signal, "Told again: not waiting any longer");
+                deadline = Instant::now();
+            }
+        }
+        let left = metrics.requests_in_flight.get();
         if left > 0 {
             tracing::warn!(requests = left, "The drain time is over; these requests are cut off");
         }
+        // Clients of models learn it: by an error, or where the answer has begun by an error event.
+        self.exchange.end();
+        let last_bytes = Instant::now() + LAST_BYTES;
+        while metrics.requests_in_flight.get() > 0 && Instant::now() < last_bytes {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        // What they held back, a call beside them for one, goes on or ends.
+        let workers = self.workers;
+        let _ = tokio::task::spawn_blocking(move || drop(workers)).await;
         let rest = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         if tokio::time::timeout(rest, self.tasks.drain()).await.is_err() {
             tracing::warn!("Background work did not end in time and is dropped");
         }
         if let Some(flywheel) = self.flywheel {
-            // Blocks for one flush; nothing else runs any more.
+            // Blocks for one flush; nothing that records runs any more.
             let _ = tokio::task::spawn_blocking(move || flywheel.close()).await;
         }
+        let access_log = self.access_log;
+        let _ = tokio::task::spawn_blocking(move || access_log.flush()).await;
         tracing::info!("Stopped");
     }
 }
 
-async fn requests_end(metrics: &Metrics, deadline: Instant) {
-    while metrics.requests_in_flight.get() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+/// Waits until nobody has wanted anything for a moment, in which what is on its way arrives.
+async fn quiet(metrics: &Metrics, at_work: &TaskTracker, deadline: Instant) {
+    let mut last_busy = Instant::now();
+    while last_busy.elapsed() < LAST_REQUESTS && Instant::now() < deadline {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if metrics.requests_in_flight.get() > 0 || !at_work.is_empty() {
+            last_busy = Instant::now();
+        }
     }
 }
+
+/// How often a drain looks whether it is over.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Time for requests to arrive that were sent before their clients could know.
+const LAST_REQUESTS: Duration = Duration::from_millis(100);
 
 /// Time for the last bytes of finished requests to leave.
 const LAST_BYTES: Duration = Duration::from_millis(250);
@@ -378,11 +434,12 @@ fn trace_export(exchange: &Arc<Exchange>, snapshot: &Arc<ArcSwap<Snapshot>>, tas
     sink
 }
 
-fn access_log(settings: &Settings) -> Result<AccessLog, StartError> {
-    match &settings.telemetry.access_log {
-        AccessLogTarget::Off => Ok(AccessLog::off()),
-        AccessLogTarget::Stdout => AccessLog::to_stdout(),
-        AccessLogTarget::File(path) => AccessLog::to_file(path),
-    }
-    .map_err(|error| StartError::Io { what: "telemetry.access_log cannot be opened".into(), error })
+fn access_log(settings: &Settings, metrics: &Metrics) -> Result<AccessLog, StartError> {
+    let lost = metrics.access_log_shed.clone();
+    let (opened, place) = match &settings.telemetry.access_log {
+        AccessLogTarget::Off => (Ok(AccessLog::off()), "off".to_owned()),
+        AccessLogTarget::Stdout => (AccessLog::to_stdout(lost), "standard output".to_owned()),
+        AccessLogTarget::File(path) => (AccessLog::to_file(path, lost), path.display().to_string()),
+    };
+    opened.map_err(|error| StartError::Io { what: format!("telemetry.access_log: {place} cannot be opened"), error })
 }

@@ -19,6 +19,7 @@ use crate::plugins::registry::BuiltIns;
 use crate::proxy::cluster::checks::Checks;
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::tls::Certificates;
+use crate::telemetry::log::whole_ms;
 use crate::telemetry::metrics::{Metrics, ReloadResult};
 
 pub struct Reloader {
@@ -161,10 +162,10 @@ impl Reloader {
         let closes = !is_first && !out.is_subset(&state.out);
         let has_errors = problems.iter().any(Problem::is_error);
         let is_refused = closes || has_errors;
+        // Of a file that changes nothing, for one; its owner waits for what it was to do.
+        let is_news = |problem: &&Problem| built.is_some() || is_refused || !state.problems.contains(problem);
+        log(problems.iter().filter(is_news));
         state.problems.clone_from(&problems);
-        if built.is_some() || is_refused {
-            log(&problems);
-        }
         if closes && !has_errors {
             tracing::error!("The change would close what is open and is refused; after a restart it would be applied");
         }
@@ -195,7 +196,7 @@ impl Reloader {
         state.out = out;
         self.count("applied");
         self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
-        tracing::info!(number, n_routes, ms = started.elapsed().as_millis(), %changes, "Configuration applied");
+        tracing::info!(number, n_routes, ms = whole_ms(started.elapsed()), %changes, "Configuration applied");
         state.history.record(&listing.objects, &state.folder, &changes.to_string());
         self.applied.notify_one();
         Ok(Reloaded::Applied(Box::new(changes)))
@@ -218,7 +219,7 @@ impl Reloader {
     }
 }
 
-fn log(problems: &[Problem]) {
+fn log<'a>(problems: impl Iterator<Item = &'a Problem>) {
     for problem in problems {
         match problem.severity {
             Severity::Warning => tracing::warn!(%problem, "Configuration"),

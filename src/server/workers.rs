@@ -38,7 +38,8 @@ impl Workers {
             let (ended, until_ended) = oneshot::channel();
             accepting.push(until_ended);
             thread::Builder::new().name("proxy".to_owned()).spawn(move || {
-                let _here = here;
+                // The runtime ends, and with it what it serves, before this thread says that it is gone.
+                let (_here, runtime) = (here, runtime);
                 runtime.block_on(async {
                     serving.await;
                     // Nobody may be waiting.

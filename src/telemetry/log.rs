@@ -1,8 +1,10 @@
 //! Process log: one line per event on standard error, as text or JSON, filtered like `weirgate=debug,info`.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -14,8 +16,22 @@ const QUIET: &str = "lance=warn,lopdf=error,rmcp=error";
 /// # Errors
 /// It cannot be parsed.
 pub fn parse(filter: &str) -> Result<EnvFilter, String> {
+    // A word alone may be the name of a module, and then everything else is silent; whoever misspells a level means no such thing.
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let mut words =
+        filter.split(',').map(str::trim).filter(|word| !word.is_empty() && !word.contains(['=', '[', '{', '}']));
+    if let Some(word) = words.find(|word| !is_level(word)) {
+        return Err(format!(
+            "telemetry.log_level: \"{word}\" is no level; name off, error, warn, info, debug or trace, or a module with its level, such as weirgate::proxy=debug"
+        ));
+    }
     EnvFilter::try_new(format!("{QUIET},{filter}"))
         .map_err(|error| format!("telemetry.log_level \"{filter}\" is not a log filter ({error}); try \"info\""))
+}
+
+/// Milliseconds as a number of the log.
+pub fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Installs the subscriber once per process. `filter` is the level from `config.toml`; the variable `WEIRGATE_LOG` wins.
@@ -34,4 +50,23 @@ pub fn init(filter: &str, json: bool) -> Result<(), String> {
         registry.with(tracing_subscriber::fmt::layer().with_ansi(ansi).with_writer(writer)).try_init()
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_read_and_misspelled_ones_are_named() {
+        for filter in ["info", "WARN", "off", "weirgate=debug,info", "weirgate::proxy=trace", "info,lance=error"] {
+            parse(filter).unwrap();
+        }
+        for (filter, word) in
+            [("wanr", "wanr"), ("weirgate=debug,loud", "loud"), ("weirgate::proxy", "weirgate::proxy")]
+        {
+            let error = parse(filter).unwrap_err();
+            assert!(error.contains(&format!("\"{word}\" is no level")), "{error}");
+        }
+        assert!(parse("foo=bar=baz").is_err());
+    }
 }

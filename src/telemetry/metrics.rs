@@ -115,6 +115,7 @@ pub struct Metrics {
     pub upstream_checks: Family<CheckResult, Counter>,
     pub upstream_unwell: Family<ByService, Gauge>,
     pub access_log_shed: Counter,
+    pub mirror_shed: Counter,
     pub config_reloads: Family<ReloadResult, Counter>,
     pub config_snapshot: Gauge,
     pub certificate_not_after: Family<BySecret, Gauge>,
@@ -266,7 +267,13 @@ impl Metrics {
             access_log_shed: register(
                 r,
                 "weirgate_access_log_shed",
-                "Access log lines dropped because the sink was too slow",
+                "Access log lines lost, because the sink was too slow or failed",
+                Counter::default(),
+            ),
+            mirror_shed: register(
+                r,
+                "weirgate_mirror_shed",
+                "Copies of requests not sent because too many were on their way",
                 Counter::default(),
             ),
             config_reloads: register(

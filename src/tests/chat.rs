@@ -170,6 +170,31 @@ async fn retries_follow_the_provider_and_use_another_token() {
     assert_eq!((answer.status, upstream.n_calls()), (200, 3), "{}", answer.text());
 }
 
+#[tokio::test]
+async fn a_provider_that_breaks_off_is_asked_again_as_one_that_fails() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let provider = listener.local_addr().unwrap();
+    tokio::task::spawn(async move {
+        for n in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            if n == 2 {
+                let body = completion("m", "hello").to_string();
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                stream.write_all((head + &body).as_bytes()).await.unwrap();
+            }
+        }
+    });
+    let folder = Folder::new();
+    folder.services(&[("llm", provider)]).route("chat", "/", "llm.static");
+    let tokens = json!({"apiTokens": ["t1", "t2", "t3"], "retryOnFailure": {"enabled": true, "maxRetries": 2}});
+    folder.provider("llm.static", &tokens);
+    let gateway = Gateway::start(folder);
+    let answer = gateway.chat(&question("m", "hi")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
 /// Regression: a retry is for another token; with none left the provider was asked again with one that had failed.
 #[tokio::test]
 async fn no_token_is_tried_twice_and_the_providers_own_answer_is_passed_on() {

@@ -102,6 +102,47 @@ async fn a_shadow_call_that_fails_is_recorded_and_does_not_change_the_answer() {
     assert!(gateway.metrics().await.contains("weirgate_shadow_calls_total{result=\"failed\"} 1"));
 }
 
+/// Models that call tools said nothing, and were judged by that.
+#[tokio::test]
+async fn only_what_a_model_said_is_scored_and_only_answers_are_ok() {
+    let evaluator = Upstream::start(|_, _| async { ok(&json!({"score": 0.5})) }).await;
+    let upstream = Upstream::start(|_, seen| async move {
+        let prompt = seen.json()["messages"][0]["content"].as_str().unwrap().to_owned();
+        let call = json!({"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}});
+        match prompt.as_str() {
+            "tools" => {
+                let mut said = completion("m", "");
+                said["choices"][0]["message"] = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+                said["choices"][0]["finish_reason"] = json!("tool_calls");
+                ok(&said)
+            }
+            "page" => answer(200, "text/html", "<html>log in first</html>"),
+            "nothing" => answer(200, "application/json", ""),
+            _ => ok(&completion("m", "hello")),
+        }
+    })
+    .await;
+    let url = format!("http://{}/", evaluator.address);
+    let gateway = start(&upstream, &json!({"evaluate": {"url": url, "rate": 1.0}}), "").await;
+    for prompt in ["tools", "page", "nothing", "words"] {
+        assert_eq!(gateway.chat(&question("auto", prompt)).await.status, 200);
+    }
+    let rows = eventually_async("the score", || async {
+        let rows = exported(&gateway, 4).await;
+        rows.iter().any(|row| row["answers"][0]["score"] == 0.5).then_some(rows)
+    })
+    .await;
+    let of = |prompt: &str| {
+        let row = rows.iter().find(|row| row["messages"][0]["content"] == prompt).unwrap();
+        let answer = &row["answers"][0];
+        (answer["outcome"].as_str().unwrap(), answer["score"].as_f64(), answer["cost_usd"].is_number())
+    };
+    assert_eq!(of("words"), ("ok", Some(0.5), true));
+    assert_eq!(of("tools"), ("ok", None, true));
+    assert_eq!([of("page"), of("nothing")], [("failed", None, false); 2]);
+    assert_eq!(evaluator.n_calls(), 1);
+}
+
 #[tokio::test]
 async fn the_share_of_large_models_is_of_those_that_answered() {
     // What the small one cannot answer, the large one does.
@@ -162,9 +203,14 @@ async fn stats_import_and_prune_work_beside_the_running_gateway() {
     let (_, out, _) = gateway.cli(&["flywheel", "stats", "--json"]);
     let stats: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(stats["n_exchanges"], 5);
-    assert_eq!(gateway.cli(&["flywheel", "prune", "--max-age-days", "0"]).0, 0);
-    let (_, out, _) = gateway.cli(&["flywheel", "stats", "--json"]);
-    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["n_exchanges"], 0);
+    assert_eq!(gateway.cli(&["flywheel", "prune", "--max-mb", "1000"]).0, 0);
+    // In config.toml nought is no limit; here it would have deleted everything.
+    for limit in ["--max-age-days", "--max-mb"] {
+        assert_eq!(gateway.cli(&["flywheel", "prune", limit, "0"]).0, 64);
+    }
+    assert_eq!(exported(&gateway, 5).await.len(), 5);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "prompts are in it");
 }
 
 /// What a client may write and a stricter reader refuses kept everything after it from being exported or learned from.

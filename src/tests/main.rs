@@ -30,6 +30,7 @@ mod layering;
 mod mcp;
 mod models;
 mod plugins;
+mod pooled;
 mod process;
 mod process_log;
 mod rag;

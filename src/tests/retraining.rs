@@ -64,7 +64,7 @@ async fn a_version_that_another_program_wrote_is_trained_anew() {
     };
     let lost = store.insert_version(&foreign).unwrap();
     store.set_serving(lost).unwrap();
-    let mut logged = Logged::start(folder, QUIET);
+    let mut logged = Logged::start(folder, "");
     logged.says(&["cannot be read", "until another is trained"]).await;
     logged.says(&["Router trained", "is_promoted=true"]).await;
     let gateway = &logged.gateway;

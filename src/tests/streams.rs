@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Barrier, Notify};
 
@@ -128,6 +129,40 @@ async fn a_cut_stream_ends_with_an_error_event() {
     }
 }
 
+/// Its clients pass over events without a name, and a cut answer looked whole to them.
+#[tokio::test]
+async fn a_cut_stream_of_anthropic_messages_ends_with_the_error_event_they_know() {
+    let begun = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"x\",\"model\":\"m\",\"content\":[]}}\n\n\
+        event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"Hello\"}}\n\n";
+    let upstream =
+        Upstream::start(
+            move |_, _| async move { answer(200, "text/event-stream", body_of(vec![begun.to_owned()], true)) },
+        )
+        .await;
+    let gateway = gateway_for(&upstream).await;
+    let body = json!({"model": "m", "max_tokens": 9, "stream": true, "messages": [{"role": "user", "content": "hi"}]});
+    let text = gateway.post("/v1/messages", &[], body.to_string()).await.text();
+    let error = text.strip_prefix(begun).expect("what came is delivered").strip_prefix("event: error\ndata: ").unwrap();
+    let error: serde_json::Value = serde_json::from_str(error).unwrap();
+    assert_eq!((&error["type"], &error["error"]["type"]), (&json!("error"), &json!("api_error")));
+    assert!(error["error"]["message"].as_str().unwrap().contains("broke off"), "{text}");
+}
+
+/// It cannot be read, so nothing is known of its end, and nothing of ours could stand in it.
+#[tokio::test]
+async fn a_stream_that_came_compressed_passes_as_it_is() {
+    let bytes: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+    let upstream = Upstream::start(move |_, _| async move {
+        let mut response = answer(200, "text/event-stream", bytes);
+        response.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+        response
+    })
+    .await;
+    let gateway = gateway_for(&upstream).await;
+    assert_eq!(gateway.chat(&asked("x")).await.body, bytes);
+    assert_eq!(gateway.access_log(1)[0]["response_code_details"], "via_upstream");
+}
+
 #[tokio::test]
 async fn a_cut_json_answer_breaks_the_connection() {
     let upstream = Upstream::start(|_, _| async move {
@@ -167,21 +202,18 @@ async fn an_error_as_first_event_falls_back_to_the_next_model() {
     assert!(answer.text().contains("fine"));
 }
 
-#[tokio::test]
-async fn a_client_that_leaves_cancels_the_upstream() {
-    let (left, noticed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (begun, ended) = (left.clone(), noticed.clone());
-    let upstream = Upstream::start(move |_, _| {
-        let (begun, ended) = (begun.clone(), ended.clone());
+/// An upstream whose answers have no end: `begun` tells that one has begun, `ended` that it was dropped, which the server does when
+/// its connection is closed.
+async fn endless(begun: Arc<Notify>, ended: Arc<Notify>, content_type: &'static str) -> Upstream {
+    struct Told(Arc<Notify>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+    Upstream::start(move |_, _| {
+        let (begun, told) = (begun.clone(), Told(ended.clone()));
         async move {
-            /// Tells when the upstream's answer is dropped, which the server does when its connection is closed.
-            struct Told(Arc<Notify>);
-            impl Drop for Told {
-                fn drop(&mut self) {
-                    self.0.notify_one();
-                }
-            }
-            let told = Told(ended);
             let event = Bytes::from(events("m", &["tick"])[1].clone());
             begun.notify_one();
             let endless = stream::unfold(told, move |told| {
@@ -191,10 +223,16 @@ async fn a_client_that_leaves_cancels_the_upstream() {
                     Some((Ok::<_, std::io::Error>(event), told))
                 }
             });
-            answer(200, "text/event-stream", Body::from_stream(endless))
+            answer(200, content_type, Body::from_stream(endless))
         }
     })
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_the_upstream() {
+    let (left, noticed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let upstream = endless(left.clone(), noticed.clone(), "text/event-stream").await;
     let gateway = gateway_for(&upstream).await;
     let stream = TcpStream::connect(gateway.http).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -209,6 +247,56 @@ async fn a_client_that_leaves_cancels_the_upstream() {
     tokio::time::timeout(PATIENCE, noticed.notified()).await.expect("the upstream's answer is dropped");
     let entry = &gateway.access_log(1)[0];
     assert_eq!(entry["response_code_details"], "downstream_remote_disconnect");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_held_answer_cancels_the_upstream() {
+    let (begun, ended) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let upstream = endless(begun.clone(), ended.clone(), "text/plain").await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]).route("up", "/", "up.static");
+    folder.plugin(
+        "response-cache",
+        &json!({"cacheKeyFromHeader": "x-key", "cacheValueFromBodyType": "text/plain"}),
+        &json!([]),
+    );
+    let gateway = Gateway::start(folder);
+    let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+    stream.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\nx-key: k\r\n\r\n").await.unwrap();
+    begun.notified().await;
+    drop(stream);
+    tokio::time::timeout(PATIENCE, ended.notified()).await.expect("the upstream's answer is dropped");
+    assert_eq!(gateway.access_log(1)[0]["response_code_details"], "downstream_remote_disconnect");
+}
+
+/// What it sends early is read away; it used to be taken for its leave.
+#[tokio::test]
+async fn a_client_that_asks_again_too_early_gets_its_first_answer() {
+    let (reached, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (arrived, waiting) = (reached.clone(), go_on.clone());
+    let upstream = Upstream::start(move |_, _| {
+        let (arrived, waiting) = (arrived.clone(), waiting.clone());
+        async move {
+            arrived.notify_one();
+            waiting.notified().await;
+            ok(&completion("m", "hello"))
+        }
+    })
+    .await;
+    let gateway = gateway_for(&upstream).await;
+    let body = question("m", "hi").to_string();
+    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+    stream.write_all((head.clone() + &body).as_bytes()).await.unwrap();
+    reached.notified().await;
+    stream.write_all((head + &body).as_bytes()).await.unwrap();
+    // Nothing tells when the gateway has read it; if it has not, there is nothing to see.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    go_on.notify_one();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.matches("hello").count() == 1, "{answer}");
+    assert_eq!(upstream.n_calls(), 1);
 }
 
 /// The thousand streams are two thousand sockets in this process. The gateway, which has as many, inherits the limit.

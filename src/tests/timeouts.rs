@@ -44,7 +44,7 @@ fn deaf_listener() -> (TcpListener, Vec<TcpStream>) {
 async fn a_connection_that_is_not_made_is_given_up() {
     let (listener, _waiting) = deaf_listener();
     let gateway = gateway(listener.local_addr().unwrap(), "connect_ms = 300");
-    assert_timed_out(&gateway, &question("m", "hi"), "300ms").await;
+    assert_timed_out(&gateway, &question("m", "hi"), "300 ms (timeouts.connect_ms)").await;
     let attempts = "weirgate_upstream_attempts_total{service=\"llm.static\",outcome=\"TimedOut\"}";
     assert!(gateway.metrics().await.contains(attempts), "{attempts} missing");
 }
@@ -116,4 +116,30 @@ async fn a_stream_that_outlives_the_drain_ends_with_an_error_event() {
     };
     let (text, ()) = tokio::join!(async { chat(&gateway, &asked("hi")).await.text() }, stop);
     assert!(text.starts_with(&begun) && text.contains("upstream_cut") && text.contains("the gateway stops"), "{text}");
+}
+
+#[tokio::test]
+async fn a_connection_must_be_there_within_the_routes_timeout() {
+    let (listener, _waiting) = deaf_listener();
+    let folder = Folder::new();
+    folder.services(&[("llm", listener.local_addr().unwrap())]);
+    folder.route_with("chat", "/", "llm.static", &json!({"higress.io/timeout": "1"}));
+    folder.provider("llm.static", &json!({}));
+    let gateway = Gateway::start_with(folder, "[timeouts]\nconnect_ms = 25000\n");
+    assert_timed_out(&gateway, &question("m", "hi"), "(the timeout of the route").await;
+}
+
+#[tokio::test]
+async fn whom_the_end_of_the_drain_finds_waiting_for_a_model_is_told() {
+    let upstream = Upstream::start(|_, _| std::future::pending::<Response>()).await;
+    let gateway = gateway(upstream.address, "drain_secs = 1");
+    let stop = async {
+        eventually_async("the call", || async { (upstream.n_calls() == 1).then_some(()) }).await;
+        gateway.terminate();
+    };
+    let body = question("m", "hi");
+    let (answer, ()) = tokio::join!(chat(&gateway, &body), stop);
+    assert_eq!((answer.status, upstream.n_calls()), (503, 1), "{}", answer.text());
+    assert!(answer.text().contains("The gateway stops"), "{}", answer.text());
+    assert_eq!(gateway.access_log(1)[0]["response_code_details"], "gateway_stopping");
 }

@@ -1,6 +1,6 @@
 use rusqlite::TransactionBehavior;
 
-use super::super::record::{Role, ScoreSource, ScoreTarget};
+use super::super::record::{Rates, Role, ScoreSource, ScoreTarget};
 use super::super::testing::{answer, exchange};
 use super::super::{FILE_NAME, Filter};
 use super::*;
@@ -30,9 +30,9 @@ fn what_belongs_together_is_queued_in_order_and_nothing_is_lost() {
     flywheel.record_answer("r1", AnswerRecord { role: Role::Shadow, ..answer("large", None) });
     flywheel.record_score(score(ScoreTarget::Model("large".into()), 0.75, 2));
     flywheel.record_score(score(ScoreTarget::Served, 0.5, 3));
-    flywheel.record_feedback("r1", "acme", feedback(5, Some(1.0), "good"));
-    flywheel.record_feedback("r1", "acme", feedback(6, None, "why so slow?"));
-    flywheel.record_feedback("r1", "acme", feedback(4, Some(0.0), "late news"));
+    flywheel.record_feedback("r1", "acme", Rates::All, feedback(5, Some(1.0), "good"));
+    flywheel.record_feedback("r1", "acme", Rates::All, feedback(6, None, "why so slow?"));
+    flywheel.record_feedback("r1", "acme", Rates::All, feedback(4, Some(0.0), "late news"));
     flywheel.flush().unwrap();
     let stored = flywheel.store().exchange("r1").unwrap().unwrap();
     let scores: Vec<_> = stored
@@ -66,11 +66,11 @@ fn without_a_flush_the_interval_commits() {
 #[test]
 fn feedback_that_overtakes_its_exchange_is_kept_for_it() {
     let (_folder, flywheel) = open(Options::default());
-    flywheel.record_feedback("r1", "acme", feedback(1, Some(1.0), "good"));
+    flywheel.record_feedback("r1", "acme", Rates::All, feedback(1, Some(1.0), "good"));
     flywheel.flush().unwrap();
     flywheel.record(exchange("r1", 1));
     // In the same batch too.
-    flywheel.record_feedback("r2", "acme", feedback(1, Some(1.0), "good"));
+    flywheel.record_feedback("r2", "acme", Rates::All, feedback(1, Some(1.0), "good"));
     flywheel.record(exchange("r2", 2));
     flywheel.flush().unwrap();
     flywheel.close();
@@ -81,11 +81,39 @@ fn feedback_that_overtakes_its_exchange_is_kept_for_it() {
 }
 
 #[test]
+fn consumers_rate_what_they_asked_for() {
+    let (_folder, flywheel) = open(Options::default());
+    let of = |consumer: Option<&str>| consumer.map(str::to_owned);
+    for (id, consumer) in [("ours", Some("app")), ("open", None)] {
+        flywheel.record(ExchangeRecord { consumer: of(consumer), ..exchange(id, 1) });
+    }
+    for (id, consumer, rates) in [
+        ("ours", Some("other"), Rates::Own),
+        ("ours", None, Rates::Own),
+        ("open", Some("app"), Rates::Own),
+        ("ours", Some("app"), Rates::Own),
+        ("open", None, Rates::Own),
+        ("ours", Some("lab"), Rates::All),
+    ] {
+        let record = FeedbackRecord { consumer: of(consumer), ..feedback(1, Some(1.0), "x") };
+        assert!(flywheel.record_feedback(id, "acme", rates, record));
+    }
+    flywheel.close();
+    let givers = |id: &str| {
+        let stored = flywheel.store().exchange(id).unwrap().unwrap();
+        stored.feedback.into_iter().map(|feedback| feedback.consumer).collect::<Vec<_>>()
+    };
+    assert_eq!(givers("ours"), [of(Some("app")), of(Some("lab"))]);
+    assert_eq!(givers("open"), [None]);
+    assert_eq!(flywheel.counters().unmatched, 3);
+}
+
+#[test]
 fn strangers_and_unknown_exchanges_are_counted_not_stored() {
     let (_folder, flywheel) = open(Options::default());
     flywheel.record(exchange("r1", 1));
-    flywheel.record_feedback("r1", "rival", feedback(1, Some(0.0), "bad"));
-    flywheel.record_feedback("r2", "acme", feedback(1, Some(0.0), "bad"));
+    flywheel.record_feedback("r1", "rival", Rates::All, feedback(1, Some(0.0), "bad"));
+    flywheel.record_feedback("r2", "acme", Rates::All, feedback(1, Some(0.0), "bad"));
     flywheel.record_answer("r2", answer("small", None));
     flywheel.record_score(score(ScoreTarget::Model("nobody".into()), 1.0, 1));
     flywheel.close();
@@ -225,7 +253,7 @@ fn redaction_happens_before_the_queue() {
     let (_folder, flywheel) = open(Options { redact: true, ..Options::default() });
     flywheel.record(exchange("r1", 1));
     flywheel.record_answer("r1", answer("large", None));
-    flywheel.record_feedback("r1", "acme", feedback(1, Some(1.0), "my name is Alice"));
+    flywheel.record_feedback("r1", "acme", Rates::All, feedback(1, Some(1.0), "my name is Alice"));
     flywheel.flush().unwrap();
     let stored = flywheel.store().exchange("r1").unwrap().unwrap();
     assert_eq!((&stored.exchange.messages, &stored.feedback[0].text), (&None, &None));

@@ -107,12 +107,20 @@ fn memory_is_bounded_by_the_largest_event() {
 #[test]
 fn a_cut_stream_ends_with_an_error_the_client_sees() {
     let error = ApiError::new(ErrorKind::UpstreamCut, "line one\nline two");
-    let (events, left, _) = parse([&b"data: {\"half\":"[..], &error_event(&error, true)]);
+    let (events, left, _) = parse([&b"data: {\"half\":"[..], &error_event(&error, None, true)]);
     assert_eq!((events.len(), left), (2, None));
     let body: serde_json::Value = serde_json::from_str(&events[1].1).unwrap();
     assert_eq!(body["error"]["code"], "upstream_cut");
     assert_eq!(body["error"]["message"], "line one\nline two");
-    assert!(error_event(&error, false).starts_with(b"data: {"));
+    assert!(error_event(&error, None, false).starts_with(b"data: {"));
+    let event = error_event(&error, Some(Api::AnthropicMessages), false);
+    assert!(
+        event.starts_with(b"event: error\ndata: {\"type\":\"error\",")
+            || event.starts_with(b"event: error\ndata: {\"error\":")
+    );
+    let (events, _, _) = parse([&event[..]]);
+    let body: serde_json::Value = serde_json::from_str(&events[0].1).unwrap();
+    assert_eq!((&body["type"], &body["error"]["type"]), (&"error".into(), &"api_error".into()));
 }
 
 proptest! {

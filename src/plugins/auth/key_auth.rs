@@ -180,6 +180,11 @@ impl Plugin for KeyAuth {
     }
 }
 
+/// Whether clients of models ask here; they look for an error object. What is not known below `/v1/` goes to the provider of its route.
+fn is_models(path: &str) -> bool {
+    recognise(path).is_some() || path.contains("/v1/")
+}
+
 impl KeyAuth {
     /// As the Go port looks: there must be one key, and it must be known.
     fn one_known(&self, request: &Request<'_>) -> Result<(&Consumer, CredentialPlace), Reply> {
@@ -203,7 +208,7 @@ impl KeyAuth {
         let text = format!("Request denied by Key Auth check. {reason}");
         let reply = match self.config.family {
             Family::Go => consumers::told(status, go_details, text + "."),
-            Family::Cpp if recognise(request.path()).is_some() => {
+            Family::Cpp if is_models(request.path()) => {
                 let kind = if status == 401 { ErrorKind::Unauthorized } else { ErrorKind::Forbidden };
                 let config = &self.config;
                 let came = |key: &String| !found(request, key, config.in_header, config.in_query).is_empty();

@@ -194,7 +194,10 @@ pub(super) const DIFFERENCES: &[(&str, &[&str])] = &[
             NO_ES512,
         ],
     ),
-    ("key-auth", &["the reason of a refusal is also in the body on paths of model APIs, whose clients show it"]),
+    (
+        "key-auth",
+        &["the reason of a refusal is also in the body on paths of model APIs and below `/v1/`, whose clients show it"],
+    ),
     (
         "key-rate-limit",
         &[

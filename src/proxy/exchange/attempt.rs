@@ -18,6 +18,7 @@ use crate::llm::observe::{FirstEvent, Observation, classify_first};
 use crate::plugins::{Answered, End, Reply};
 use crate::proxy::cluster::Lease;
 use crate::proxy::hygiene::authority;
+use crate::proxy::service::BROKEN_BODY;
 use crate::proxy::upstream::NoPeer;
 use crate::proxy::{grpc, respond};
 use crate::telemetry::metrics::AttemptOutcome;
@@ -99,10 +100,14 @@ pub enum Failure {
     Overflow(String),
     /// The connection ended before an answer began.
     Reset(String),
-    /// As `Reset`, on a pooled connection the other side had closed meanwhile: nothing was processed, try again at once.
+    /// What came is no answer in HTTP.
+    Nonsense(String),
+    /// As `Reset`, on a pooled connection the other side had closed meanwhile: try again at once.
     Stale,
     /// The request cannot be put to this provider.
     Invalid(crate::llm::error::ApiError),
+    /// The process ends, and the answer has not begun.
+    Stopping,
 }
 
 impl fmt::Display for Failure {
@@ -111,12 +116,17 @@ impl fmt::Display for Failure {
             Failure::Unreachable(reason) => write!(f, "cannot connect: {reason}"),
             Failure::NotConnected(reason) | Failure::TimedOut(reason) => write!(f, "timed out: {reason}"),
             Failure::Reset(reason) => write!(f, "connection ended before an answer: {reason}"),
+            Failure::Nonsense(reason) => write!(f, "not an answer in HTTP: {reason}"),
             Failure::Overflow(reason) => f.write_str(reason),
             Failure::Stale => f.write_str("a pooled connection had been closed"),
             Failure::Invalid(error) => f.write_str(&error.message),
+            Failure::Stopping => f.write_str(STOPPING),
         }
     }
 }
+
+/// Why an answer ends before its time when the process does.
+pub(super) const STOPPING: &str = "the gateway stops";
 
 impl Failure {
     pub fn outcome(&self) -> AttemptOutcome {
@@ -124,8 +134,19 @@ impl Failure {
             Failure::Unreachable(_) | Failure::Overflow(_) | Failure::Reset(_) | Failure::Stale => {
                 AttemptOutcome::Unreachable
             }
+            Failure::Stopping => AttemptOutcome::Cancelled,
             Failure::NotConnected(_) | Failure::TimedOut(_) => AttemptOutcome::TimedOut,
-            Failure::Invalid(_) => AttemptOutcome::ErrorStatus,
+            Failure::Invalid(_) | Failure::Nonsense(_) => AttemptOutcome::ErrorStatus,
+        }
+    }
+
+    /// The status that a provider in the same state would answer with, for policies that are about statuses.
+    pub fn as_status(&self) -> Option<u16> {
+        match self {
+            Failure::Unreachable(_) | Failure::Reset(_) => Some(503),
+            Failure::Nonsense(_) => Some(502),
+            Failure::NotConnected(_) | Failure::TimedOut(_) => Some(504),
+            Failure::Overflow(_) | Failure::Stale | Failure::Invalid(_) | Failure::Stopping => None,
         }
     }
 
@@ -135,8 +156,9 @@ impl Failure {
         match self {
             Failure::Invalid(error) => respond::api_error(&error, "ai-proxy.proc_req_body_failed"),
             Failure::NotConnected(reason) | Failure::TimedOut(reason) => {
+                let reason = without_context(&reason);
                 let message = format!(
-                    "Provider service \"{service}\" did not answer in time ({reason}). Retry, or raise the route's timeout."
+                    "Provider service \"{service}\" did not answer in time: {reason}. Retry, or raise that limit."
                 );
                 respond::error(ErrorKind::UpstreamTimeout, message, "upstream_response_timeout")
             }
@@ -145,34 +167,54 @@ impl Failure {
                 respond::error(ErrorKind::Overloaded, message, respond::OVERFLOW_DETAILS)
                     .header(respond::OVERLOADED, "true")
             }
-            failure => {
-                // What follows names addresses, which are for the record and the log.
-                let text = failure.to_string();
-                let what = text.split(" context:").next().unwrap_or_default().replace("  ", " ");
+            Failure::Nonsense(_) => {
                 let message = format!(
-                    "Provider service \"{service}\": {}. Check its address in the McpBridge and that it is up.",
-                    what.trim_end()
+                    "Provider service \"{service}\" did not answer as HTTP has it. Check what listens at its address."
+                );
+                respond::error(ErrorKind::UpstreamInvalid, message, "protocol_error")
+            }
+            Failure::Stopping => {
+                let message = "The gateway stops, and the model has not begun to answer. Retry the request.";
+                respond::error(ErrorKind::NoUpstream, message, "gateway_stopping")
+            }
+            failure => {
+                let what = without_context(&failure.to_string());
+                let message = format!(
+                    "Provider service \"{service}\": {what}. Check its address in the McpBridge and that it is up."
                 );
                 respond::error(ErrorKind::UpstreamUnreachable, message, "upstream_reset_before_response_started")
             }
         }
     }
 
-    /// A failure on an open connection. `is_reused` and nothing received means the pool handed out a dead connection.
-    fn from_error(error: &Error, is_reused: bool) -> Failure {
+    /// A failure on an open connection. `may_be_stale`: it looks as if the pool had handed out a dead connection.
+    fn from_error(error: &Error, may_be_stale: bool) -> Failure {
         match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::TimedOut(error.to_string()),
-            // Closed before it took the request; a stream reset after work began is no such case.
-            _ if is_reused && !matches!(error.etype(), ErrorType::H2Error | ErrorType::InvalidHTTPHeader) => {
-                Failure::Stale
-            }
+            kind if is_nonsense(kind) => Failure::Nonsense(error.to_string()),
+            _ if may_be_stale && !says_something(error) => Failure::Stale,
             _ => Failure::Reset(error.to_string()),
         }
     }
 }
 
+/// Whether the other side did more than to close: a stream that was reset after work began, an answer that makes no sense.
+pub(super) fn says_something(error: &Error) -> bool {
+    *error.etype() == ErrorType::H2Error || is_nonsense(error.etype())
+}
+
+fn is_nonsense(kind: &ErrorType) -> bool {
+    matches!(kind, ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2) || BROKEN_BODY.contains(&kind.as_str())
+}
+
+/// What pingora says of an error, without what is for the record and the log: addresses, and its own words.
+pub(super) fn without_context(text: &str) -> String {
+    let what = text.split(" context:").next().unwrap_or_default();
+    what.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 impl Exchange {
-    /// Makes one attempt. `limit` bounds the time until the answer begins, besides the first-byte timeout.
+    /// Makes one attempt. `limit` bounds the time until the answer begins, as the first-byte timeout does.
     pub(super) async fn open(
         &self,
         call: &Call,
@@ -182,7 +224,15 @@ impl Exchange {
         let started = Instant::now();
         let first_byte =
             call.provider.as_ref().and_then(|provider| provider.config().first_byte_timeout).filter(|_| call.is_stream);
-        let patience = first_byte.unwrap_or(call.timeouts.first_byte).min(limit.unwrap_or(Duration::MAX));
+        let (own, whose) = match first_byte {
+            Some(limit) => (limit, "firstByteTimeout of the provider"),
+            None => (call.timeouts.first_byte, "timeouts.first_byte_secs"),
+        };
+        let (patience, whose) = match limit {
+            Some(limit) if limit < own => (limit, "the timeout of the route, or of one try"),
+            _ => (own, whose),
+        };
+        let left = || patience.saturating_sub(started.elapsed());
         let (head, body) = call.prepare(token).map_err(Failure::Invalid)?;
         let host = authority(&head).unwrap_or_default().to_owned();
         let peer = call.upstream.peer(&host, &call.timeouts, &self.resolver, call.balance_key);
@@ -192,13 +242,17 @@ impl Exchange {
             NoPeer::Missing(reason) => Failure::Unreachable(reason),
             NoPeer::Full { .. } => Failure::Overflow(error.to_string()),
         })?;
-        let (mut upstream, is_reused) = connect(self.connector(), &peer).await.inspect_err(|_| lease.failed())?;
+        let connected = timeout(left(), connect(self.connector(), &peer)).await.unwrap_or_else(|_| {
+            Err(Failure::NotConnected(format!("no connection within {} ms ({whose})", patience.as_millis())))
+        });
+        let (mut upstream, is_reused) = connected.inspect_err(|_| lease.failed())?;
         upstream.set_write_timeout(Some(call.timeouts.between_reads));
-        let waited = timeout(patience, send_and_await(&mut upstream, head, body, is_reused));
+        let reuse = is_reused.then(|| Reuse::of(call));
+        let waited = timeout(left(), send_and_await(&mut upstream, head, body, reuse));
         let Ok(begun) = waited.await else {
             lease.failed();
             upstream.shutdown().await;
-            return Err(Failure::TimedOut(format!("no answer within {} ms", patience.as_millis())));
+            return Err(Failure::TimedOut(format!("no answer within {} ms ({whose})", patience.as_millis())));
         };
         let begun = begun.inspect_err(|failure| {
             if !matches!(failure, Failure::Stale) {
@@ -256,8 +310,36 @@ impl Exchange {
 async fn connect(connector: &Connector, peer: &HttpPeer) -> Result<(HttpSession, bool), Failure> {
     match connector.get_http_session(peer).await {
         Ok(session) => Ok(session),
-        Err(error) if *error.etype() == ErrorType::ConnectTimedout => Err(Failure::NotConnected(error.to_string())),
+        Err(error) if *error.etype() == ErrorType::ConnectTimedout => {
+            let limit = peer.options.connection_timeout.unwrap_or_default().as_millis();
+            Err(Failure::NotConnected(format!("no connection within {limit} ms (timeouts.connect_ms)")))
+        }
         Err(error) => Err(Failure::Unreachable(error.to_string())),
+    }
+}
+
+/// A connection from the pool, which the other side may have closed while it waited there.
+pub(super) struct Reuse {
+    bears_repetition: bool,
+    since: Instant,
+}
+
+/// A connection that was closed says so within a round trip. One that ends later may have done what was asked.
+const STALE_WITHIN: Duration = Duration::from_millis(250);
+
+impl Reuse {
+    /// What is sent now. Asked twice, a model answers twice, which changes nothing; what another POST does, nobody knows.
+    fn of(call: &Call) -> Reuse {
+        Reuse::new(call.head.method.is_idempotent() || call.api.is_some())
+    }
+
+    pub(super) fn new(bears_repetition: bool) -> Reuse {
+        Reuse { bears_repetition, since: Instant::now() }
+    }
+
+    /// Whether an end without an answer, now, comes from having waited too long in the pool.
+    pub(super) fn explains_an_end(&self) -> bool {
+        self.bears_repetition && self.since.elapsed() < STALE_WITHIN
     }
 }
 
@@ -290,18 +372,20 @@ async fn send_and_await(
     upstream: &mut HttpSession,
     head: pingora_http::RequestHeader,
     body: Bytes,
-    is_reused: bool,
+    reuse: Option<Reuse>,
 ) -> Result<Begun, Failure> {
-    let broken = |error: Box<Error>| Failure::from_error(&error, is_reused);
+    let broken = |error: Box<Error>| Failure::from_error(&error, reuse.as_ref().is_some_and(Reuse::explains_an_end));
     cork::hold(upstream);
-    upstream.write_request_header(Box::new(head)).await.map_err(broken)?;
+    // Where not even the head can be sent, nothing is done twice.
+    let head_sent = upstream.write_request_header(Box::new(head)).await;
+    head_sent.map_err(|error| Failure::from_error(&error, reuse.is_some()))?;
     let sent = send_body(upstream, body).await;
     cork::release(upstream);
-    if let Err(error) = sent {
+    if let Err(failure) = sent.map_err(broken) {
         // A provider may refuse (401, 413) before it has read everything; its answer tells more than our broken pipe.
         let early = tokio::time::timeout(EARLY_ANSWER, upstream.read_response_header()).await;
         if !matches!(early, Ok(Ok(()))) {
-            return Err(broken(error));
+            return Err(failure);
         }
     }
     let head = loop {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::Result;
 use pingora_proxy::Session;
 use thread_local::ThreadLocal;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ use self::attempt::{Failure, Opened};
 use self::call::Call;
 use self::tokens::Tokens;
 use super::context::Context;
+use super::departure::departure;
 use super::resolve::Resolver;
 use super::service::{Round, answer_or_again};
 use super::snapshot::Snapshot;
@@ -153,10 +154,11 @@ impl Exchange {
             let limit = [left, retry.per_try_timeout, again.filter(|_| spent.attempts > 0)].into_iter().flatten().min();
             let outcome = tokio::select! {
                 outcome = self.open(&call, token, limit) => outcome,
-                gone = session.as_downstream_mut().read_body_or_idle(true) => {
+                () = self.ending.cancelled() => Err(Failure::Stopping),
+                gone = departure(session) => {
                     self.count(&call, AttemptOutcome::Cancelled);
                     ctx.state.llm_mut().attempts.push(call.answered(End::Cancelled, None, started));
-                    return Err(gone.err().unwrap_or_else(|| Error::new(ErrorType::ConnectionClosed)).into_down());
+                    return Err(gone);
                 }
             };
             if let Some(token) = token {
@@ -170,18 +172,20 @@ impl Exchange {
                 }
                 Ok(opened) => {
                     self.tokens.report(&call, token, opened.status());
+                    ctx.upstream_address = opened.address();
                     let again = spent.may_repeat_status(opened.status(), &call, &retry, &self.tokens);
                     (Tried::Refused(opened), again)
                 }
                 Err(failure) => {
                     self.count(&call, failure.outcome());
-                    let again = spent.may_repeat_failure(&failure, &call, &retry);
+                    let again = spent.may_repeat_failure(&failure, &call, &retry, &self.tokens);
                     ctx.state.llm_mut().attempts.push(call.answered(End::Failed(failure.to_string()), None, started));
                     (Tried::Failed(failure.into_reply(&call)), again)
                 }
             };
             let (tried, again) = verdict;
-            if !again {
+            let is_out_of_time = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if !again || is_out_of_time {
                 return Ok(tried);
             }
             _repeating = None;
@@ -281,27 +285,36 @@ struct Spent {
 
 impl Spent {
     fn may_repeat_status(&self, status: u16, call: &Call, retry: &RetryPolicy, tokens: &Tokens) -> bool {
-        let by_provider = call
-            .provider
+        let listed = |on: &RetryOn| *on == RetryOn::Status(status) || (*on == RetryOn::ServerError && status >= 500);
+        self.provider_repeats(status, call, tokens)
+            || (self.attempts < retry.attempts && is_safe(call, retry) && retry.on.iter().any(listed))
+    }
+
+    /// Whether the provider's own `retryOnFailure` asks for another attempt.
+    fn provider_repeats(&self, status: u16, call: &Call, tokens: &Tokens) -> bool {
+        call.provider
             .as_ref()
             .and_then(|provider| provider.config().retry.as_ref())
             .is_some_and(|policy| self.attempts < policy.max_retries && policy.retry_on.matches(status))
-            && tokens.has_another(call, &self.tokens);
-        let listed = |on: &RetryOn| *on == RetryOn::Status(status) || (*on == RetryOn::ServerError && status >= 500);
-        by_provider || (self.attempts < retry.attempts && is_safe(call, retry) && retry.on.iter().any(listed))
+            && tokens.has_another(call, &self.tokens)
     }
 
-    fn may_repeat_failure(&self, failure: &Failure, call: &Call, retry: &RetryPolicy) -> bool {
+    fn may_repeat_failure(&self, failure: &Failure, call: &Call, retry: &RetryPolicy, tokens: &Tokens) -> bool {
+        if failure.as_status().is_some_and(|status| self.provider_repeats(status, call, tokens)) {
+            return true;
+        }
         let is_listed = |on: RetryOn| retry.on.contains(&on);
         let allowed = match failure {
             // Nothing was sent, so nothing can be done twice.
             Failure::Unreachable(_) | Failure::NotConnected(_) => {
                 is_listed(RetryOn::ConnectFailure) || is_listed(RetryOn::ServerError)
             }
-            Failure::Reset(_) | Failure::TimedOut(_) => is_listed(RetryOn::ServerError) && is_safe(call, retry),
+            Failure::Reset(_) | Failure::Nonsense(_) | Failure::TimedOut(_) => {
+                is_listed(RetryOn::ServerError) && is_safe(call, retry)
+            }
             // Our own pool was at fault, whatever the route says about retries.
             Failure::Stale => return self.attempts < retry.attempts.max(1),
-            Failure::Overflow(_) | Failure::Invalid(_) => false,
+            Failure::Overflow(_) | Failure::Invalid(_) | Failure::Stopping => false,
         };
         allowed && self.attempts < retry.attempts
     }

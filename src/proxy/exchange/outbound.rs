@@ -11,6 +11,7 @@ use pingora_error::Error;
 use pingora_http::RequestHeader;
 
 use super::Exchange;
+use super::attempt::{Reuse, says_something};
 use crate::plugins::{Destination, HttpAnswer, HttpCall};
 use crate::proxy::snapshot::Snapshot;
 
@@ -74,7 +75,7 @@ impl Exchange {
             head.insert_header(HOST, authority).map_err(described)?;
         }
         head.insert_header(CONTENT_LENGTH, body.len()).map_err(described)?;
-        // A pooled connection may have been closed meanwhile; asking again on a fresh one is safe, nothing was answered.
+        // A pooled connection may have been closed meanwhile; then a fresh one is asked.
         let answer = match self.ask(&peer, head.clone(), body.clone(), limit).await {
             Err((_, true)) => self.ask(&peer, head, body, limit).await.map_err(|(error, _)| error),
             result => result.map_err(|(error, _)| error),
@@ -88,7 +89,7 @@ impl Exchange {
         answer
     }
 
-    /// One try; the flag of the error says that the connection came from the pool.
+    /// One try; the flag of the error says that the connection had been closed while it waited in the pool.
     async fn ask(
         &self,
         peer: &HttpPeer,
@@ -98,12 +99,16 @@ impl Exchange {
     ) -> Result<HttpAnswer, (String, bool)> {
         let connected = self.connector().get_http_session(peer).await;
         let (mut session, is_reused) = connected.map_err(|error| (error.to_string(), false))?;
-        let failed = |error: Box<Error>| (error.to_string(), is_reused);
+        let reuse = is_reused.then(|| Reuse::new(true));
+        let failed = |error: Box<Error>| {
+            let is_stale = !says_something(&error) && reuse.as_ref().is_some_and(Reuse::explains_an_end);
+            (error.to_string(), is_stale)
+        };
         session.write_request_header(Box::new(head)).await.map_err(failed)?;
         session.write_request_body(body, true).await.map_err(failed)?;
         session.finish_request_body().await.map_err(failed)?;
         session.read_response_header().await.map_err(failed)?;
-        let head = session.response_header().cloned().ok_or_else(|| ("no response head".to_owned(), is_reused))?;
+        let head = session.response_header().cloned().ok_or_else(|| ("no response head".to_owned(), false))?;
         let mut answer = BytesMut::new();
         while let Some(chunk) = session.read_response_body().await.map_err(|error| (error.to_string(), false))? {
             if answer.len() + chunk.len() > limit {

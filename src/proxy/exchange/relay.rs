@@ -6,18 +6,19 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::{HeaderMap, header};
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::{Error, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::Exchange;
-use super::attempt::{CallFacts, Opened};
+use super::attempt::{CallFacts, Opened, STOPPING, without_context};
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::observe::{BodyKind, Observer};
 use crate::llm::provider::Api;
 use crate::llm::sse::error_event;
 use crate::plugins::{Answered, CompletedCall, End, Reply};
 use crate::proxy::context::Context;
+use crate::proxy::departure::{LEFT, departure};
 use crate::proxy::hygiene::{clean_answer, present};
 use crate::proxy::respond;
 
@@ -45,12 +46,23 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
     }
     if respond::holds(session, ctx, &head) {
         let limit = ctx.snapshot.limits.max_body_bytes;
-        let (end, mut body) = read_whole(&mut upstream, &mut watch, first, is_done, limit).await;
+        let whole = read_whole(&mut upstream, &mut watch, first, is_done, limit);
+        let read = tokio::select! {
+            biased;
+            read = whole => Ok(read),
+            () = exchange.ending.cancelled() => Ok((End::Cut(STOPPING.into()), Bytes::new())),
+            gone = departure(session) => Err(gone),
+        };
+        let (end, mut body) = read.as_ref().map_or((End::Cancelled, Bytes::new()), Clone::clone);
         let is_reusable = end == End::Complete;
         let answered = watch.answered(&call, end.clone());
         exchange.count_answered(&answered);
         ctx.state.llm_mut().attempts.push(answered);
         exchange.finish(upstream, &peer, is_reusable, call.idle).await;
+        if let Err(gone) = read {
+            ctx.state.details = LEFT.into();
+            return Err(gone);
+        }
         if let End::Cut(reason) = end {
             return respond::write(session, ctx, cut_reply(ctx, &reason)).await;
         }
@@ -64,12 +76,12 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
         () = exchange.ending.cancelled() => Ok(End::Cut(STOPPING.into())),
     };
     if let Ok(End::Cut(reason)) = &streamed {
-        show_cut(session, is_event_stream, watch.is_mid_event(), reason).await;
+        show_cut(session, &watch, reason).await;
     }
     let end = streamed.as_ref().map_or(End::Cancelled, Clone::clone);
     match &end {
         End::Cut(_) => ctx.state.details = "upstream_reset_after_response_started".into(),
-        End::Cancelled => ctx.state.details = "downstream_remote_disconnect".into(),
+        End::Cancelled => ctx.state.details = LEFT.into(),
         _ => {}
     }
     let is_reusable = end == End::Complete;
@@ -131,8 +143,6 @@ fn cut_reply(ctx: &Context, reason: &str) -> Reply {
     respond::error(ErrorKind::UpstreamUnreachable, message, "upstream_reset_after_response_started")
 }
 
-const STOPPING: &str = "the gateway stops";
-
 const NO_FINISH_REASON: &str = "it ended without a finish reason";
 
 /// Sends head and body. `Ok` says how the upstream ended; `Err` that the client is gone.
@@ -161,13 +171,14 @@ async fn stream(
         // Known only for HTTP/2 and for bodies with a length that has been reached: saves one empty read.
         is_done = is_done || upstream.response_done();
         watch.see(&chunk);
-        if is_done && watch.is_cut_short() {
-            let _ = session.write_response_body(Some(chunk), false).await;
-            return Ok(End::Cut(NO_FINISH_REASON.into()));
-        }
+        let is_cut_short = is_done && watch.is_cut_short();
         if !chunk.is_empty() || is_done {
             let mut out = Some(chunk);
             respond::pass_chunk(session, ctx, &mut out);
+            if is_cut_short {
+                let _ = session.write_response_body(out, false).await;
+                return Ok(End::Cut(NO_FINISH_REASON.into()));
+            }
             if is_done && trailers.is_none() {
                 match read_trailers(session, upstream).await {
                     Ok(read) => trailers = read,
@@ -189,9 +200,7 @@ async fn stream(
         let read = tokio::select! {
             biased;
             read = upstream.read_response_body() => read,
-            gone = session.as_downstream_mut().read_body_or_idle(true) => {
-                return Err(gone.err().unwrap_or_else(|| Error::new_down(ErrorType::ConnectionClosed)));
-            }
+            gone = departure(session) => return Err(gone),
         };
         match read {
             Ok(Some(next)) => chunk = next,
@@ -273,13 +282,14 @@ fn prepare_head(session: &Session, head: &mut ResponseHeader, is_event_stream: b
 
 /// A cut stream must not look complete: an event stream gets an error event and no `[DONE]`, anything else loses its
 /// connection before the announced end.
-async fn show_cut(session: &mut Session, is_event_stream: bool, is_mid_event: bool, reason: &str) {
+async fn show_cut(session: &mut Session, watch: &Watch, reason: &str) {
     session.set_keepalive(None);
-    if is_event_stream {
+    if watch.takes_events {
         let message = format!(
-            "The provider's stream broke off before its end ({reason}). What came so far is incomplete; retry the request."
+            "The provider's stream broke off before its end ({}). What came so far is incomplete; retry the request.",
+            without_context(reason)
         );
-        let event = error_event(&ApiError::new(ErrorKind::UpstreamCut, message), is_mid_event);
+        let event = error_event(&ApiError::new(ErrorKind::UpstreamCut, message), watch.api, watch.is_mid_event());
         if session.write_response_body(Some(event), true).await.is_ok() {
             return;
         }
@@ -292,6 +302,9 @@ struct Watch {
     /// 502 for a success status whose stream began with an error event.
     status: u16,
     observer: Option<Observer>,
+    api: Option<Api>,
+    /// It is a stream of events, in the clear: one of ours can stand among them.
+    takes_events: bool,
     /// Chat streams name a finish reason or send `[DONE]`; one that ends without was cut, however politely.
     says_when_it_ends: bool,
     started: Instant,
@@ -304,9 +317,14 @@ impl Watch {
         let status = opened.status();
         let is_event_stream = opened.is_event_stream();
         let kind = if is_event_stream { BodyKind::Sse } else { BodyKind::Json };
+        // Not asked for, but some providers compress all the same.
+        let is_encoded = opened.head.headers.contains_key(header::CONTENT_ENCODING);
+        let is_read = status < 400 && !is_encoded;
         Watch {
             status,
-            observer: opened.call.want.filter(|_| status < 400).map(|want| Observer::new(kind, want)),
+            observer: opened.call.want.filter(|_| is_read).map(|want| Observer::new(kind, want)),
+            api: opened.call.api,
+            takes_events: is_event_stream && !is_encoded,
             says_when_it_ends: is_event_stream && opened.call.api == Some(Api::ChatCompletions),
             started: opened.started,
             first_byte: opened.first_byte,

@@ -1,13 +1,15 @@
 //! Which API token each attempt uses, and how tokens that fell out of the pool come back.
 //!
 //! Pools outlive snapshots, so that a reload does not forget which token is exhausted; a provider whose tokens or failover
-//! policy change gets a new one.
+//! policy change gets a new one, and the old one is forgotten.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use pingora_http::RequestHeader;
 use serde_json::json;
@@ -15,7 +17,8 @@ use serde_json::json;
 use super::Exchange;
 use super::call::Call;
 use crate::llm::failover::{Choice, TokenPool};
-use crate::llm::provider::Api;
+use crate::llm::provider::{Api, Provider};
+use crate::proxy::snapshot::Snapshot;
 
 /// How often pools are looked at for tokens that a probe may bring back.
 const PROBE_ROUND: Duration = Duration::from_secs(1);
@@ -28,8 +31,8 @@ pub struct Tokens {
 
 struct Pool {
     tokens: Mutex<TokenPool>,
-    /// The last call through this provider: where and how a health probe goes. Set when a token fails.
-    way: Mutex<Option<Call>>,
+    /// How a token that fell out is tried: on the way of the last call through this provider.
+    probe: Mutex<Option<Call>>,
     probed: Mutex<Instant>,
 }
 
@@ -58,10 +61,20 @@ impl Tokens {
     /// Tells the pool how the provider answered.
     pub fn report(&self, call: &Call, token: Option<usize>, status: u16) {
         let (Some(pool), Some(token)) = (self.pool(call), token) else { return };
-        pool.tokens.lock().report(token, status, Instant::now());
-        if status != 200 {
-            *pool.way.lock() = Some(call.clone());
+        let is_any_out = {
+            let mut tokens = pool.tokens.lock();
+            tokens.report(token, status, Instant::now());
+            tokens.is_any_out()
+        };
+        if is_any_out {
+            *pool.probe.lock() = probe_call(call);
         }
+    }
+
+    /// Forgets the pools of providers that are not configured any more.
+    fn keep_those_of(&self, snapshot: &Snapshot) {
+        let configured: HashSet<u64> = snapshot.chain.providers().map(Provider::fingerprint).collect();
+        self.pools.lock().retain(|fingerprint, _| configured.contains(fingerprint));
     }
 
     fn pool(&self, call: &Call) -> Option<Arc<Pool>> {
@@ -69,7 +82,7 @@ impl Tokens {
         let config = provider.config();
         let fresh = || {
             let tokens = Mutex::new(TokenPool::new(config.tokens.len(), config.failover.clone()));
-            Arc::new(Pool { tokens, way: Mutex::new(None), probed: Mutex::new(Instant::now()) })
+            Arc::new(Pool { tokens, probe: Mutex::new(None), probed: Mutex::new(Instant::now()) })
         };
         Some(self.pools.lock().entry(provider.fingerprint()).or_insert_with(fresh).clone())
     }
@@ -81,26 +94,27 @@ pub struct NoToken;
 
 impl Exchange {
     /// Asks providers again with tokens that fell out, as `failover.healthCheckModel` wants. Runs until the process drains.
-    pub async fn probe_tokens(&self) {
+    pub async fn probe_tokens(&self, current: &ArcSwap<Snapshot>) {
         loop {
             tokio::time::sleep(PROBE_ROUND).await;
+            self.tokens.keep_those_of(&current.load_full());
             let pools: Vec<Arc<Pool>> = self.tokens.pools.lock().values().cloned().collect();
-            for pool in pools {
-                self.probe(&pool).await;
-            }
+            join_all(pools.iter().map(|pool| self.probe(pool))).await;
         }
     }
 
     async fn probe(&self, pool: &Pool) {
-        let Some(way) = pool.way.lock().clone() else { return };
-        let policy = way.provider.as_ref().and_then(|provider| provider.config().failover.clone());
+        let Some(call) = pool.probe.lock().clone() else { return };
+        let policy = call.provider.as_ref().and_then(|provider| provider.config().failover.clone());
         let Some(policy) = policy.filter(|policy| pool.probed.lock().elapsed() >= policy.health_check_interval) else {
             return;
         };
         let out = pool.tokens.lock().to_probe(Instant::now());
-        let Some(model) = policy.health_check_model.filter(|_| !out.is_empty()) else { return };
+        if out.is_empty() {
+            *pool.probe.lock() = None;
+            return;
+        }
         *pool.probed.lock() = Instant::now();
-        let Some(call) = probe_call(&way, &model) else { return };
         for token in out {
             let status = match self.open(&call, Some(token), Some(policy.health_check_timeout)).await {
                 Ok(opened) => {
@@ -121,8 +135,9 @@ impl Exchange {
     }
 }
 
-/// A short chat with `model` on the way of an earlier call.
-fn probe_call(way: &Call, model: &str) -> Option<Call> {
+/// A short chat on the way of another call, with the model that its provider names for this.
+fn probe_call(way: &Call) -> Option<Call> {
+    let model = way.provider.as_ref()?.config().failover.as_ref()?.health_check_model.as_deref()?;
     let mut head = RequestHeader::build("POST", b"/v1/chat/completions", Some(2)).ok()?;
     head.insert_header(http::header::CONTENT_TYPE, "application/json").ok()?;
     head.insert_header(http::header::HOST, way.service.as_ref()).ok()?;
@@ -132,9 +147,13 @@ fn probe_call(way: &Call, model: &str) -> Option<Call> {
         body: Bytes::from(body.to_string()),
         api: Some(Api::ChatCompletions),
         model: Arc::from(model),
+        service: way.service.clone(),
+        upstream: way.upstream.clone(),
+        balance_key: None,
+        provider: way.provider.clone(),
+        timeouts: way.timeouts,
         want: None,
         is_stream: false,
         is_model_chosen: true,
-        ..way.clone()
     })
 }

@@ -124,7 +124,7 @@ impl Chat {
             // A stream that broke must not look complete: no finish reason, no [DONE].
             Event::End(Err(error)) => {
                 self.told.lock().end = Some(End::Cut(error.to_string()));
-                error_event(&told(error, &self.model), false)
+                error_event(&told(error, &self.model), None, false)
             }
         }
     }

@@ -7,15 +7,31 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::config::Evaluate;
-use crate::plugins::{Host, HttpCall};
+use super::record::{is_answer, text_of};
+use crate::llm::request::ChatRequest;
+use crate::plugins::{Answered, Host, HttpCall};
 
 #[derive(Deserialize)]
 struct Scored {
     score: f64,
 }
 
+/// The score of an answer, if it is one and has text: what calls tools says nothing that could be judged.
+pub async fn of_answer(
+    host: &Arc<dyn Host>,
+    evaluate: Option<&Evaluate>,
+    chat: &ChatRequest,
+    answered: &Answered,
+) -> Option<f64> {
+    let text = text_of(answered);
+    if !is_answer(answered) || text.is_empty() {
+        return None;
+    }
+    score(host, evaluate?, &chat.last_user_text(), text).await
+}
+
 /// The score in 0..1; `None` if the service does not know the question or the answer (a negative score), or failed (logged).
-pub async fn score(host: &Arc<dyn Host>, evaluate: &Evaluate, question: &str, answer: &str) -> Option<f64> {
+async fn score(host: &Arc<dyn Host>, evaluate: &Evaluate, question: &str, answer: &str) -> Option<f64> {
     let body = Bytes::from(json!({"question": question, "answer": answer}).to_string());
     let failed = |reason: String| {
         tracing::warn!(url = evaluate.url, reason, "An answer could not be scored; it is kept without a score");

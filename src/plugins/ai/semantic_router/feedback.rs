@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::record::{now_ms, tenant};
 use super::{error_reply, refuse};
-use crate::flywheel::{FeedbackRecord, Flywheel};
+use crate::flywheel::{FeedbackRecord, Flywheel, Rates};
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::plugins::{Reply, Request};
 
@@ -33,7 +33,8 @@ pub fn is_feedback(request: &Request<'_>) -> bool {
 }
 
 /// Takes the feedback, or says what is wrong with it. 202: it is stored off the request path.
-pub fn accept(flywheel: Option<&Flywheel>, request: &Request<'_>) -> Reply {
+/// Who may use training mode may rate the answers to others, too.
+pub fn accept(flywheel: Option<&Flywheel>, trainers: &[String], request: &Request<'_>) -> Reply {
     let Some(flywheel) = flywheel else {
         let message = "Feedback cannot be stored because the flywheel is not open; the gateway's start log says why.";
         return refuse(ErrorKind::Overloaded, message, "semantic-router.no_flywheel");
@@ -41,7 +42,13 @@ pub fn accept(flywheel: Option<&Flywheel>, request: &Request<'_>) -> Reply {
     match parse(request.state.body.as_deref().unwrap_or_default()) {
         Ok((id, mut record)) => {
             record.consumer.clone_from(&request.state.consumer);
-            flywheel.record_feedback(&id, tenant(request), record);
+            let is_trainer = record.consumer.as_ref().is_some_and(|name| trainers.contains(name));
+            let rates = if is_trainer { Rates::All } else { Rates::Own };
+            if !flywheel.record_feedback(&id, tenant(request), rates, record) {
+                let message =
+                    "Feedback cannot be stored now, because too much waits to be written. Send it again later.";
+                return refuse(ErrorKind::Overloaded, message, "semantic-router.flywheel_full");
+            }
             Reply::new(202, "semantic-router.feedback").json(Bytes::from_static(b"{\"status\":\"accepted\"}"))
         }
         Err(error) => error_reply(&error, "semantic-router.bad_feedback"),
@@ -53,7 +60,7 @@ fn parse(body: &[u8]) -> Result<(String, FeedbackRecord), ApiError> {
         let message = format!(
             "Feedback must be a JSON object with request_id and score (0 to 1), thumb (\"up\" or \"down\") or text: {error}."
         );
-        ApiError::new(ErrorKind::InvalidJson, message)
+        ApiError::new(if error.is_data() { ErrorKind::InvalidType } else { ErrorKind::InvalidJson }, message)
     })?;
     let bad = |message: &str, param: &str| Err(ApiError::new(ErrorKind::InvalidValue, message).with_param(param));
     if feedback.request_id.is_empty() || feedback.request_id.len() > 200 {

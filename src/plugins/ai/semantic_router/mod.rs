@@ -25,7 +25,7 @@ use self::record::{Decided, Routed};
 use super::{chat_request, error_reply};
 use crate::config::model::Phase;
 use crate::flywheel::Flywheel;
-use crate::learning::live::LiveRouter;
+use crate::learning::live::{LiveRouter, Setup};
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::observe::Want;
 use crate::llm::provider::Api;
@@ -64,6 +64,7 @@ fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
 
 struct SemanticRouter {
     config: Arc<Config>,
+    setup: Arc<Setup>,
     cold_start: ColdStart,
     live: Arc<LiveRouter>,
     host: Arc<dyn Host>,
@@ -73,7 +74,7 @@ struct SemanticRouter {
 impl Plugin for SemanticRouter {
     /// Tells the learner what it trains for; only once the configuration is live.
     fn activate(&self) {
-        self.live.configure(self.config.setup());
+        self.live.configure(&self.setup);
         if self.config.embedding != Embedding::Off {
             self.host.prepare_embedding();
         }
@@ -106,7 +107,7 @@ impl Plugin for SemanticRouter {
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
         if feedback::is_feedback(request) {
-            return Flow::respond(feedback::accept(self.host.flywheel(), request));
+            return Flow::respond(feedback::accept(self.host.flywheel(), &self.config.training.consumers, request));
         }
         let chat = match chat_request(request) {
             None => return Flow::Continue,
@@ -158,7 +159,7 @@ impl Plugin for SemanticRouter {
 impl SemanticRouter {
     fn new(config: Config, live: Arc<LiveRouter>, host: Arc<dyn Host>) -> SemanticRouter {
         let cold_start = ColdStart::new(&config.candidates, &config.baseline);
-        SemanticRouter { config: Arc::new(config), cold_start, live, host }
+        SemanticRouter { setup: Arc::new(config.setup()), config: Arc::new(config), cold_start, live, host }
     }
 
     /// Made from the features alone first: that is fast and always possible.

@@ -71,7 +71,7 @@ fn score_in_background(
     last: &Answered,
 ) {
     let Some(evaluate) = config.evaluate.clone() else { return };
-    if !last.is_ok() || request.state.id.sample("evaluate") >= evaluate.rate {
+    if !is_answer(last) || request.state.id.sample("evaluate") >= evaluate.rate {
         return;
     }
     let Some(slot) = live.scoring_slot(MAX_SCORINGS) else { return };
@@ -79,8 +79,8 @@ fn score_in_background(
     let (live, own_host) = (live.clone(), host.clone());
     host.spawn(Box::pin(async move {
         let _slot = slot;
-        let question = routed.chat.last_user_text();
-        let Some(score) = evaluate::score(&own_host, &evaluate, &question, text_of(&last)).await else { return };
+        let scored = evaluate::of_answer(&own_host, Some(&evaluate), &routed.chat, &last).await;
+        let Some(score) = scored else { return };
         live.observe_score(own_host.metrics(), &last.model, score);
         if let Some(flywheel) = own_host.flywheel() {
             let target = ScoreTarget::Served;
@@ -123,12 +123,15 @@ pub fn exchange_record(config: &Config, request: &Request<'_>, routed: &Routed, 
 /// One attempt as the flywheel stores it. Tokens the provider did not report are estimated for the cost, not stored.
 pub fn answer_record(config: &Config, chat: &ChatRequest, answered: &Answered, role: Role) -> AnswerRecord {
     let usage = answered.observation.usage.as_ref();
-    let cost = config.price(&answered.model).filter(|_| answered.is_ok()).map(|price| match usage {
+    let cost = config.price(&answered.model).filter(|_| is_answer(answered)).map(|price| match usage {
         Some(usage) => price.usd(usage.prompt_tokens, usage.completion_tokens),
         None => price.usd(chat.estimate_prompt_tokens(), estimate_tokens(text_of(answered))),
     });
     let (outcome, error) = match &answered.end {
-        End::Complete if answered.is_ok() => (AnswerOutcome::Ok, None),
+        End::Complete if is_answer(answered) => (AnswerOutcome::Ok, None),
+        End::Complete if answered.is_ok() => {
+            (AnswerOutcome::Failed, Some("the answer is no chat completion".to_owned()))
+        }
         End::Complete => (AnswerOutcome::Failed, answered.status.map(|status| format!("status {status}"))),
         End::Cut(reason) => (AnswerOutcome::Cut, Some(reason.clone())),
         End::Cancelled => (AnswerOutcome::Cancelled, None),
@@ -155,6 +158,12 @@ pub fn answer_record(config: &Config, chat: &ChatRequest, answered: &Answered, r
         score_source: None,
         scored_at_ms: None,
     }
+}
+
+/// Whether it is an answer, and not only a success: an empty body, or a page of HTML that some proxy sent with status 200, is none.
+pub fn is_answer(answered: &Answered) -> bool {
+    let seen = &answered.observation;
+    answered.is_ok() && (seen.n_unreadable == 0 || seen.is_complete())
 }
 
 /// What the model said, as text.

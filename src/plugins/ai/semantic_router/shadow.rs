@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::config::Config;
-use super::record::{answer_record, text_of};
+use super::record::{answer_record, is_answer};
 use super::{call_beside, evaluate};
 use crate::flywheel::{Role, ScoreSource};
 use crate::learning::live::LiveRouter;
@@ -47,14 +47,12 @@ pub fn consider(
     host.spawn(Box::pin(async move {
         let completed = own_host.complete(call).await;
         let answered = &completed.answered;
-        let result = if answered.is_ok() { "answered" } else { "failed" };
+        let result = if is_answer(answered) { "answered" } else { "failed" };
         own_host.metrics().shadow_calls.get_or_create(&ShadowResult { result }).inc();
         let mut answer = answer_record(&config, &chat, answered, Role::Shadow);
         live.spend_on_shadow(answer.cost_usd.unwrap_or(0.0));
-        if let (Some(evaluate), true) = (&config.evaluate, answered.is_ok()) {
-            answer.score = evaluate::score(&own_host, evaluate, &chat.last_user_text(), text_of(answered)).await;
-            answer.score_source = answer.score.map(|_| ScoreSource::Evaluate);
-        }
+        answer.score = evaluate::of_answer(&own_host, config.evaluate.as_ref(), &chat, answered).await;
+        answer.score_source = answer.score.map(|_| ScoreSource::Evaluate);
         let _ = recorded.await;
         if let Some(flywheel) = own_host.flywheel() {
             flywheel.record_answer(&id, answer);

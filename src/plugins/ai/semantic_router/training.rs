@@ -8,7 +8,7 @@ use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 
 use super::config::{Config, Training};
-use super::record::{Routed, answer_record, exchange_record, text_of};
+use super::record::{Routed, answer_record, exchange_record, is_answer};
 use super::{DECISION_HEADER, MODEL_HEADER, call_beside, evaluate, features_of, refuse};
 use crate::flywheel::{Mode, Role, ScoreSource};
 use crate::learning::live::LiveRouter;
@@ -38,14 +38,8 @@ pub async fn run(
         .iter()
         .map(|candidate| host.complete(call_beside(config, request, chat, &candidate.model, config.training.timeout)));
     let completed = join_all(calls).await;
-    let question = chat.last_user_text();
-    let scores = join_all(completed.iter().map(|call| async {
-        match (&config.evaluate, call.answered.is_ok()) {
-            (Some(evaluate), true) => evaluate::score(host, evaluate, &question, text_of(&call.answered)).await,
-            _ => None,
-        }
-    }))
-    .await;
+    let scored = |call| evaluate::of_answer(host, config.evaluate.as_ref(), chat, call);
+    let scores = join_all(completed.iter().map(|call| scored(&call.answered))).await;
     let best = best(config, &completed, &scores);
     store(config, host, request, chat, &completed, &scores, best);
     let Some(best) = best else {
@@ -77,7 +71,7 @@ fn refusal(training: &Training, request: &Request<'_>) -> Option<Reply> {
 
 /// Index of the answer to give: best score; without scores the baseline's, else any.
 fn best(config: &Config, completed: &[CompletedCall], scores: &[Option<f64>]) -> Option<usize> {
-    let answered = || (0..completed.len()).filter(|index| completed[*index].answered.is_ok());
+    let answered = || (0..completed.len()).filter(|index| is_answer(&completed[*index].answered));
     let by_score = answered().filter(|index| scores[*index].is_some()).max_by(|a, b| {
         let score = |index: &usize| scores[*index].unwrap_or(f64::MIN);
         // Of equal scores the faster answer.
