@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::higress::draft::Draft;
 use super::higress::envoy_filter::RouteFilter;
 use super::higress::gateway_api::GatewayApi;
 use super::higress::https::Https;
-use super::higress::ingress::{self, Draft};
+use super::higress::ingress;
 use super::higress::secret::Secrets;
 use super::link::{Services, link};
 use super::model::{Canary, CanaryTakes, Certificate, Destination, HostMatch, ObjectRef, PathMatch, Route};

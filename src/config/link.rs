@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::higress::ingress::{BackendPort, Draft, RouteState, SideTarget, TargetRef};
+use super::higress::draft::{BackendPort, Draft, RouteState, SideTarget, TargetRef};
 use super::model::{
     Admission, Destination, DubboService, Endpoints, Fallback, Mirror, Route, Service, ServicePort, UpstreamPolicy,
 };

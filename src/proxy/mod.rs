@@ -12,7 +12,8 @@
 //!    calls the service of an Http2Rpc, else pingora streams through (`retry` decides about another attempt); `upstream` and
 //!    `resolve` know the addresses, `cluster` what became of them so far, `balance` picks one (`mcp_session` says which has a session), `mirror` sends copies. An error may
 //!    lead to a second round from 3 on, with the request as the client sent it (`Context::reenter`)
-//! 6. `respond` runs the chain in reverse and answers; `streamed` sends an own answer while it is written, as long as the client has not left (`departure`)
+//! 6. `respond` runs the chain in reverse and answers; `streamed` sends an own answer while it is written, as long as the client has not left (`departure`);
+//!    `failure` says what pingora's errors mean
 //! 7. `finish` writes metrics and the access log line (`log_line`, if the configuration gives its form)
 //!
 //! `service` calls these stages in this order (a test compares this list with its stage table). `snapshot` is the
@@ -30,6 +31,7 @@ pub mod cors;
 pub mod departure;
 pub mod dubbo;
 pub mod exchange;
+pub mod failure;
 pub mod finish;
 pub mod framing;
 pub mod front;

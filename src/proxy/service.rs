@@ -18,12 +18,11 @@ use super::challenge::Challenges;
 use super::context::Context;
 use super::dubbo::Dubbo;
 use super::exchange::Exchange;
+use super::failure::{OVERFLOW, classify, explain};
 use super::resolve::Resolver;
 use super::snapshot::Snapshot;
 use super::upstream::NoPeer;
-use super::{
-    body, chain, conversation, departure, finish, gate, grpc, gzip, hygiene, mcp, mirror, outgoing, respond, retry,
-};
+use super::{body, chain, conversation, finish, gate, grpc, gzip, hygiene, mcp, mirror, outgoing, respond, retry};
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
 use crate::mcp::Mcp;
@@ -369,48 +368,6 @@ impl ProxyHttp for Gateway {
     fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
         // The access log and `fail_to_proxy` report it.
         true
-    }
-}
-
-/// What pingora calls the faults of a chunked body.
-pub const BROKEN_BODY: &[&str] = &["InvalidChunk", "InvalidTrailerEnd"];
-
-/// Marks the error of a request that its service has no room for.
-const OVERFLOW: ErrorType = ErrorType::Custom("the service is at its limit");
-
-/// Error class and log detail; `None` when the client itself went away.
-fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
-    match (error.etype(), error.esource()) {
-        (ErrorType::HTTPStatus(503), _) => (Some(ErrorKind::NoUpstream), "no_healthy_upstream"),
-        (&OVERFLOW, _) => (Some(ErrorKind::Overloaded), respond::OVERFLOW_DETAILS),
-        (ErrorType::HTTPStatus(413), _) => (Some(ErrorKind::BodyTooLarge), "request_payload_too_large"),
-        (ErrorType::ReadTimedout, ErrorSource::Downstream) => (Some(ErrorKind::RequestTimeout), "request_timeout"),
-        (kind, ErrorSource::Downstream) if BROKEN_BODY.contains(&kind.as_str()) => {
-            (Some(ErrorKind::MalformedRequest), "malformed_request_body")
-        }
-        (_, ErrorSource::Downstream) => (None, departure::LEFT),
-        (ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout, _) => {
-            (Some(ErrorKind::UpstreamTimeout), "upstream_response_timeout")
-        }
-        (ErrorType::InvalidHTTPHeader, ErrorSource::Upstream) => (Some(ErrorKind::UpstreamInvalid), "protocol_error"),
-        (_, ErrorSource::Upstream) => (Some(ErrorKind::UpstreamUnreachable), "upstream_reset_before_response_started"),
-        _ => (Some(ErrorKind::Internal), "internal_error"),
-    }
-}
-
-fn explain(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::NoUpstream => "no endpoint is available. Check that the service exists and has ready endpoints.",
-        ErrorKind::Overloaded => "it has as much to do as its DestinationRule allows. Retry later.",
-        ErrorKind::UpstreamTimeout => "the upstream did not answer in time. Retry, or raise the route's timeout.",
-        ErrorKind::UpstreamUnreachable => {
-            "the upstream could not be reached or closed the connection. Check its address and health."
-        }
-        ErrorKind::UpstreamInvalid => "the upstream did not answer as HTTP has it. Check what listens there.",
-        ErrorKind::RequestTimeout => "the request was not sent completely in time.",
-        ErrorKind::BodyTooLarge => "the request body is over the limit.",
-        ErrorKind::MalformedRequest => "the chunks of the request body are not well formed.",
-        _ => "the gateway failed to proxy the request; its log has the cause.",
     }
 }
 

@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::fields::Fields;
-use super::higress::ingress::RouteState;
+use super::higress::draft::RouteState;
 use super::model::{CanaryTakes, Cors, HeaderControl, LoadBalance, RateLimit, RetryPolicy};
 use super::problem::{ObjectReport, Part};
 use super::suggest::did_you_mean;

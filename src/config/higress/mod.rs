@@ -3,6 +3,7 @@
 
 pub(super) mod config_map;
 pub(super) mod destination_rule;
+pub(super) mod draft;
 pub(super) mod envoy_filter;
 pub(super) mod gateway_api;
 pub(super) mod http2rpc;

@@ -5,7 +5,8 @@ use http::{HeaderName, HeaderValue};
 
 use super::route::Backends;
 use crate::config::fields::Fields;
-use crate::config::higress::ingress::{SideTarget, host_match};
+use crate::config::higress::draft::SideTarget;
+use crate::config::higress::ingress::host_match;
 use crate::config::model::{
     HeaderControl, HeaderOperations, HostMatch, PathMatch, PathRewrite, Redirect, RedirectPort,
 };

@@ -12,7 +12,7 @@ mod grants;
 mod matches;
 mod route;
 
-use super::ingress::Draft;
+use super::draft::Draft;
 use super::secret::Secrets;
 use crate::config::model::{Certificate, ObjectRef};
 use crate::config::problem::Report;

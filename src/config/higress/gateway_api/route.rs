@@ -11,7 +11,8 @@ use super::grants::{End, Grants};
 use super::matches::{self, Match};
 use crate::config::annotations::Target;
 use crate::config::fields::Fields;
-use crate::config::higress::ingress::{Draft, RouteState, TargetRef, host_match, route_name};
+use crate::config::higress::draft::{Draft, RouteState, TargetRef};
+use crate::config::higress::ingress::{host_match, route_name};
 use crate::config::higress::{service, skip_common};
 use crate::config::model::{
     Admission, HeaderControl, HeaderMatch, HostMatch, ObjectRef, Protocol, RetryOn, RetryPolicy, Rewrite, Route,
