@@ -146,6 +146,7 @@ class Compare:
     def __init__(self, args, processes, folder):
         self.args, self.processes, self.folder = args, processes, pathlib.Path(folder)
         self.envoy_binary = find_envoy(args.envoy)
+        self.has_failures = False
 
     def envoy(self, name, upstream_url):
         """Starts an Envoy before `upstream_url`; returns its URL and process id."""
@@ -159,10 +160,12 @@ class Compare:
         return url, self.processes.start(name, argv, url)
 
     def eval(self, *words):
-        """Runs weirgate-eval; returns the run folder it names and its summary."""
+        """Runs weirgate-eval; returns the run folder it names and its summary. A run with errors has both and says what they were."""
         done = subprocess.run([self.args.eval, *words], stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
-            sys.exit(f"compare.py: {shlex.join([self.args.eval, *words])} failed")
+            self.has_failures = True
+            if not done.stdout:
+                sys.exit(f"compare.py: weirgate-eval {words[0]} failed; it says why above")
         folder = pathlib.Path(done.stdout.splitlines()[0])
         return folder, json.loads((folder / "summary.json").read_text())
 
@@ -243,9 +246,9 @@ def report(args, challenge, load):
         lines += ["## Challenge", "", "| path | " + " | ".join(title for title, *_ in CHALLENGE_METRICS) + " |",
                   "|---|" + "--:|" * len(CHALLENGE_METRICS)]
         for name, (_, metrics) in challenge.items():
-            cells = (f"{metrics[key] * scale:.{digits}f}" for _, key, scale, digits in CHALLENGE_METRICS)
+            cells = (f"{metrics[key] * scale:.{digits}f}" if key in metrics else "-" for _, key, scale, digits in CHALLENGE_METRICS)
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
-            summary.update({f"{name}_{key}".replace("-", "_"): metrics[key] for _, key, *_ in CHALLENGE_METRICS})
+            summary.update({f"{name}_{key}".replace("-", "_"): metrics[key] for _, key, *_ in CHALLENGE_METRICS if key in metrics})
         lines += ["", "Full reports: " + ", ".join(f"[{name}](../{run.name}/report.md)" for name, (run, _) in challenge.items()), ""]
     if load:
         run, metrics = load
@@ -276,6 +279,8 @@ def main():
             challenge = compare.challenge() if args.gateway else {}
             load = compare.load() if args.load_gateway else None
             report(args, challenge, load)
+            if compare.has_failures:
+                sys.exit("compare.py: a run had errors; what they were stands above and in its report")
         finally:
             processes.stop()
 

@@ -1,8 +1,8 @@
-//! A small HTTP client for the challenge: pooled HTTP/1.1 connections, times taken at the client, errors that name the URL.
+//! A small HTTP client: pooled HTTP/1.1 connections, times taken at the client, errors that name the URL.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -12,12 +12,13 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
 
-/// Longest wait for a whole answer.
+/// Longest wait for a whole answer, unless a client is told another.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Clone)]
 pub struct Client {
     inner: HyperClient<HttpConnector, Full<Bytes>>,
+    timeout: Duration,
 }
 
 /// A whole answer and when it came.
@@ -35,7 +36,12 @@ impl Client {
     pub fn new() -> Client {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Client { inner: HyperClient::builder(TokioExecutor::new()).build(connector) }
+        Client { inner: HyperClient::builder(TokioExecutor::new()).build(connector), timeout: TIMEOUT }
+    }
+
+    /// The same connections, with another longest wait for a whole answer.
+    pub fn with_timeout(&self, timeout: Duration) -> Client {
+        Client { timeout, ..self.clone() }
     }
 
     /// A request with a JSON body; an empty body means none.
@@ -45,11 +51,7 @@ impl Client {
         headers: &[(HeaderName, HeaderValue)],
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>> {
-        let uri: Uri = url.parse().with_context(|| format!("{url:?} is not a URL"))?;
-        if uri.scheme_str() != Some("http") {
-            bail!("{url:?}: only http:// URLs can be measured; TLS would measure the client's cryptography too");
-        }
-        let mut request = Request::builder().method(method).uri(uri).body(Full::new(body))?;
+        let mut request = Request::builder().method(method).uri(http_uri(url)?).body(Full::new(body))?;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         request.headers_mut().extend(headers.iter().cloned());
         Ok(request)
@@ -58,9 +60,9 @@ impl Client {
     /// Sends and reads the answer to its end, whatever its status.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
         let what = format!("{} {}", request.method(), request.uri());
-        match tokio::time::timeout(TIMEOUT, self.exchange(request)).await {
+        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
             Ok(answer) => answer.with_context(|| format!("{what}: no answer; is it running there?")),
-            Err(_) => bail!("{what}: no whole answer within {} s", TIMEOUT.as_secs()),
+            Err(_) => bail!("{what}: no whole answer within {} s", self.timeout.as_secs_f64()),
         }
     }
 
@@ -114,6 +116,24 @@ pub fn excerpt(body: &[u8]) -> String {
     }
 }
 
+/// A URL that can be measured.
+pub fn http_uri(url: &str) -> Result<Uri> {
+    // Without a scheme `localhost:80` is an authority; the error is to say what is missing, not what that is.
+    let uri: Uri = url.parse().map_err(|error| anyhow!("{url:?} is not a URL: {error}"))?;
+    match uri.scheme_str() {
+        Some("http") => Ok(uri),
+        Some("https") => {
+            bail!("{url:?}: only http:// URLs can be measured; TLS would measure the client's cryptography too")
+        }
+        _ => bail!("{url:?}: a URL starts with http://, as in http://127.0.0.1:8080"),
+    }
+}
+
+/// A URL of the command line, for clap: a bad one is a bad flag at the start.
+pub fn parse_url(url: &str) -> Result<String> {
+    http_uri(url).map(|_| url.to_string())
+}
+
 /// A header given as `Name: value` on the command line.
 pub fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue)> {
     let (name, value) =
@@ -125,16 +145,35 @@ pub fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue)> {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+
     use super::*;
+    use crate::test_support::serve_router;
 
     #[test]
     fn only_plain_http_is_taken() {
-        for (url, part) in
-            [("https://localhost/", "only http://"), ("localhost:80", "only http://"), ("a b", "not a URL")]
-        {
-            let error = Client::request("GET", url, &[], Bytes::new()).unwrap_err();
-            assert!(format!("{error:#}").contains(part), "{error:#}");
+        for (url, part) in [
+            ("https://localhost/", "only http://"),
+            ("localhost:80", "starts with http://"),
+            ("/v1", "starts with http://"),
+            ("ftp://localhost", "starts with http://"),
+            ("a b", "not a URL"),
+            ("", "not a URL"),
+        ] {
+            assert!(Client::request("GET", url, &[], Bytes::new()).is_err(), "{url}");
+            // clap shows the outermost message only.
+            let error = parse_url(url).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
         }
+        assert_eq!(parse_url("http://localhost/v1").unwrap(), "http://localhost/v1");
+    }
+
+    #[tokio::test]
+    async fn a_client_waits_as_long_as_it_is_told() {
+        let server = serve_router(Router::new().fallback(async || std::future::pending::<()>().await)).await;
+        let client = Client::new().with_timeout(Duration::from_millis(20));
+        let error = client.json::<serde_json::Value>("GET", &server.url("/"), &[], Bytes::new()).await.unwrap_err();
+        assert!(error.to_string().contains("no whole answer within 0.02 s"), "{error}");
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ mod chart;
 mod http;
 mod load;
 mod mock;
+mod numbers;
 mod process;
 mod rag;
 mod run_folder;
@@ -71,4 +72,10 @@ async fn main() -> ExitCode {
 /// A line on standard output.
 fn print_line(line: &str) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+/// A warning on standard error, for what the report says too.
+fn warn_line(line: &str) {
+    // The report still has it if standard error is closed.
+    let _ = writeln!(std::io::stderr(), "weirgate-eval: {line}");
 }

@@ -21,7 +21,7 @@ pub fn rss_mib(pid: u32) -> Result<f64> {
     let status = read(pid, "status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
-    Ok(kib.with_context(|| format!("/proc/{pid}/status: field VmRSS is missing"))? / 1024.0)
+    Ok(kib.with_context(|| format!("/proc/{pid}/status: field VmRSS is missing; has process {pid} ended?"))? / 1024.0)
 }
 
 /// CPU seconds in use on the whole machine: everything but idle and waiting for devices.

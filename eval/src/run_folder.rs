@@ -1,5 +1,6 @@
 //! The folder every run writes: `<out>/<date>-<machine>-<name>/` with `summary.json` (one flat object: metrics as numbers, plus
-//! commit, command, machine and date), `report.md`, charts and raw data. The same name on the same day overwrites.
+//! commit, command, machine and date), `report.md`, and from most commands charts and raw data. The same name on the same day
+//! replaces the run before.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -42,12 +43,28 @@ impl RunFolder {
         std::fs::write(&path, contents).with_context(|| format!("{}: cannot be written", path.display()))
     }
 
-    /// `summary.json`: the metrics beside the provenance.
+    /// `summary.json`: the metrics beside the provenance. It is written first: what an earlier run of the name left goes, as a
+    /// chart that this run does not draw would pass for its own.
     pub fn write_summary(&self, metrics: &BTreeMap<String, f64>) -> Result<()> {
+        self.clear()?;
         let mut summary: BTreeMap<&str, Value> =
             metrics.iter().map(|(name, value)| (name.as_str(), round(*value).into())).collect();
         summary.extend(self.provenance.iter().map(|(name, value)| (*name, value.as_str().into())));
         self.write("summary.json", serde_json::to_string_pretty(&summary)? + "\n")
+    }
+
+    /// Removes the files that runs write, and nothing else.
+    fn clear(&self) -> Result<()> {
+        let cannot = || format!("run folder {}: cannot be emptied", self.path.display());
+        for entry in std::fs::read_dir(&self.path).with_context(cannot)? {
+            let path = entry.with_context(cannot)?.path();
+            let is_named = |name| path.file_name().is_some_and(|own| own == name);
+            let is_chart = path.extension().is_some_and(|extension| extension == "svg");
+            if is_chart || ["summary.json", "report.md", "raw.jsonl.gz"].into_iter().any(is_named) {
+                std::fs::remove_file(&path).with_context(cannot)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gzipped JSON lines.
@@ -180,6 +197,20 @@ mod tests {
         let words = "x --api-key sk-1 --train-token=sk-2 --target gw=http://h,key=sk-3,pid=7 --name a";
         let expected = "x --api-key *** --train-token=*** --target gw=http://h,key=***,pid=7 --name a";
         assert_eq!(without_secrets(words.split(' ').map(String::from)), expected);
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_goes_and_other_files_stay() {
+        let out = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(out.path(), "t").unwrap();
+        for file in ["curve.svg", "report.md", "raw.jsonl.gz", "notes.txt"] {
+            folder.write(file, "old").unwrap();
+        }
+        RunFolder::create(out.path(), "t").unwrap().write_summary(&BTreeMap::new()).unwrap();
+        let left = std::fs::read_dir(&folder.path).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut left: Vec<_> = left.map(|name| name.into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["notes.txt", "summary.json"]);
     }
 
     #[test]

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
+use tokio::net::TcpStream;
 
-use crate::http::Client;
+use crate::http::{Client, http_uri, parse_url};
+use crate::numbers;
 use crate::print_line;
 use crate::process::rss_mib;
 use crate::run_folder::RunFolder;
@@ -17,13 +19,13 @@ use crate::stats::{median, percentile, sorted};
 
 #[derive(Args)]
 pub struct StartArgs {
-    /// Answers 200 once the gateway is ready
-    #[arg(long)]
+    /// Answers 200 once the gateway is ready; nothing may listen there before
+    #[arg(long, value_parser = parse_url)]
     ready: String,
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     starts: u32,
     /// Seconds from ready to the look at the memory
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = numbers::waited_seconds)]
     settle_seconds: f64,
     /// Last part of the run folder's name
     #[arg(long)]
@@ -70,6 +72,7 @@ pub async fn run(args: StartArgs) -> Result<()> {
 }
 
 async fn start(args: &StartArgs) -> Result<Started> {
+    refuse_another(&args.ready).await?;
     let fresh = tempfile::tempdir()?;
     let place = fresh.path().display().to_string();
     let words: Vec<String> = args.command.iter().map(|word| word.replace("{fresh}", &place)).collect();
@@ -81,6 +84,18 @@ async fn start(args: &StartArgs) -> Result<Started> {
     let ready_ms = began.elapsed().as_secs_f64() * 1e3;
     tokio::time::sleep(Duration::from_secs_f64(args.settle_seconds)).await;
     Ok(Started { ready_ms, rss_mib: rss_mib(gateway.0.id())? })
+}
+
+/// Whatever listens at `url` before the start would be measured in place of the gateway.
+async fn refuse_another(url: &str) -> Result<()> {
+    let uri = http_uri(url)?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    if TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await.is_ok() {
+        bail!(
+            "{url} (--ready): something listens there already and would be measured in place of the gateway; end it first"
+        );
+    }
+    Ok(())
 }
 
 /// Killed when dropped: the next start needs its ports.
@@ -124,18 +139,28 @@ mod tests {
         args: StartArgs,
     }
 
+    fn parse(more: &[&str]) -> Result<StartArgs, clap::Error> {
+        let own = ["x", "--name", "s", "--starts", "2"];
+        <Wrapper as clap::Parser>::try_parse_from(own.iter().chain(more)).map(|wrapper| wrapper.args)
+    }
+
     fn args(ready: &str, out: &Path, command: &[&str]) -> StartArgs {
-        let out = out.to_str().unwrap();
-        let own = ["x", "--ready", ready, "--name", "s", "--starts", "2", "--settle-seconds", "0", "--out", out, "--"];
-        <Wrapper as clap::Parser>::parse_from(own.iter().chain(command)).args
+        let own = ["--ready", ready, "--settle-seconds", "0", "--out", out.to_str().unwrap(), "--"];
+        parse(&[&own, command].concat()).unwrap()
+    }
+
+    async fn free_port() -> u16 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap().port()
     }
 
     #[tokio::test]
     async fn a_start_is_measured_and_written() {
-        let upstream = serve_fixed().await;
+        let port = free_port().await.to_string();
         let out = tempfile::tempdir().unwrap();
-        // Stands for a gateway: what answers is ready before it.
-        run(args(&upstream.url("/"), out.path(), &["sh", "-c", "test -d {fresh} && exec sleep 60"])).await.unwrap();
+        // Stands for a gateway; {fresh} has to be a folder.
+        let server = ["python3", "-m", "http.server", &port, "--bind", "127.0.0.1", "--directory", "{fresh}"];
+        run(args(&format!("http://127.0.0.1:{port}/"), out.path(), &server)).await.unwrap();
         let folder = std::fs::read_dir(out.path()).unwrap().next().unwrap().unwrap().path();
         let summary: Value =
             serde_json::from_str(&std::fs::read_to_string(folder.join("summary.json")).unwrap()).unwrap();
@@ -144,14 +169,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn another_process_is_not_measured() {
+        let other = serve_fixed().await;
+        let out = tempfile::tempdir().unwrap();
+        let error = run(args(&other.url("/"), out.path(), &["sleep", "60"])).await.unwrap_err().to_string();
+        assert!(error.contains("(--ready): something listens there already"), "{error}");
+    }
+
+    #[tokio::test]
     async fn a_gateway_that_ends_is_an_error_that_says_so() {
         let out = tempfile::tempdir().unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        drop(listener);
+        let url = format!("http://127.0.0.1:{}/", free_port().await);
         let error = run(args(&url, out.path(), &["false"])).await.unwrap_err().to_string();
         assert!(error.contains("ended with exit status: 1"), "{error}");
         let error = run(args(&url, out.path(), &["no-such-program"])).await.unwrap_err().to_string();
         assert!(error.contains("no-such-program"), "{error}");
+    }
+
+    #[test]
+    fn bad_flags_are_named() {
+        for (flag, value) in
+            [("--settle-seconds", "-1"), ("--settle-seconds", "nan"), ("--ready", "https://127.0.0.1/")]
+        {
+            let good = if flag == "--ready" { vec![] } else { vec!["--ready", "http://127.0.0.1/"] };
+            let given = format!("{flag}={value}");
+            let error = parse(&[&good[..], &[&given, "--", "true"]].concat()).err().unwrap().to_string();
+            assert!(error.contains(flag) && error.contains(value), "{error}");
+        }
     }
 }

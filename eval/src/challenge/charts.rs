@@ -1,5 +1,7 @@
 //! The pictures of a challenge report.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use super::outcomes::average;
@@ -91,7 +93,9 @@ fn domains(challenge: &Challenge) -> String {
 }
 
 fn shares(challenge: &Challenge) -> String {
-    let mut domains: Vec<&str> = challenge.outcomes.labels().into_iter().collect();
+    // The empty one is that of questions without a label.
+    let domains: BTreeSet<&str> = challenge.outcomes.domains.iter().map(String::as_str).collect();
+    let mut domains: Vec<&str> = domains.into_iter().collect();
     domains.truncate(PALETTE.len());
     let names = domains.iter().map(|domain| if domain.is_empty() { "no label" } else { domain });
     let parts: Vec<(String, &str)> = names.map(str::to_string).zip(PALETTE).collect();
@@ -118,11 +122,12 @@ fn curve(challenge: &Challenge) -> String {
     let subset = challenge.outcomes.subset(&challenge.curve_questions);
     let max_model = subset.models.iter().position(|model| *model == challenge.max_model).unwrap_or_default();
     let level = |name: &str, color, value| Level { name: name.to_string(), color, value };
-    let levels = [
-        level("domain ceiling", PALETTE[0], subset.ceiling(subset.weights).score),
+    let ceiling = subset.ceiling(subset.weights).map(|ceiling| level("domain ceiling", PALETTE[0], ceiling.score));
+    let others = [
         level(&format!("always {}", challenge.max_model), PALETTE[6], subset.always(max_model).score),
         level("random model", PALETTE[3], subset.random().score),
     ];
+    let levels: Vec<Level> = ceiling.into_iter().chain(others).collect();
     let points = challenge.curve();
     let steps: Vec<String> = points.iter().map(|(n_rows, ..)| n_rows.to_string()).collect();
     let scores: Vec<f64> = points.iter().map(|(_, score, ..)| *score).collect();

@@ -30,17 +30,17 @@ pub struct Reply {
     /// The model that answered.
     pub model: String,
     pub claimed_domain: Option<String>,
-    pub prompt_tokens: u64,
-    pub completion_tokens: u64,
+    /// `None` where the answer does not tell.
+    pub usage: Option<Usage>,
     pub latency: Duration,
     /// First byte of the body; for a stream, the first event.
     pub first_token: Duration,
 }
 
-#[derive(Deserialize, Default, Clone, Copy)]
-struct Usage {
-    prompt_tokens: u64,
-    completion_tokens: u64,
+#[derive(Debug, Deserialize, Clone, Copy, PartialEq)]
+pub struct Usage {
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
 }
 
 impl ChatClient {
@@ -84,7 +84,7 @@ fn read_json(answer: &Answer) -> Result<Reply> {
 
 fn read_stream(answer: &Answer) -> Result<Reply> {
     let body = std::str::from_utf8(&answer.body).context("the stream is not UTF-8")?;
-    let (mut text, mut model, mut tokens, mut is_done) = (String::new(), String::new(), Usage::default(), false);
+    let (mut text, mut model, mut tokens, mut is_done) = (String::new(), String::new(), None, false);
     for data in body.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim) {
         if data == "[DONE]" {
             is_done = true;
@@ -108,7 +108,7 @@ fn read_stream(answer: &Answer) -> Result<Reply> {
     reply(answer, text, &model, tokens)
 }
 
-fn reply(answer: &Answer, text: String, model: &str, usage: Usage) -> Result<Reply> {
+fn reply(answer: &Answer, text: String, model: &str, usage: Option<Usage>) -> Result<Reply> {
     if text.is_empty() {
         bail!("the answer has no text");
     }
@@ -116,15 +116,14 @@ fn reply(answer: &Answer, text: String, model: &str, usage: Usage) -> Result<Rep
         text,
         model: header(&answer.headers, MODEL_HEADER).unwrap_or_else(|| model.to_string()),
         claimed_domain: header(&answer.headers, DOMAIN_HEADER),
-        prompt_tokens: usage.prompt_tokens,
-        completion_tokens: usage.completion_tokens,
+        usage,
         latency: answer.total,
         first_token: answer.first_byte,
     })
 }
 
-fn usage(value: &Value) -> Usage {
-    Usage::deserialize(value).unwrap_or_default()
+fn usage(value: &Value) -> Option<Usage> {
+    Usage::deserialize(value).ok()
 }
 
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -150,7 +149,9 @@ mod tests {
         assert_eq!(read_json(&answer(body, None)).unwrap().model, "auto");
         let reply = read_json(&answer(body, Some("qwen-max"))).unwrap();
         assert_eq!((reply.model.as_str(), reply.text.as_str()), ("qwen-max", "hi"));
-        assert_eq!((reply.prompt_tokens, reply.completion_tokens), (3, 4));
+        assert_eq!(reply.usage, Some(Usage { prompt_tokens: 3, completion_tokens: 4 }));
+        let silent = read_json(&answer(r#"{"choices":[{"message":{"content":"hi"}}]}"#, None)).unwrap();
+        assert_eq!(silent.usage, None, "not told is not nothing");
         assert!(read_json(&answer(r#"{"choices":[]}"#, None)).is_err());
     }
 
@@ -164,7 +165,8 @@ mod tests {
         ];
         let body: String = events.iter().map(|event| format!("data: {event}\r\n\r\n")).collect();
         let reply = read_stream(&answer(&format!("{body}data: [DONE]\n\n"), None)).unwrap();
-        assert_eq!((reply.text.as_str(), reply.model.as_str(), reply.completion_tokens), ("你好", "m", 2));
+        assert_eq!((reply.text.as_str(), reply.model.as_str()), ("你好", "m"));
+        assert_eq!(reply.usage.unwrap().completion_tokens, 2);
         let error = |body: &str| format!("{:#}", read_stream(&answer(body, None)).unwrap_err());
         assert!(error(&body).contains("without data: [DONE]"));
         assert!(error("data: {\"error\":{\"message\":\"cut\"}}\n\n").contains("cut"));

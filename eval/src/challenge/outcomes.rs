@@ -11,14 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 
+use crate::numbers;
+
 /// λ_cost and λ_latency.
 #[derive(Debug, Clone, Copy, PartialEq, Args)]
 pub struct Weights {
     /// λ_cost: score worth one US dollar
-    #[arg(long = "lambda-cost", default_value_t = 20.0)]
+    #[arg(long = "lambda-cost", default_value_t = 20.0, value_parser = numbers::weight)]
     pub cost: f64,
     /// λ_latency: score worth one second
-    #[arg(long = "lambda-latency", default_value_t = 0.1)]
+    #[arg(long = "lambda-latency", default_value_t = 0.1, value_parser = numbers::weight)]
     pub latency: f64,
 }
 
@@ -40,6 +42,8 @@ pub struct Outcomes {
     /// `[question][model]`.
     pub table: Vec<Vec<Outcome>>,
     pub weights: Weights,
+    /// Whether the cost of every answer is known; where it is not, costs say nothing and their weight should be 0.
+    pub is_priced: bool,
 }
 
 impl Weights {
@@ -67,10 +71,13 @@ impl Outcomes {
         average(self.table.iter().map(|row| row[argmax(row.iter().map(|outcome| self.weights.utility(outcome)))]))
     }
 
-    /// The domain ceiling; `weights` decides what "best" means, so λ = 0 gives the score ceiling.
-    pub fn ceiling(&self, weights: Weights) -> Outcome {
+    /// The domain ceiling; `weights` decides what "best" means, so λ = 0 gives the score ceiling. `None` where a label is missing.
+    pub fn ceiling(&self, weights: Weights) -> Option<Outcome> {
+        if self.domains.iter().any(String::is_empty) {
+            return None;
+        }
         let best: BTreeMap<&str, usize> = self.labels().into_iter().map(|d| (d, self.best_of(d, weights))).collect();
-        average(self.table.iter().zip(&self.domains).map(|(row, domain)| row[best[domain.as_str()]]))
+        Some(average(self.table.iter().zip(&self.domains).map(|(row, domain)| row[best[domain.as_str()]])))
     }
 
     /// Models whose mean utility on `domain` is at most `tolerance` under the best.
@@ -100,7 +107,7 @@ impl Outcomes {
 
     /// The domains, sorted.
     pub fn labels(&self) -> BTreeSet<&str> {
-        self.domains.iter().map(String::as_str).collect()
+        self.domains.iter().map(String::as_str).filter(|domain| !domain.is_empty()).collect()
     }
 
     /// The same models on some of the questions only.
@@ -161,6 +168,7 @@ mod tests {
             domains: ["math", "math", "writing", "writing"].map(String::from).to_vec(),
             table: vec![row([0.7, 0.9, 0.1]), row([0.7, 0.5, 0.2]), row([0.8, 0.0, 0.9]), row([0.8, 0.2, 0.7])],
             weights: Weights { cost: 10.0, latency: 1.0 },
+            is_priced: true,
         }
     }
 
@@ -172,10 +180,11 @@ mod tests {
     fn ceilings_by_hand() {
         let tiny = tiny();
         // By utility (big pays 0.52, the others 0.11): m has 0.59 in math, w 0.69 in writing.
-        close(tiny.ceiling(tiny.weights).score, (0.9 + 0.5 + 0.9 + 0.7) / 4.0);
-        close(tiny.ceiling(tiny.weights).latency_ms, 100.0);
+        let ceiling = tiny.ceiling(tiny.weights).unwrap();
+        close(ceiling.score, (0.9 + 0.5 + 0.9 + 0.7) / 4.0);
+        close(ceiling.latency_ms, 100.0);
         // By score, big ties with m in math (0.7) and with w in writing (0.8): the first of equals is taken.
-        let by_score = tiny.ceiling(Weights { cost: 0.0, latency: 0.0 });
+        let by_score = tiny.ceiling(Weights { cost: 0.0, latency: 0.0 }).unwrap();
         close(by_score.score, 0.75);
         close(by_score.latency_ms, 500.0);
     }
@@ -197,6 +206,16 @@ mod tests {
         assert_eq!(tiny.home("other"), None);
         assert_eq!(tiny.good_models("math", 0.01), BTreeSet::from(["m"]));
         assert_eq!(tiny.good_models("math", 0.5), BTreeSet::from(["big", "m"]));
+    }
+
+    #[test]
+    fn a_question_without_a_label_is_of_no_domain() {
+        let mut tiny = tiny();
+        tiny.domains[3].clear();
+        assert_eq!(tiny.ceiling(tiny.weights), None, "that of the labelled questions is none of all");
+        assert_eq!(tiny.labels(), BTreeSet::from(["math", "writing"]));
+        tiny.domains.fill(String::new());
+        assert_eq!(tiny.home("m"), None);
     }
 
     #[test]

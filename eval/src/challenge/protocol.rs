@@ -1,21 +1,20 @@
-//! The steps of the challenge, as a client sees them: fetch questions, ask, have the answer scored, trigger the training.
+//! The steps of the challenge, as a client sees them: fetch questions, ask, have the answer scored.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::pin::pin;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::chat::ChatClient;
 use super::outcomes::Outcome;
-use crate::http::{Client, excerpt};
+use crate::http::Client;
 use crate::mock::world::World;
-use crate::shell;
 
 /// A question of one of the two services, with its true domain where a label file knows it.
 #[derive(Debug, Clone)]
@@ -32,14 +31,14 @@ pub struct Row {
     pub phase: String,
     pub id: String,
     pub domain: String,
-    /// The model that answered; the model asked for where it failed.
+    /// The model that answered, by the world's name if it has one; the model asked for where it failed.
     pub model: String,
     /// What the mock's `/v1/evaluate` said: 0..1, or -1. `None` where there was no answer.
     pub evaluated: Option<f64>,
     pub latency_ms: f64,
     pub first_token_ms: f64,
-    /// US dollars, from the world's prices and the answer's usage.
-    pub cost: f64,
+    /// US dollars, from the world's prices and the answer's usage; `None` where one of them is missing, 0 where there is no answer.
+    pub cost: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claimed_domain: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,10 +46,16 @@ pub struct Row {
 }
 
 impl Row {
-    /// Score for the means: no answer, and an answer no model gave, count as 0.
+    /// Whether the true domain is known.
+    pub fn is_labelled(&self) -> bool {
+        !self.domain.is_empty()
+    }
+
+    /// Score for the means: no answer, and an answer no model gave, count as 0. So does a cost that is not known; whoever shows
+    /// costs has to look.
     pub fn outcome(&self) -> Outcome {
         let score = self.evaluated.unwrap_or_default().max(0.0);
-        Outcome { score, cost: self.cost, latency_ms: self.latency_ms }
+        Outcome { score, cost: self.cost.unwrap_or_default(), latency_ms: self.latency_ms }
     }
 }
 
@@ -141,20 +146,30 @@ impl Service {
     }
 
     /// Asks `target` each of `questions` for an answer of `model` and has it scored here. Rows come in the questions' order; a
-    /// failed question is a row with an error, a failed evaluation ends the run.
+    /// failed question is a row with an error.
+    ///
+    /// # Errors
+    /// An evaluation failed, or many questions and no success: one by one they would take hours to fail.
     pub async fn run(&self, ask: &Ask<'_>, questions: &[Question]) -> Result<Vec<Row>> {
         let progress = progress_bar(&ask.phase, questions.len());
-        let rows = futures_util::stream::iter(questions)
-            .map(async |question| {
-                let row = self.ask_one(ask, question).await;
-                progress.inc(1);
-                row
-            })
-            .buffered(ask.concurrency)
-            .collect::<Vec<_>>()
-            .await;
+        let patience = (3 * ask.concurrency).max(10);
+        let asked = futures_util::stream::iter(questions).map(|question| self.ask_one(ask, question));
+        let mut answered = pin!(asked.buffered(ask.concurrency));
+        let mut rows: Vec<Row> = Vec::with_capacity(questions.len());
+        while let Some(row) = answered.next().await {
+            rows.push(row?);
+            progress.inc(1);
+            let first = rows.first().and_then(|row| row.error.as_ref()).filter(|_| rows.len() == patience);
+            if let Some(first) = first.filter(|_| rows.iter().all(|row| row.error.is_some())) {
+                bail!(
+                    "{}: not one of the first {patience} questions was answered; the first: {first}. See the log of what was asked; \
+                     if it only needs longer, raise --timeout-secs",
+                    ask.phase
+                );
+            }
+        }
         progress.finish_and_clear();
-        rows.into_iter().collect()
+        Ok(rows)
     }
 
     async fn ask_one(&self, ask: &Ask<'_>, question: &Question) -> Result<Row> {
@@ -166,20 +181,21 @@ impl Service {
             evaluated: None,
             latency_ms: 0.0,
             first_token_ms: 0.0,
-            cost: 0.0,
+            cost: Some(0.0),
             claimed_domain: None,
             error: None,
         };
         let start = Instant::now();
         match ask.target.ask(ask.model, &question.text, ask.stream).await {
             Ok(reply) => {
-                let prices = ask.world.model(&reply.model);
+                let known = ask.world.named(&reply.model);
                 row.evaluated = Some(self.evaluate(&question.text, &reply.text).await?);
                 row.latency_ms = reply.latency.as_secs_f64() * 1e3;
                 row.first_token_ms = reply.first_token.as_secs_f64() * 1e3;
-                row.cost = prices.map_or(0.0, |model| model.cost(reply.prompt_tokens, reply.completion_tokens));
+                let of = known.zip(reply.usage);
+                row.cost = of.map(|(model, usage)| model.cost(usage.prompt_tokens, usage.completion_tokens));
                 row.claimed_domain = reply.claimed_domain;
-                row.model = reply.model;
+                row.model = known.map_or(reply.model, |model| model.name.clone());
             }
             Err(error) => {
                 row.latency_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -198,69 +214,6 @@ pub struct Ask<'a> {
     pub stream: bool,
     pub concurrency: usize,
     pub world: &'a World,
-}
-
-/// How the gateway is told to train; nothing set means that it does so by itself.
-pub struct Trainer {
-    pub client: Client,
-    pub url: Option<String>,
-    pub token: Option<String>,
-    pub command: Option<String>,
-    pub ready_url: Option<String>,
-    pub timeout: Duration,
-}
-
-impl Trainer {
-    pub fn can_trigger(&self) -> bool {
-        self.url.is_some() || self.command.is_some()
-    }
-
-    /// Runs the command, posts to the URL, then waits until the ready URL answers 200. Returns what they printed.
-    pub async fn train(&self) -> Result<String> {
-        let mut said = String::new();
-        if let Some(command) = &self.command {
-            said += &shell::run("--train-command", command).await?;
-        }
-        if let Some(url) = &self.url {
-            said += &self.post(url).await?;
-        }
-        if let Some(url) = &self.ready_url {
-            self.wait(url).await?;
-        }
-        Ok(said)
-    }
-
-    async fn post(&self, url: &str) -> Result<String> {
-        let headers = self.authorization()?;
-        let request = Client::request("POST", url, &headers, Bytes::from_static(b"{}"))?;
-        let answer = tokio::time::timeout(self.timeout, self.client.send(request))
-            .await
-            .context("--train-timeout-secs is over")??;
-        if !(200..300).contains(&answer.status) {
-            bail!("POST {url} (--train-url): status {}, body {}", answer.status, excerpt(&answer.body));
-        }
-        Ok(excerpt(&answer.body))
-    }
-
-    async fn wait(&self, url: &str) -> Result<()> {
-        let deadline = Instant::now() + self.timeout;
-        loop {
-            let answer = self.client.send(Client::request("GET", url, &self.authorization()?, Bytes::new())?).await?;
-            if answer.status == 200 {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("GET {url} (--ready-url): still status {} after {:?}", answer.status, self.timeout);
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-
-    fn authorization(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
-        let Some(token) = &self.token else { return Ok(Vec::new()) };
-        let value = HeaderValue::try_from(format!("Bearer {token}")).context("--train-token is no header value")?;
-        Ok(vec![(AUTHORIZATION, value)])
-    }
 }
 
 fn progress_bar(phase: &str, n: usize) -> ProgressBar {

@@ -23,21 +23,35 @@ pub fn write(folder: &RunFolder, challenge: &Challenge) -> Result<()> {
 /// The result in one line.
 pub fn headline(challenge: &Challenge) -> String {
     let metrics = challenge.metrics();
-    let number = |name: &str| metrics.get(name).copied().unwrap_or_default();
+    let number = |name: &str| metrics.get(name).copied();
+    let known = |name: &str| number(name).unwrap_or_default();
+    let of_ceiling = number("score_of_ceiling").zip(number("score_ceiling"));
+    let of_ceiling = of_ceiling
+        .map(|(share, ceiling)| format!(" = {:.1} % of the domain ceiling {ceiling:.4}", share * 100.0))
+        .unwrap_or_default();
+    let streamed = number("stream_errors").map(|n| format!(", as streams {n}")).unwrap_or_default();
     format!(
-        "score {:.4} = {:.1} % of the domain ceiling {:.4} (always {}: {:.4}), latency {:.0} ms (always {}: {:.0} ms), \
-         domain accuracy {:.1} %, errors {}",
-        number("score_mean"),
-        number("score_of_ceiling") * 100.0,
-        number("score_ceiling"),
+        "score {:.4}{of_ceiling} (always {}: {:.4}), latency {:.0} ms (always {}: {:.0} ms), domain accuracy {}, \
+         errors {}{streamed}",
+        known("score_mean"),
         challenge.max_model,
-        number("score_always_max"),
-        number("latency_ms_mean"),
+        known("score_always_max"),
+        known("latency_ms_mean"),
         challenge.max_model,
-        number("latency_ms_always_max"),
-        number("domain_accuracy") * 100.0,
-        number("errors"),
+        known("latency_ms_always_max"),
+        percent(number("domain_accuracy")),
+        known("errors"),
     )
+}
+
+/// `-` where it cannot be told.
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_string(), |share| format!("{:.1} %", share * 100.0))
+}
+
+/// A cost in US dollars per 1000 questions, `-` where it is not known.
+fn per_thousand(cost: Option<f64>) -> String {
+    cost.map_or("-".to_string(), |cost| format!("{:.3}", cost * 1e3))
 }
 
 fn report(challenge: &Challenge, provenance: &str, charts: &[(&str, &str)]) -> Result<String> {
@@ -61,18 +75,15 @@ fn overall(text: &mut String, challenge: &Challenge) -> Result<()> {
         text,
         "## Overall\n\n| policy | score | utility | mean latency ms | US$ per 1000 |\n|---|--:|--:|--:|--:|"
     )?;
-    let mut row = |name: &str, outcome: &Outcome| {
-        let Outcome { score, cost, latency_ms } = outcome;
-        writeln!(
-            text,
-            "| {name} | {score:.4} | {:.4} | {latency_ms:.1} | {:.3} |",
-            challenge.utility(outcome),
-            cost * 1e3
-        )
+    let mut row = |name: &str, outcome: &Outcome, is_priced: bool| {
+        let Outcome { score, cost, latency_ms } = *outcome;
+        let utility = if is_priced { format!("{:.4}", challenge.utility(outcome)) } else { "-".to_string() };
+        let cost = per_thousand(is_priced.then_some(cost));
+        writeln!(text, "| {name} | {score:.4} | {utility} | {latency_ms:.1} | {cost} |")
     };
-    row("**gateway**", &challenge.gateway())?;
+    row("**gateway**", &challenge.gateway(), challenge.is_priced(&challenge.verified))?;
     for policy in challenge.policies().iter().rev() {
-        row(&policy.name, &policy.outcome)?;
+        row(&policy.name, &policy.outcome, challenge.outcomes.is_priced)?;
     }
     let latencies = sorted(challenge.verified.iter().map(|row| row.latency_ms));
     let [p50, p95, p99] = [50.0, 95.0, 99.0].map(|p| percentile(&latencies, p));
@@ -94,9 +105,9 @@ fn overall(text: &mut String, challenge: &Challenge) -> Result<()> {
     if !challenge.streamed.is_empty() {
         writeln!(
             text,
-            "Asked again as streams: score {:.4}, first event after {:.0} ms, whole answer {:.0} ms, {} errors.",
+            "Asked again as streams: score {:.4}, first event after {} ms, whole answer {:.0} ms, {} errors.",
             average(challenge.streamed.iter().map(Row::outcome)).score,
-            mean(challenge.streamed.iter().map(|row| row.first_token_ms)),
+            challenge.stream_first_token_ms().map_or("-".to_string(), |ms| format!("{ms:.0}")),
             mean(challenge.streamed.iter().map(|row| row.latency_ms)),
             metrics["stream_errors"],
         )?;
@@ -123,13 +134,13 @@ fn per_domain(text: &mut String, challenge: &Challenge) -> Result<()> {
         let good: Vec<&str> = outcomes.good_models(domain, GOOD_MODEL_TOLERANCE).into_iter().collect();
         writeln!(
             text,
-            "| {domain} | {} | {:.4} | {:.4} | {:.4} | {:.1} % | {:.1} % | {:.0} | {} |",
+            "| {domain} | {} | {:.4} | {:.4} | {:.4} | {} | {} | {:.0} | {} |",
             rows.len(),
             outcome.score,
             best.score,
             outcomes.on(domain, max_model).score,
-            challenge.domain_accuracy(rows.iter().copied()) * 100.0,
-            challenge.good_model_share(rows.iter().copied()) * 100.0,
+            percent(challenge.domain_accuracy(rows.iter().copied())),
+            percent(challenge.good_model_share(rows.iter().copied())),
             outcome.latency_ms,
             good.join(", "),
         )?;
@@ -152,12 +163,9 @@ fn per_model(text: &mut String, challenge: &Challenge) -> Result<()> {
         let outcome = average(rows.iter().map(|row| row.outcome()));
         let share = 100.0 * rows.len() as f64 / challenge.verified.len() as f64;
         let Outcome { score, cost, latency_ms } = outcome;
-        writeln!(
-            text,
-            "| {model} | {} | {share:.1} % | {score:.4} | {latency_ms:.0} | {:.3} |",
-            rows.len(),
-            cost * 1e3
-        )?;
+        let cost = per_thousand(challenge.is_priced(rows.iter().copied()).then_some(cost));
+        let n = rows.len();
+        writeln!(text, "| {model} | {n} | {share:.1} % | {score:.4} | {latency_ms:.0} | {cost} |")?;
     }
     Ok(writeln!(text)?)
 }
@@ -178,7 +186,8 @@ fn learning(text: &mut String, challenge: &Challenge) -> Result<()> {
     if !curve.is_empty() {
         writeln!(text, "\n| rows | score | utility | good model chosen |\n|--:|--:|--:|--:|")?;
         for (n_rows, score, utility, good) in curve {
-            writeln!(text, "| {n_rows} | {score:.4} | {utility:.4} | {:.1} % |", good * 100.0)?;
+            let utility = utility.map_or("-".to_string(), |utility| format!("{utility:.4}"));
+            writeln!(text, "| {n_rows} | {score:.4} | {utility} | {} |", percent(good))?;
         }
         writeln!(
             text,
@@ -201,7 +210,8 @@ fn definitions(text: &mut String, challenge: &Challenge) -> Result<()> {
         "## How it is computed\n\n\
          - *Score*: what the verify service's `/v1/evaluate` says of the answer; a failed question and an answer no model gave count as 0.\n\
          - *Latency*: at the client, from sending the request to the last byte (or to the failure). Baselines ask the mock directly, so the gateway's own time counts against it.\n\
-         - *Cost*: the answer's `usage` at the world's prices.\n\
+         - *Cost*: the answer's `usage` at the world's prices. A model named with its provider (`openai/qwen-max`) is the one behind the \
+         last `/`. Where one answer has no usage or names no model of the world, costs and utilities are left out.\n\
          - *Utility* of an answer = score − {} · cost in US$ − {} · latency in seconds.\n\
          - *Domain ceiling (utility)*: U = 1/n Σ_d n_d · max_m Ū(m, d), where Ū(m, d) is the mean utility of model m over the n_d verify \
          questions of domain d; `score_ceiling` is the mean score of that same choice. It is chosen in hindsight on the verify questions, so a \
@@ -210,7 +220,8 @@ fn definitions(text: &mut String, challenge: &Challenge) -> Result<()> {
          - *Oracle*: for each question the model with the best utility on it. *Random*: the expectation of an even choice among all models. \
          *Best single*: the one model with the best mean utility.\n\
          - *Good model*: its mean utility on the true domain is at most {GOOD_MODEL_TOLERANCE} under the best model's.\n\
-         - *Domain accuracy*: share of verify questions for which {source}.",
+         - *Domain accuracy*: share of the verify questions with a label for which {source}.\n\
+         - A dash stands where a number cannot be told; the notes say why.",
         weights.cost, weights.latency
     )?;
     Ok(())

@@ -63,32 +63,36 @@ impl Challenge {
         average(self.verified.iter().map(Row::outcome))
     }
 
-    /// What the gateway is compared with, worst to best by knowledge.
+    /// What the gateway is compared with, worst to best by knowledge; without the domain ceilings where a label is missing.
     pub fn policies(&self) -> Vec<Policy> {
         let outcomes = &self.outcomes;
         let max_model = outcomes.models.iter().position(|model| *model == self.max_model).unwrap_or_default();
         let best = outcomes.best_single();
-        let policy = |key, name: String, outcome| Policy { key, name, outcome };
-        vec![
-            policy("random", "random model".into(), outcomes.random()),
-            policy("always_max", format!("always {}", self.max_model), outcomes.always(max_model)),
-            policy("best_single", format!("best single ({})", outcomes.models[best]), outcomes.always(best)),
-            policy("ceiling", "domain ceiling (utility)".into(), outcomes.ceiling(outcomes.weights)),
-            policy(
-                "ceiling_by_score",
-                "domain ceiling (score)".into(),
-                outcomes.ceiling(Weights { cost: 0.0, latency: 0.0 }),
-            ),
-            policy("oracle", "oracle per question".into(), outcomes.oracle()),
-        ]
+        let by_score = Weights { cost: 0.0, latency: 0.0 };
+        let policies = [
+            ("random", "random model".to_string(), Some(outcomes.random())),
+            ("always_max", format!("always {}", self.max_model), Some(outcomes.always(max_model))),
+            ("best_single", format!("best single ({})", outcomes.models[best]), Some(outcomes.always(best))),
+            ("ceiling", "domain ceiling (utility)".to_string(), outcomes.ceiling(outcomes.weights)),
+            ("ceiling_by_score", "domain ceiling (score)".to_string(), outcomes.ceiling(by_score)),
+            ("oracle", "oracle per question".to_string(), Some(outcomes.oracle())),
+        ];
+        let policies = policies.into_iter();
+        policies.filter_map(|(key, name, outcome)| Some(Policy { key, name, outcome: outcome? })).collect()
     }
 
     pub fn utility(&self, outcome: &Outcome) -> f64 {
         self.outcomes.weights.utility(outcome)
     }
 
-    /// Share of rows whose model is right for the row's true domain (see `GOOD_MODEL_TOLERANCE`).
-    pub fn good_model_share<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> f64 {
+    /// Whether the costs and utilities of these rows are known.
+    pub fn is_priced<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> bool {
+        self.outcomes.is_priced && rows.into_iter().all(|row| row.cost.is_some())
+    }
+
+    /// Share of labelled rows whose model is right for the row's true domain (see `GOOD_MODEL_TOLERANCE`). `None` where there are no
+    /// labels, or where an answer names none of the models.
+    pub fn good_model_share<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Option<f64> {
         let good: BTreeMap<&str, BTreeSet<&str>> = self
             .outcomes
             .labels()
@@ -97,17 +101,26 @@ impl Challenge {
             .collect();
         let is_good =
             |row: &Row| good.get(row.domain.as_str()).is_some_and(|models| models.contains(row.model.as_str()));
-        share(rows, |row| row.error.is_none() && is_good(row))
+        share(rows.into_iter().filter(|row| row.is_labelled()), |row| self.knows_model(row).then(|| is_good(row)))
     }
 
-    /// Share of rows whose domain was recognised: by the gateway's own header where it sends one, else by the home domain of
-    /// the model it chose.
-    pub fn domain_accuracy<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> f64 {
+    /// Share of rows that the large model answered; `None` where an answer names none of the models.
+    fn max_model_share(&self) -> Option<f64> {
+        share(&self.verified, |row| self.knows_model(row).then(|| row.model == self.max_model))
+    }
+
+    fn knows_model(&self, row: &Row) -> bool {
+        self.outcomes.models.contains(&row.model)
+    }
+
+    /// Share of labelled rows whose domain was recognised: by the gateway's own header where it sends one, else by the home domain of
+    /// the model it chose. `None` where there are no labels, or where an answer has neither.
+    pub fn domain_accuracy<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Option<f64> {
         let homes: BTreeMap<&str, Option<&str>> =
             self.outcomes.models.iter().map(|model| (model.as_str(), self.outcomes.home(model))).collect();
-        share(rows, |row| {
+        share(rows.into_iter().filter(|row| row.is_labelled()), |row| {
             let by_model = homes.get(row.model.as_str()).copied().flatten();
-            row.error.is_none() && row.claimed_domain.as_deref().or(by_model) == Some(row.domain.as_str())
+            Some(row.claimed_domain.as_deref().or(by_model)? == row.domain)
         })
     }
 
@@ -116,12 +129,13 @@ impl Challenge {
         self.verified.iter().any(|row| row.claimed_domain.is_some())
     }
 
-    /// The numbers of `summary.json`.
+    /// The numbers of `summary.json`; one that cannot be told is left out.
     pub fn metrics(&self) -> BTreeMap<String, f64> {
         let mut metrics = BTreeMap::new();
         let mut put = |name: &str, value: f64| {
             metrics.insert(name.to_string(), value);
         };
+        let is_priced = self.is_priced(&self.verified);
         let gateway = self.gateway();
         let latencies = sorted(self.verified.iter().map(|row| row.latency_ms));
         put("n_train", self.n_train_rows as f64);
@@ -132,8 +146,10 @@ impl Challenge {
             self.verified.iter().filter(|row| row.evaluated.is_some_and(|score| score < 0.0)).count() as f64,
         );
         put("score_mean", gateway.score);
-        put("utility_mean", self.utility(&gateway));
-        put("cost_mean", gateway.cost);
+        if is_priced {
+            put("utility_mean", self.utility(&gateway));
+            put("cost_mean", gateway.cost);
+        }
         put("latency_ms_mean", gateway.latency_ms);
         for p in [50, 95, 99] {
             put(&format!("latency_ms_p{p}"), percentile(&latencies, f64::from(p)));
@@ -141,17 +157,27 @@ impl Challenge {
         for policy in self.policies() {
             let Policy { key, outcome, .. } = policy;
             put(&format!("score_{key}"), outcome.score);
-            put(&format!("utility_{key}"), self.utility(&outcome));
-            put(&format!("cost_{key}"), outcome.cost);
+            if self.outcomes.is_priced {
+                put(&format!("utility_{key}"), self.utility(&outcome));
+                put(&format!("cost_{key}"), outcome.cost);
+            }
             put(&format!("latency_ms_{key}"), outcome.latency_ms);
             if key == "ceiling" {
                 put("score_of_ceiling", gateway.score / outcome.score);
-                put("utility_of_ceiling", self.utility(&gateway) / self.utility(&outcome));
+                if is_priced {
+                    put("utility_of_ceiling", self.utility(&gateway) / self.utility(&outcome));
+                }
             }
         }
-        put("domain_accuracy", self.domain_accuracy(&self.verified));
-        put("good_model_share", self.good_model_share(&self.verified));
-        put("max_model_share", share(&self.verified, |row| row.model == self.max_model));
+        for (name, share) in [
+            ("domain_accuracy", self.domain_accuracy(&self.verified)),
+            ("good_model_share", self.good_model_share(&self.verified)),
+            ("max_model_share", self.max_model_share()),
+        ] {
+            if let Some(share) = share {
+                put(name, share);
+            }
+        }
         put("lambda_cost", self.outcomes.weights.cost);
         put("lambda_latency", self.outcomes.weights.latency);
         put("collect_seconds", self.collect_seconds);
@@ -165,17 +191,25 @@ impl Challenge {
         if !self.streamed.is_empty() {
             put("stream_score_mean", average(self.streamed.iter().map(Row::outcome)).score);
             put("stream_errors", self.streamed.iter().filter(|row| row.error.is_some()).count() as f64);
-            put("stream_first_token_ms_mean", mean(self.streamed.iter().map(|row| row.first_token_ms)));
+            if let Some(first_token_ms) = self.stream_first_token_ms() {
+                put("stream_first_token_ms_mean", first_token_ms);
+            }
             put("stream_latency_ms_mean", mean(self.streamed.iter().map(|row| row.latency_ms)));
         }
         for (domain, rows) in self.by_domain() {
             put(&format!("score_mean_{domain}"), average(rows.iter().map(|row| row.outcome())).score);
-            put(&format!("domain_accuracy_{domain}"), self.domain_accuracy(rows));
+            if let Some(accuracy) = self.domain_accuracy(rows) {
+                put(&format!("domain_accuracy_{domain}"), accuracy);
+            }
         }
         for (n_rows, score, utility, good) in self.curve() {
             put(&format!("curve_score_{n_rows}"), score);
-            put(&format!("curve_utility_{n_rows}"), utility);
-            put(&format!("curve_good_model_share_{n_rows}"), good);
+            if let Some(utility) = utility {
+                put(&format!("curve_utility_{n_rows}"), utility);
+            }
+            if let Some(good) = good {
+                put(&format!("curve_good_model_share_{n_rows}"), good);
+            }
         }
         metrics
     }
@@ -183,15 +217,22 @@ impl Challenge {
     /// Verify rows by true domain; empty where there are no labels.
     pub fn by_domain(&self) -> BTreeMap<&str, Vec<&Row>> {
         let mut by_domain: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
-        for row in self.verified.iter().filter(|row| !row.domain.is_empty()) {
+        for row in self.verified.iter().filter(|row| row.is_labelled()) {
             by_domain.entry(row.domain.as_str()).or_default().push(row);
         }
         by_domain
     }
 
+    /// Mean time to the first event of the streams that were answered; `None` of none.
+    pub fn stream_first_token_ms(&self) -> Option<f64> {
+        let answered = || self.streamed.iter().filter(|row| row.error.is_none());
+        answered().next()?;
+        Some(mean(answered().map(|row| row.first_token_ms)))
+    }
+
     /// Points of the learning curve: rows, mean score, mean utility, share of good models. The last is the final router on the
     /// same questions.
-    pub fn curve(&self) -> Vec<(usize, f64, f64, f64)> {
+    pub fn curve(&self) -> Vec<(usize, f64, Option<f64>, Option<f64>)> {
         if self.curve.is_empty() {
             return Vec::new();
         }
@@ -200,12 +241,16 @@ impl Challenge {
         points
             .map(|(n_rows, rows)| {
                 let outcome = average(rows.iter().map(Row::outcome));
-                (n_rows, outcome.score, self.utility(&outcome), self.good_model_share(rows))
+                let utility = self.is_priced(rows).then(|| self.utility(&outcome));
+                (n_rows, outcome.score, utility, self.good_model_share(rows))
             })
             .collect()
     }
 }
 
-fn share<'a>(rows: impl IntoIterator<Item = &'a Row>, mut is_counted: impl FnMut(&Row) -> bool) -> f64 {
-    mean(rows.into_iter().map(|row| f64::from(u8::from(is_counted(row)))))
+/// Share of rows of which `is_counted` is true; failed ones are not counted. `None` of none, and where one answer cannot be told.
+fn share<'a>(rows: impl IntoIterator<Item = &'a Row>, is_counted: impl Fn(&Row) -> Option<bool>) -> Option<f64> {
+    let of = |row: &Row| if row.error.is_some() { Some(false) } else { is_counted(row) };
+    let counted: Vec<bool> = rows.into_iter().map(of).collect::<Option<_>>()?;
+    (!counted.is_empty()).then(|| mean(counted.into_iter().map(|counts| f64::from(u8::from(counts)))))
 }

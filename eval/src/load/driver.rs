@@ -1,5 +1,6 @@
 //! The load itself: N virtual users with a connection each, for a bounded time. Closed loop (a user asks again as soon as it is
-//! answered) or at a fixed rate, where the latency counts from the time the request was due, so a stall is not hidden.
+//! answered) or at a fixed rate, where the latency counts from the time the request was due. A stall is not hidden, not even one that
+//! lasts to the end: what was due by then is waited for a while longer, and counts with its age if no answer comes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::OptionFuture;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -17,12 +20,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::tls::Tls;
 use super::workload::HttpVersion;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The reason of requests that had no answer when the grace was over.
+const UNANSWERED: &str = "unanswered";
 const DONE: &[u8] = b"[DONE]";
 
 /// Requests ready to be sent to one target.
@@ -47,45 +52,61 @@ pub struct Schedule {
     /// Requests per second over all connections; closed loop if `None`.
     pub rate: Option<f64>,
     pub start: Instant,
-    /// Answers before this are not counted.
+    /// Answers and failures before this are not counted.
     pub measure_from: Instant,
+    /// Nothing is due from here on.
     pub end: Instant,
+    /// How long after the end answers are waited for; none by then, and a request is unanswered.
+    pub grace: Duration,
 }
 
-/// Times of all answers that came in the measured time, in microseconds, and what failed by reason.
+/// What came of the requests that were not over before the measured time. Times in microseconds.
 #[derive(Default)]
 pub struct Tally {
+    /// Answers that came before the end.
+    pub n_in_time: usize,
+    /// Of all answers, and the ages of what stayed unanswered: its latency is at least that.
     pub latencies: Vec<f64>,
+    /// Of all answers.
     pub first_bytes: Vec<f64>,
+    /// By reason.
     pub errors: BTreeMap<String, u64>,
 }
 
-/// Runs all users to the end of the schedule.
+impl Tally {
+    /// `age` is that of a request whose answer did not come.
+    fn fail(&mut self, reason: String, age: Option<Duration>) {
+        *self.errors.entry(reason).or_default() += 1;
+        self.latencies.extend(age.map(micros));
+    }
+
+    fn add(&mut self, other: Tally) {
+        self.n_in_time += other.n_in_time;
+        self.latencies.extend(other.latencies);
+        self.first_bytes.extend(other.first_bytes);
+        for (reason, n) in other.errors {
+            *self.errors.entry(reason).or_default() += n;
+        }
+    }
+}
+
+/// Runs all users to the end of the schedule and, where answers are missing then, of its grace.
 pub async fn drive(prepared: &Prepared, schedule: Schedule) -> Result<Tally> {
     let mut users = JoinSet::new();
     for i in 0..schedule.n_connections {
         let prepared = prepared.clone();
-        users.spawn(async move {
-            let mut tally = Tally::default();
-            // What is in flight at the end is neither an answer nor an error.
-            let _ = tokio::time::timeout_at(schedule.end, user(&prepared, schedule, i, &mut tally)).await;
-            tally
-        });
+        users.spawn(async move { user(&prepared, schedule, i).await });
     }
     let mut all = Tally::default();
     while let Some(tally) = users.join_next().await {
-        let tally = tally.context("a virtual user failed")?;
-        all.latencies.extend(tally.latencies);
-        all.first_bytes.extend(tally.first_bytes);
-        for (reason, n) in tally.errors {
-            *all.errors.entry(reason).or_default() += n;
-        }
+        all.add(tally.context("a virtual user failed")?);
     }
     Ok(all)
 }
 
-/// One checked request: status 200, `expected` in the answer. Used before anything is measured.
-pub async fn probe(prepared: &Prepared, expected: &[u8]) -> Result<()> {
+/// One checked request: status 200, `expected` in the answer. Used before anything is measured; returns how long it took.
+pub async fn probe(prepared: &Prepared, expected: &[u8]) -> Result<Duration> {
+    let began = Instant::now();
     let checked = timeout(REQUEST_TIMEOUT, async {
         let mut connection = Connection::open(prepared).await?;
         let mut body = Vec::new();
@@ -93,61 +114,85 @@ pub async fn probe(prepared: &Prepared, expected: &[u8]) -> Result<()> {
         if memchr::memmem::find(&body, expected).is_none() {
             bail!("the answer lacks {:?}: {}", String::from_utf8_lossy(expected), crate::http::excerpt(&body));
         }
-        Ok(())
+        Ok(began.elapsed())
     });
     checked.await.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", REQUEST_TIMEOUT.as_secs())))
 }
 
-/// Asks again and again, with a new connection after each failure.
-async fn user(prepared: &Prepared, schedule: Schedule, i: usize, tally: &mut Tally) {
+/// Asks again and again, with a new connection after each failure, until nothing is due any more.
+async fn user(prepared: &Prepared, schedule: Schedule, i: usize) -> Tally {
     let interval = schedule.rate.map(|rate| Duration::from_secs_f64(schedule.n_connections as f64 / rate));
     let mut due = schedule.start + interval.unwrap_or_default().mul_f64(i as f64 / schedule.n_connections as f64);
+    let give_up = schedule.end + schedule.grace;
+    let mut tally = Tally::default();
     let mut connection = None;
     for n in i.. {
-        let sent = match interval {
-            Some(interval) => {
-                sleep_until(due).await;
-                let sent = due;
-                due += interval;
-                sent
-            }
-            None => Instant::now(),
-        };
-        let asked = timeout(REQUEST_TIMEOUT, async {
-            let mut opened = match connection.take() {
-                Some(connection) => connection,
-                None => Connection::open(prepared).await?,
-            };
-            let mut first_byte = None;
-            opened
-                .exchange(prepared, n, |_| {
-                    first_byte.get_or_insert_with(Instant::now);
-                })
-                .await?;
-            Ok::<_, anyhow::Error>((opened, first_byte.unwrap_or_else(Instant::now)))
-        });
-        let error = match asked.await {
+        let now = Instant::now();
+        let sent = if interval.is_some() { due } else { now };
+        due += interval.unwrap_or_default();
+        if sent >= schedule.end {
+            break;
+        }
+        if now >= give_up {
+            // Never sent, as the answers before it did not come.
+            tally.fail(UNANSWERED.to_string(), Some(give_up - sent));
+            continue;
+        }
+        // Timers tick in milliseconds: a closed loop must not wait for one.
+        if interval.is_some() {
+            sleep_until(sent).await;
+        }
+        let until = give_up.min(Instant::now() + REQUEST_TIMEOUT);
+        let asked = timeout_at(until, ask(prepared, n, connection.take())).await;
+        let now = Instant::now();
+        let is_counted = now >= schedule.measure_from;
+        let (reason, age) = match asked {
             Ok(Ok((opened, first_byte))) => {
                 connection = Some(opened);
-                if Instant::now() >= schedule.measure_from {
-                    tally.latencies.push(sent.elapsed().as_secs_f64() * 1e6);
-                    tally.first_bytes.push((first_byte - sent).as_secs_f64() * 1e6);
+                if is_counted {
+                    tally.n_in_time += usize::from(now < schedule.end);
+                    tally.latencies.push(micros(now - sent));
+                    tally.first_bytes.push(micros(first_byte - sent));
                 }
                 continue;
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no whole answer in time".to_string(),
+            Ok(Err(error)) => (error.to_string(), None),
+            Err(_) if until < give_up => ("no whole answer in time".to_string(), Some(now - sent)),
+            Err(_) => (UNANSWERED.to_string(), Some(now - sent)),
         };
-        *tally.errors.entry(error).or_default() += 1;
+        if is_counted {
+            tally.fail(reason, age);
+        }
         // A target that refuses connections must not turn this loop into a busy one.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    tally
+}
+
+/// One exchange, on a new connection if there is none that still stands; the connection and when the first byte of the body came.
+async fn ask(prepared: &Prepared, n: usize, connection: Option<Connection>) -> Result<(Connection, Instant)> {
+    let mut opened = match connection.and_then(Connection::kept) {
+        Some(connection) => connection,
+        None => Connection::open(prepared).await?,
+    };
+    let mut first_byte = None;
+    opened
+        .exchange(prepared, n, |_| {
+            first_byte.get_or_insert_with(Instant::now);
+        })
+        .await?;
+    Ok((opened, first_byte.unwrap_or_else(Instant::now)))
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 /// One connection. Its driver is polled beside each exchange, not in a task of its own: that would cost a wake-up per message.
 struct Connection {
     sender: Sender,
-    driver: Driver,
+    /// `None` when it has ended.
+    driver: Option<Driver>,
 }
 
 enum Sender {
@@ -175,13 +220,18 @@ impl Connection {
         Ok(match http {
             HttpVersion::Http1 => {
                 let (sender, driver) = http1::handshake(io).await?;
-                Connection { sender: Sender::Http1(sender), driver: Box::pin(driver) }
+                Connection { sender: Sender::Http1(sender), driver: Some(Box::pin(driver)) }
             }
             HttpVersion::Http2 => {
                 let (sender, driver) = http2::handshake(TokioExecutor::new(), io).await?;
-                Connection { sender: Sender::Http2(sender), driver: Box::pin(driver) }
+                Connection { sender: Sender::Http2(sender), driver: Some(Box::pin(driver)) }
             }
         })
+    }
+
+    /// The same connection, unless the other side has ended it since the last answer, as it may: that is no error.
+    fn kept(mut self) -> Option<Connection> {
+        self.driver.as_mut()?.now_or_never().is_none().then_some(self)
     }
 
     /// Sends request `n` and hands out the pieces of the answer's body.
@@ -203,14 +253,14 @@ impl Connection {
             };
             read(response, prepared.stream, on_data).await
         });
-        let mut driver_ended = false;
         loop {
             tokio::select! {
                 biased;
                 answered = &mut answered => return answered,
-                ended = &mut *driver, if !driver_ended => {
+                Some(ended) = OptionFuture::from(driver.as_mut()) => {
                     ended?;
-                    driver_ended = true;
+                    // Dropped, as an answer that has not come would wait for ever for what it holds.
+                    *driver = None;
                 }
             }
         }

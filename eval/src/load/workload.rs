@@ -8,6 +8,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::numbers::RATES;
+
 const PROSE: &str = "the gateway forwards each request to the chosen model and counts the tokens that come back ";
 
 #[derive(Debug, Clone)]
@@ -22,7 +24,7 @@ pub struct Workload {
 pub struct Fields {
     #[serde(default = "chat_path")]
     pub path: String,
-    /// Size of the user message.
+    /// Size of the user message in UTF-8; a character that would go beyond it is left out.
     pub prompt_bytes: usize,
     /// Repeated up to `prompt_bytes`.
     #[serde(default = "prose")]
@@ -72,8 +74,8 @@ impl Workload {
         {
             bail!("fields prompt, variants and connections must not be empty or 0");
         }
-        if fields.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e6)) {
-            bail!("field rate: must be between 0 and 1000000 requests per second");
+        if fields.rate.is_some_and(|rate| !RATES.contains(&rate)) {
+            bail!("field rate: must be between {} and {} requests per second", RATES.start(), RATES.end());
         }
         Ok(Workload { name, fields })
     }
@@ -93,9 +95,11 @@ impl Workload {
     pub fn bodies(&self, model: &str) -> Vec<Bytes> {
         let fields = &self.fields;
         let body = |i: usize| {
-            let number = if fields.variants > 1 { format!("{i}. ") } else { String::new() };
-            let prompt: String =
-                number.chars().chain(fields.prompt.chars().cycle()).take(fields.prompt_bytes).collect();
+            let mut prompt = if fields.variants > 1 { format!("{i}. ") } else { String::new() };
+            while prompt.len() < fields.prompt_bytes {
+                prompt.push_str(&fields.prompt);
+            }
+            prompt.truncate(prompt.floor_char_boundary(fields.prompt_bytes));
             let messages = json!([
                 {"role": "system", "content": "You are a helpful assistant."},
                 {"role": "user", "content": prompt},
@@ -148,8 +152,21 @@ mod tests {
         let error = |text: &str| format!("{:#}", Workload::parse("w".into(), text).unwrap_err());
         assert!(error("prompt_bytes = 1\nmodel = \"m\"\nhttp = \"3\"").contains("http"));
         assert!(error("prompt_bytes = 1").contains("model"));
-        assert!(error("prompt_bytes = 1\nmodel = \"m\"\nrate = -1.0").contains("rate"));
+        assert!(error("prompt_bytes = 1\nmodel = \"m\"\nrate = -1.0").contains("rate: must be between 0.001"));
         assert!(error("prompt_bytes = 1\nmodel = \"m\"\nmodle = 1").contains("modle"));
+    }
+
+    #[test]
+    fn the_size_is_in_bytes_whatever_the_language() {
+        let prompt = |n_bytes: usize| {
+            let text = format!("prompt_bytes = {n_bytes}\nprompt = \"网关转发\"\nmodel = \"m\"");
+            let body = Workload::parse("w".into(), &text).unwrap().bodies("m").remove(0);
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            body["messages"][1]["content"].as_str().unwrap().to_string()
+        };
+        assert_eq!(prompt(15), "网关转发网");
+        assert_eq!(prompt(17), "网关转发网", "two bytes of the next character do not fit");
+        assert_eq!(prompt(0), "");
     }
 
     #[test]

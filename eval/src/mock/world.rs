@@ -97,6 +97,12 @@ impl World {
         self.models.iter().find(|model| model.name == name)
     }
 
+    /// The model that an answer names: by its name, or by what stands behind the last `/` of it, as gateways put the provider
+    /// before it (`openai/qwen-max`).
+    pub fn named(&self, name: &str) -> Option<&Model> {
+        self.model(name).or_else(|| self.model(name.rsplit('/').next()?))
+    }
+
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut check = |field: String, value: f64, low: f64, high: f64, why: &str| {
@@ -169,6 +175,14 @@ mod tests {
         assert_eq!(world.models.iter().map(|m| m.name.clone()).collect::<Vec<_>>(), expected);
         assert_eq!(world.domains().collect::<Vec<_>>(), ["code", "generic", "math", "medicine", "writing"]);
         assert_eq!(world.model("qwen-max").unwrap().latency_ms, 500.0);
+    }
+
+    #[test]
+    fn a_provider_before_the_name_does_not_hide_the_model() {
+        let world = World::load(None).unwrap();
+        let named = |name: &str| world.named(name).map(|model| model.name.as_str());
+        assert_eq!(named("openai/qwen-max"), Some("qwen-max"));
+        assert_eq!((named("qwen-max"), named("auto"), named("qwen-max/")), (Some("qwen-max"), None, None));
     }
 
     #[test]

@@ -27,6 +27,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::http::parse_url;
 use crate::print_line;
 use crate::run_folder::RunFolder;
 use crate::shell;
@@ -41,7 +42,7 @@ use steps::{LADDER, Step};
 #[derive(Args)]
 pub struct RagArgs {
     /// The gateway's admin API, without /v1
-    #[arg(long)]
+    #[arg(long, value_parser = parse_url)]
     gateway: String,
     /// Admin token, sent as `Authorization: Bearer …`
     #[arg(long)]
@@ -186,7 +187,7 @@ async fn measure(
     asking.unknown_switches = ladder::unknown_switches(gateway, set).await?;
     let mut result = SetResult::new(set, ingestion);
     if let Some(command) = args.calibrate_command.as_ref().filter(|_| steps.iter().any(|step| step.has("correct"))) {
-        let said = shell::run("--calibrate-command", &format!("{command} {}", set.knowledge_base)).await;
+        let said = shell::run("--calibrate-command", &format!("{command} {}", set.knowledge_base), None).await;
         let said = said.unwrap_or_else(|error| format!("there are none; {error:#}"));
         result.notes.push(format!("Thresholds of `correct`: {}", said.replace('\n', " ")));
     }

@@ -13,7 +13,7 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::http::{Client, excerpt};
+use crate::http::{Client, excerpt, parse_url};
 use crate::stats::mean;
 pub use labels::{JudgeArgs, run};
 
@@ -65,7 +65,7 @@ impl Category {
 #[derive(Args, Clone, Debug, Default)]
 pub struct JudgeOptions {
     /// OpenAI-compatible service that grades answers, without /v1
-    #[arg(long)]
+    #[arg(long, value_parser = parse_url)]
     pub judge_url: Option<String>,
     /// Model of the judge
     #[arg(long, default_value = "auto")]
