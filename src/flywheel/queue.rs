@@ -118,11 +118,15 @@ impl Queue {
         (state.n_rows, state.n_bytes)
     }
 
-    /// Waits until a batch is due and takes it.
-    pub fn take(&self) -> Batch {
+    /// Waits until a batch is due and takes it. An empty one, if nothing comes until `wake_at`.
+    pub fn take(&self, wake_at: Option<Instant>) -> Batch {
         let mut state = self.state.lock();
         while state.entries.is_empty() && !state.is_closed {
-            self.wake.wait(&mut state);
+            match wake_at {
+                None => self.wake.wait(&mut state),
+                Some(at) if self.wake.wait_until(&mut state, at).timed_out() => return Batch::default(),
+                Some(_) => {}
+            }
         }
         let deadline = state.waiting_since.unwrap_or_else(Instant::now) + self.limits.flush_interval;
         while !state.is_urgent() && state.entries.len() < self.limits.flush_rows {
@@ -244,7 +248,7 @@ mod tests {
         let queue = Queue::new(LIMITS);
         assert!(queue.push(op("a")) && queue.push(op("b")) && queue.push(op("c")));
         assert!(!queue.push(op("d")), "full");
-        let batch = queue.take();
+        let batch = queue.take(None);
         assert_eq!(ids(&batch), ["a", "b"], "no more than flush_rows");
         assert!(!queue.push(op("d")), "taken is not yet written");
         drop(queue.settle(batch));
@@ -258,7 +262,7 @@ mod tests {
         let queue = Queue::new(Limits { bytes: 2 * weight, ..LIMITS });
         assert!(queue.push(op("a")) && queue.push(op("b")));
         assert!(!queue.push(op("c")));
-        drop(queue.settle(queue.take()));
+        drop(queue.settle(queue.take(None)));
         assert_eq!(queue.depth(), (0, 0));
         assert!(queue.push(op("c")));
     }
@@ -268,13 +272,13 @@ mod tests {
         let queue = Queue::new(LIMITS);
         assert!(queue.push(op("a")));
         let first = queue.flush();
-        let batch = queue.take();
+        let batch = queue.take(None);
         assert!(queue.push(op("b")));
         let second = queue.flush();
         queue.put_back(batch, "disk full");
         assert_eq!(first.recv().unwrap(), Err("disk full".into()));
         assert_eq!(second.recv().unwrap(), Err("disk full".into()));
-        assert_eq!(ids(&queue.take()), ["a", "b"]);
+        assert_eq!(ids(&queue.take(None)), ["a", "b"]);
     }
 
     #[test]
@@ -282,9 +286,9 @@ mod tests {
         let queue = Queue::new(LIMITS);
         assert!(queue.push(op("a")) && queue.push(op("b")) && queue.push(op("c")));
         let flush = queue.flush();
-        drop(queue.settle(queue.take()));
+        drop(queue.settle(queue.take(None)));
         assert!(flush.try_recv().is_err(), "c is still queued");
-        drop(queue.settle(queue.take()));
+        drop(queue.settle(queue.take(None)));
         assert_eq!(flush.recv().unwrap(), Ok(()));
     }
 
@@ -295,8 +299,8 @@ mod tests {
         queue.close();
         assert!(!queue.push(op("d")));
         assert!(queue.flush().recv().is_err());
-        assert!(!queue.take().is_last);
-        assert!(queue.take().is_last);
+        assert!(!queue.take(None).is_last);
+        assert!(queue.take(None).is_last);
         assert_eq!(queue.abandon(), 3, "never settled");
     }
 }

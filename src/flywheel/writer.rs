@@ -65,7 +65,8 @@ impl Writer<'_> {
         // However this thread ends, nobody may wait for it in vain.
         let _end = End(self.shared);
         loop {
-            let batch = self.shared.queue.take();
+            // Those that wait for their exchange are given up in time, also when nothing else comes.
+            let batch = self.shared.queue.take(self.early.iter().map(|early| early.until).min());
             let (is_closing, is_last) = (batch.is_closing, batch.is_last);
             match self.write(&batch.ops) {
                 Ok(tally) => {
@@ -147,8 +148,11 @@ impl Writer<'_> {
                 self.shared.n_refused.fetch_add(tally.n_refused, Ordering::Relaxed);
                 self.keep(ops, &tally.unmatched, |position| until[position]);
             }
-            // The next batch meets the same storage and says so; these wait with it.
-            Err(_) => self.early.extend(ops.into_iter().zip(until).map(|(op, until)| Early { op, until })),
+            // The next batch meets the same storage and says so; these wait with it, as long as they may.
+            Err(_) => {
+                let all: Vec<usize> = (0..ops.len()).collect();
+                self.keep(ops, &all, |position| until[position]);
+            }
         }
     }
 

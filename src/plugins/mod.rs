@@ -307,10 +307,12 @@ pub struct HttpCall {
     pub body: Bytes,
     /// For the whole call, name resolution included.
     pub timeout: Duration,
+    /// A question: asked twice it does no harm, whatever its method.
+    pub is_question: bool,
 }
 
 impl HttpCall {
-    /// POST of a JSON document to a URL.
+    /// A question put to a URL, as a JSON document by POST.
     ///
     /// # Errors
     /// The URL has no usable path.
@@ -321,7 +323,7 @@ impl HttpCall {
         HttpCall::post_to(Destination::Url(url.to_owned()), path, body, timeout)
     }
 
-    /// POST of a JSON document to a path of a place.
+    /// The same to a path of a place.
     ///
     /// # Errors
     /// That is no path.
@@ -331,7 +333,7 @@ impl HttpCall {
         for name in [http::header::CONTENT_TYPE, http::header::ACCEPT] {
             head.insert_header(name, "application/json").map_err(|error| invalid(&error))?;
         }
-        Ok(HttpCall { to, head, body, timeout })
+        Ok(HttpCall { to, head, body, timeout, is_question: true })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Everything the proxy keeps about one request.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -74,6 +75,7 @@ pub struct Context {
     /// A plugin's answer instead of the upstream's, on its way to the client.
     pub replacement: Option<(ResponseHeader, Bytes)>,
     metrics: Arc<Metrics>,
+    stopping: Arc<AtomicBool>,
 }
 
 /// Counted here and not where the request is logged, so that a panic on the way does not leave it counted for ever.
@@ -84,10 +86,11 @@ impl Drop for Context {
 }
 
 impl Context {
-    pub fn new(snapshot: Arc<Snapshot>, metrics: Arc<Metrics>) -> Context {
+    pub fn new(snapshot: Arc<Snapshot>, metrics: Arc<Metrics>, stopping: Arc<AtomicBool>) -> Context {
         metrics.requests_in_flight.inc();
         Context {
             metrics,
+            stopping,
             snapshot,
             state: RequestState::new(),
             route: None,
@@ -118,6 +121,11 @@ impl Context {
             announcement: None,
             replacement: None,
         }
+    }
+
+    /// Whether the process drains, and no connection is to be kept.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// What plugin rules compare with.

@@ -36,7 +36,9 @@ pub fn explain(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NoUpstream => "no endpoint is available. Check that the service exists and has ready endpoints.",
         ErrorKind::Overloaded => "it has as much to do as its DestinationRule allows. Retry later.",
-        ErrorKind::UpstreamTimeout => "the upstream did not answer in time. Retry, or raise the route's timeout.",
+        ErrorKind::UpstreamTimeout => {
+            "the upstream did not answer in time. Retry, or raise the route's timeout or timeouts.first_byte_secs."
+        }
         ErrorKind::UpstreamUnreachable => {
             "the upstream could not be reached or closed the connection. Check its address and health."
         }

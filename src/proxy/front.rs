@@ -38,6 +38,9 @@ use crate::telemetry::metrics::{Metrics, Refused};
 /// To the first byte, and from there to the end of the handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
+/// What is left for one when the process begins to drain.
+const LAST_HANDSHAKE: Duration = Duration::from_secs(2);
+
 /// Any positive number tells pingora that a connection may be kept.
 const KEEP_ALIVE_SECS: u64 = 60;
 
@@ -67,7 +70,7 @@ impl ServerApp for Front {
             Some(tls) => {
                 let plain = spoken(stream, shutdown.clone()).await?;
                 let _at_work = self.at_work.token();
-                tls.open(plain).await?
+                tls.open(plain, shutdown.clone()).await?
             }
             None => stream,
         };
@@ -123,6 +126,8 @@ impl Front {
             None => session.set_keepalive(Some(KEEP_ALIVE_SECS)),
         }
         session.set_pipelined_prefix(head);
+        // Otherwise what a client sends early is an error of the request that is being answered.
+        session.set_pipelining_enabled(true);
         session
     }
 
@@ -138,7 +143,7 @@ impl Front {
 
 impl TlsFront {
     /// `None` if the connection has come to its end.
-    async fn open(&self, mut stream: Plain) -> Option<Stream> {
+    async fn open(&self, mut stream: Plain, mut shutdown: ShutdownWatch) -> Option<Stream> {
         let snapshot = self.snapshot.load_full();
         let needs_name = snapshot.certificates.has_wishes() || !snapshot.passthrough.is_empty();
         let opened = timeout(HANDSHAKE_LIMIT, async {
@@ -154,7 +159,12 @@ impl TlsFront {
                 .map(|stream| Opened::Http(Box::new(stream)))
                 .map_err(std::io::Error::other)
         });
-        match opened.await {
+        let opened = tokio::select! {
+            biased;
+            opened = opened => opened,
+            () = head::after(&mut shutdown, LAST_HANDSHAKE) => return None,
+        };
+        match opened {
             Ok(Ok(Opened::Http(stream))) => Some(stream),
             Ok(Ok(Opened::Passed(stream, upstream))) => {
                 let patience = snapshot.limits.timeouts.connect;

@@ -83,7 +83,7 @@ pub async fn read(
         biased;
         read = stream.read_buf(&mut bytes) => read,
         () = over(patience.idle) => return Ok(Arrived::Nothing),
-        _ = shutdown.wait_for(|is_over| *is_over) => return Ok(Arrived::Nothing),
+        () = after(shutdown, LAST_REQUEST) => return Ok(Arrived::Nothing),
     };
     if !matches!(first, Ok(1..)) {
         return Ok(Arrived::Nothing);
@@ -97,6 +97,17 @@ pub async fn read(
         Ok(Kind::Nothing) => Ok(Arrived::Nothing),
         Err(why) => Err(Refused { why, bytes, after: began.elapsed() }),
     }
+}
+
+/// What a kept connection may still ask for when the process begins to drain: its client cannot know yet. Less than the moment of
+/// silence in which a drain ends.
+const LAST_REQUEST: Duration = Duration::from_millis(80);
+
+/// Ends so long after the process began to drain.
+pub async fn after(shutdown: &mut ShutdownWatch, time: Duration) {
+    // An error: whoever would tell is gone.
+    let _ = shutdown.wait_for(|is_over| *is_over).await;
+    sleep(time).await;
 }
 
 /// [`Arrived`] without the bytes.

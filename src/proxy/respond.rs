@@ -149,6 +149,10 @@ pub fn mark_upstream_answer(ctx: &mut Context, head: &mut ResponseHeader, took: 
 /// A plugin answers with a status that does not exist.
 pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut ResponseHeader) -> Result<Option<Bytes>> {
     let mut replacement = None;
+    if ctx.is_stopping() {
+        // The answer tells the client so; the next request would meet a closed connection.
+        session.set_keepalive(None);
+    }
     for (name, value) in std::mem::take(&mut ctx.state.reply_headers) {
         // The names are valid header names already; insertion cannot fail for them.
         let _ = head.insert_header(name, value);

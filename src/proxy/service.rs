@@ -1,6 +1,7 @@
 //! pingora's phases, each one line that names the stage.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -45,6 +46,8 @@ pub struct Gateway {
     /// For copies of requests.
     pub tasks: Tasks,
     pub mirrors: mirror::Room,
+    /// The process drains.
+    pub stopping: Arc<AtomicBool>,
     /// Has a token of each connection on which a request is about to begin, or that is passed through.
     pub at_work: TaskTracker,
 }
@@ -67,6 +70,7 @@ impl Gateway {
             spans: self.spans.clone(),
             tasks: self.tasks.clone(),
             mirrors: self.mirrors.clone(),
+            stopping: self.stopping.clone(),
             at_work: self.at_work.clone(),
         }
     }
@@ -153,7 +157,7 @@ impl ProxyHttp for Gateway {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        let mut ctx = Context::new(self.snapshot.load_full(), self.metrics.clone());
+        let mut ctx = Context::new(self.snapshot.load_full(), self.metrics.clone(), self.stopping.clone());
         ctx.state.is_logged = self.access_log.is_on();
         ctx
     }
@@ -323,6 +327,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
         is_reused: bool,
     ) -> Box<Error> {
+        // Undecided it must not be asked.
+        error.retry.decide_reuse(is_reused);
         // A connection that the pool had kept too long says nothing about the endpoint.
         let is_stale = is_reused && error.retry.retry();
         if let Some(lease) = ctx.lease.as_mut().filter(|_| error.esource() == &ErrorSource::Upstream && !is_stale) {
@@ -362,6 +368,8 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+        // From here on what came behind the request forbids to keep the connection; `Front` says why it was let in.
+        session.as_downstream_mut().set_pipelining_enabled(false);
         finish::finish(session, ctx, &self.metrics, &self.access_log, &self.spans);
     }
 

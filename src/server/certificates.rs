@@ -112,7 +112,7 @@ impl Transport for Client {
             head.append_header(name, value).map_err(|error| error.to_string())?;
         }
         let to = Destination::Url(parts.uri.to_string());
-        let call = HttpCall { to, head, body, timeout: TIMEOUT };
+        let call = HttpCall { to, head, body, timeout: TIMEOUT, is_question: false };
         let answer = self.exchange.http(&self.snapshot.load_full(), call).await?;
         let mut response = http::Response::new(answer.body);
         *response.status_mut() = answer.head.status;

@@ -17,6 +17,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -170,6 +171,7 @@ struct Process {
     workers: Workers,
     /// Connections on which a request is about to begin, and those passed through.
     at_work: TaskTracker,
+    stopping: Arc<AtomicBool>,
     access_log: AccessLog,
     signals: control::StopSignals,
     /// Watching ends when this is dropped.
@@ -254,6 +256,7 @@ impl Process {
             spans,
             tasks: tasks.clone(),
             mirrors: Room::default(),
+            stopping: Arc::default(),
             at_work: TaskTracker::new(),
         };
         let parts = certificates::Parts {
@@ -311,7 +314,7 @@ impl Process {
         }
         health.set_ready(true);
         control::announce(http, https, admin, started.elapsed());
-        let (at_work, access_log) = (gateway.at_work.clone(), gateway.access_log);
+        let (at_work, stopping, access_log) = (gateway.at_work.clone(), gateway.stopping.clone(), gateway.access_log);
         Ok(Process {
             settings,
             metrics,
@@ -322,6 +325,7 @@ impl Process {
             health,
             workers,
             at_work,
+            stopping,
             access_log,
             signals,
             _watcher: watcher,
@@ -337,6 +341,7 @@ impl Process {
         self.health.set_ready(false);
         // The proxy may be gone already; then there is nothing to tell.
         let _ = self.stop.send(true);
+        self.stopping.store(true, Ordering::Release);
         let mut deadline = Instant::now() + drain;
         let (metrics, at_work) = (self.metrics.clone(), self.at_work.clone());
         // Idle connections are told to close, too.
@@ -348,9 +353,9 @@ impl Process {
                 deadline = Instant::now();
             }
         }
-        let left = metrics.requests_in_flight.get();
-        if left > 0 {
-            tracing::warn!(requests = left, "The drain time is over; these requests are cut off");
+        let (left, connections) = (metrics.requests_in_flight.get(), at_work.len());
+        if left > 0 || connections > 0 {
+            tracing::warn!(requests = left, connections, "The drain time is over; these are cut off");
         }
         // Clients of models learn it: by an error, or where the answer has begun by an error event.
         self.exchange.end();

@@ -84,7 +84,13 @@ impl Fetch for Client {
         for (name, value) in &ask.headers {
             head.insert_header(*name, value.as_str()).map_err(|error| error.to_string())?;
         }
-        let call = HttpCall { to: Destination::Url(ask.url), head, body: Bytes::from(ask.body), timeout: ask.timeout };
+        let call = HttpCall {
+            to: Destination::Url(ask.url),
+            head,
+            body: Bytes::from(ask.body),
+            timeout: ask.timeout,
+            is_question: true,
+        };
         let answer = self.exchange.http_up_to(&self.snapshot.load_full(), call, ANSWER_LIMIT).await?;
         Ok(Fetched { status: answer.status(), headers: answer.head.headers.clone(), body: answer.body })
     }

@@ -135,9 +135,8 @@ fn names_after<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
 
 /// Whether a path in the text begins with this crate.
 fn uses_crate(text: &str, name: &str) -> bool {
-    text.match_indices(&format!("{name}::")).any(|(at, _)| {
-        !text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':')
-    })
+    text.match_indices(&format!("{name}::"))
+        .any(|(at, _)| !text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':'))
 }
 
 #[test]

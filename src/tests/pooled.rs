@@ -119,6 +119,19 @@ async fn what_may_be_repeated_is_when_its_connection_had_been_closed() {
     assert_eq!(twice(&upstream, &held(&upstream), "PUT", "/thing").await, (200, 3));
 }
 
+/// On a route that streams: the thread panicked, and the client got nothing at all.
+#[tokio::test]
+async fn a_streamed_request_meets_a_closed_connection() {
+    for (method, expected) in [("GET", (200, 3)), ("POST", (503, 2))] {
+        let upstream = Forgetful::start(Duration::ZERO).await;
+        let folder = Folder::new();
+        folder.services(&[("up", upstream.address)]).route("up", "/", "up.static");
+        let gateway = Gateway::start(folder);
+        assert_eq!(twice(&upstream, &gateway, method, "/").await, expected, "{method}");
+        assert_eq!(gateway.access_log(2).len(), 2);
+    }
+}
+
 #[tokio::test]
 async fn a_model_is_asked_again_only_if_it_cannot_have_begun() {
     for (thinks, expected) in [(Duration::ZERO, (200, 3)), (Duration::from_secs(1), (503, 2))] {

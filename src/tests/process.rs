@@ -183,7 +183,8 @@ async fn sigterm_lets_requests_in_flight_finish() {
     })
     .await;
     go_on.notify_one();
-    assert_eq!(request.await.unwrap().json(), "finished");
+    let answer = request.await.unwrap();
+    assert_eq!((answer.json(), answer.header("connection")), (json!("finished"), Some("close")));
     let status = gateway.child.wait().unwrap();
     assert_eq!(status.code(), Some(0));
 }

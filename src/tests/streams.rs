@@ -164,6 +164,18 @@ async fn a_stream_that_came_compressed_passes_as_it_is() {
 }
 
 #[tokio::test]
+async fn an_answer_that_says_it_is_not_compressed_is_read() {
+    let upstream = Upstream::start(move |_, _| async move {
+        let mut response = sse(&events("m", &["one"])[..2]);
+        response.headers_mut().insert("content-encoding", "identity".parse().unwrap());
+        response
+    })
+    .await;
+    let gateway = gateway_for(&upstream).await;
+    assert!(gateway.chat(&asked("x")).await.text().contains("upstream_cut"));
+}
+
+#[tokio::test]
 async fn a_cut_json_answer_breaks_the_connection() {
     let upstream = Upstream::start(|_, _| async move {
         let body = body_of(vec!["{\"id\":".to_owned()], true);
@@ -283,20 +295,27 @@ async fn a_client_that_asks_again_too_early_gets_its_first_answer() {
         }
     })
     .await;
-    let gateway = gateway_for(&upstream).await;
+    let folder = Folder::new();
+    folder.services(&[("llm", upstream.address)]).provider("llm.static", &json!({}));
+    folder.route("chat", "/v1", "llm.static").route("plain", "/plain", "llm.static");
+    let gateway = Gateway::start(folder);
     let body = question("m", "hi").to_string();
-    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
-    let mut stream = TcpStream::connect(gateway.http).await.unwrap();
-    stream.write_all((head.clone() + &body).as_bytes()).await.unwrap();
-    reached.notified().await;
-    stream.write_all((head + &body).as_bytes()).await.unwrap();
-    // Nothing tells when the gateway has read it; if it has not, there is nothing to see.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    go_on.notify_one();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.matches("hello").count() == 1, "{answer}");
-    assert_eq!(upstream.n_calls(), 1);
+    for (path, n_calls) in [("/v1/chat/completions", 1), ("/plain", 2)] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+        let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+        stream.write_all((head.clone() + &body).as_bytes()).await.unwrap();
+        reached.notified().await;
+        stream.write_all((head + &body).as_bytes()).await.unwrap();
+        // Nothing tells when the gateway has read it; if it has not, there is nothing to see.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        go_on.notify_one();
+        let mut answer = Vec::new();
+        // What is left unread at the end resets the connection.
+        while stream.read_buf(&mut answer).await.is_ok_and(|n| n > 0) {}
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.matches("hello").count() == 1, "{path}: {answer}");
+        assert_eq!(upstream.n_calls(), n_calls, "{path}");
+    }
 }
 
 /// The thousand streams are two thousand sockets in this process. The gateway, which has as many, inherits the limit.

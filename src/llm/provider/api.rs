@@ -169,6 +169,23 @@ impl Api {
         )
     }
 
+    /// Whether a call asked twice is answered twice and nothing else: nothing is stored, begun or ended by it.
+    pub fn is_question(self) -> bool {
+        matches!(
+            self,
+            Api::ChatCompletions
+                | Api::Completions
+                | Api::Embeddings
+                | Api::AnthropicMessages
+                | Api::AnthropicComplete
+                | Api::AnthropicCountTokens
+                | Api::Rerank
+                | Api::Reranks
+                | Api::GeminiGenerateContent
+                | Api::GeminiStreamGenerateContent
+        )
+    }
+
     /// Whether what one call stores is asked for by another, so that a consumer must keep meeting the same account.
     pub fn is_stateful(self) -> bool {
         matches!(

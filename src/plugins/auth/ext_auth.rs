@@ -286,7 +286,11 @@ impl ExtAuth {
     async fn decide(&self, request: &mut Request<'_>, body: Bytes) -> Flow {
         let service = &self.config.service;
         let answered = match service.head(request) {
-            Ok(head) => self.host.http(HttpCall { to: service.to.clone(), head, body, timeout: service.timeout }).await,
+            Ok(head) => {
+                self.host
+                    .http(HttpCall { to: service.to.clone(), head, body, timeout: service.timeout, is_question: true })
+                    .await
+            }
             Err(error) => Err(error),
         };
         match answered {

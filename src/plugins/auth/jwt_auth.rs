@@ -281,7 +281,13 @@ impl JwtAuth {
             Keys::Remote { keys, to, head, timeout } => {
                 let call = || {
                     let head = RequestHeader::clone(head);
-                    self.host.http(HttpCall { to: to.clone(), head, body: Bytes::new(), timeout: *timeout })
+                    self.host.http(HttpCall {
+                        to: to.clone(),
+                        head,
+                        body: Bytes::new(),
+                        timeout: *timeout,
+                        is_question: true,
+                    })
                 };
                 keys.verify(jwt, call).await
             }

@@ -166,7 +166,7 @@ impl Opa {
             None => Destination::Service { host: request.state.service.to_string(), port: request.state.service_port },
         };
         let body = json!({"input": {"request": described(request)}}).to_string().into();
-        Ok(HttpCall { to, head, body, timeout: self.config.timeout })
+        Ok(HttpCall { to, head, body, timeout: self.config.timeout, is_question: true })
     }
 }
 

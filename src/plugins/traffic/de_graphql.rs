@@ -125,7 +125,7 @@ impl Config {
         }
         let service =
             Destination::Service { host: request.state.service.to_string(), port: request.state.service_port };
-        Ok(HttpCall { to: service, head, body: self.body(request), timeout: self.timeout })
+        Ok(HttpCall { to: service, head, body: self.body(request), timeout: self.timeout, is_question: false })
     }
 
     fn body(&self, request: &Request<'_>) -> Bytes {

@@ -1,6 +1,7 @@
 //! One attempt: connect, send, and read until the first meaningful piece of an answer is there.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -22,6 +23,11 @@ use crate::proxy::hygiene::authority;
 use crate::proxy::upstream::NoPeer;
 use crate::proxy::{grpc, respond};
 use crate::telemetry::metrics::AttemptOutcome;
+
+/// Milliseconds, rounded up: what is left of a limit a moment after it began is that limit.
+fn whole_ms(limit: Duration) -> u128 {
+    limit.as_micros().div_ceil(1000)
+}
 
 /// An answer that has begun. Kilobytes, with the connection in it: handed on in a box.
 pub struct Opened {
@@ -71,10 +77,6 @@ impl Opened {
             latency: self.started.elapsed(),
             first_token: None,
         }
-    }
-
-    pub fn address(&self) -> String {
-        self.peer._address.to_string()
     }
 
     pub fn is_event_stream(&self) -> bool {
@@ -214,12 +216,13 @@ pub(super) fn without_context(text: &str) -> String {
 }
 
 impl Exchange {
-    /// Makes one attempt. `limit` bounds the time until the answer begins, as the first-byte timeout does.
+    /// Makes one attempt. `limit` bounds the time until the answer begins, as the first-byte timeout does. `tried` gets the address.
     pub(super) async fn open(
         &self,
         call: &Call,
         token: Option<usize>,
         limit: Option<Duration>,
+        tried: &mut Option<SocketAddr>,
     ) -> Result<Box<Opened>, Failure> {
         let started = Instant::now();
         let first_byte =
@@ -242,8 +245,9 @@ impl Exchange {
             NoPeer::Missing(reason) => Failure::Unreachable(reason),
             NoPeer::Full { .. } => Failure::Overflow(error.to_string()),
         })?;
+        *tried = peer._address.as_inet().copied();
         let connected = timeout(left(), connect(self.connector(), &peer)).await.unwrap_or_else(|_| {
-            Err(Failure::NotConnected(format!("no connection within {} ms ({whose})", patience.as_millis())))
+            Err(Failure::NotConnected(format!("no connection within {} ms ({whose})", whole_ms(patience))))
         });
         let (mut upstream, is_reused) = connected.inspect_err(|_| lease.failed())?;
         upstream.set_write_timeout(Some(call.timeouts.between_reads));
@@ -252,7 +256,7 @@ impl Exchange {
         let Ok(begun) = waited.await else {
             lease.failed();
             upstream.shutdown().await;
-            return Err(Failure::TimedOut(format!("no answer within {} ms ({whose})", patience.as_millis())));
+            return Err(Failure::TimedOut(format!("no answer within {} ms ({whose})", whole_ms(patience))));
         };
         let begun = begun.inspect_err(|failure| {
             if !matches!(failure, Failure::Stale) {
@@ -328,9 +332,9 @@ pub(super) struct Reuse {
 const STALE_WITHIN: Duration = Duration::from_millis(250);
 
 impl Reuse {
-    /// What is sent now. Asked twice, a model answers twice, which changes nothing; what another POST does, nobody knows.
+    /// What is sent now.
     fn of(call: &Call) -> Reuse {
-        Reuse::new(call.head.method.is_idempotent() || call.api.is_some())
+        Reuse::new(call.bears_repetition())
     }
 
     pub(super) fn new(bears_repetition: bool) -> Reuse {

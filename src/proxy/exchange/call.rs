@@ -146,6 +146,11 @@ impl Call {
         })
     }
 
+    /// Whether it does no harm to send it twice. What a POST does that is no question to a model, nobody knows.
+    pub fn bears_repetition(&self) -> bool {
+        self.head.method.is_idempotent() || self.api.is_some_and(Api::is_question)
+    }
+
     /// Head and body as this attempt sends them, with the provider's path, credentials and model name.
     ///
     /// # Errors

@@ -152,8 +152,9 @@ impl Exchange {
                 .and_then(|provider| provider.config().retry.as_ref())
                 .map(|policy| policy.timeout);
             let limit = [left, retry.per_try_timeout, again.filter(|_| spent.attempts > 0)].into_iter().flatten().min();
+            let mut tried = None;
             let outcome = tokio::select! {
-                outcome = self.open(&call, token, limit) => outcome,
+                outcome = self.open(&call, token, limit, &mut tried) => outcome,
                 () = self.ending.cancelled() => Err(Failure::Stopping),
                 gone = departure(session) => {
                     self.count(&call, AttemptOutcome::Cancelled);
@@ -164,15 +165,14 @@ impl Exchange {
             if let Some(token) = token {
                 spent.tokens.push(token);
             }
+            ctx.upstream_address = tried.map(|address| address.to_string()).unwrap_or_default();
             let verdict = match outcome {
                 Ok(opened) if opened.is_usable() => {
                     self.tokens.report(&call, token, opened.status());
-                    ctx.upstream_address = opened.address();
                     return Ok(Tried::Usable(opened));
                 }
                 Ok(opened) => {
                     self.tokens.report(&call, token, opened.status());
-                    ctx.upstream_address = opened.address();
                     let again = spent.may_repeat_status(opened.status(), &call, &retry, &self.tokens);
                     (Tried::Refused(opened), again)
                 }
@@ -238,7 +238,7 @@ impl Exchange {
         let Ok(token) = self.tokens.choose(call, None, &[]) else {
             return failed("every API token of the provider is out".into());
         };
-        match self.open(call, token, None).await {
+        match self.open(call, token, None, &mut None).await {
             Ok(opened) => {
                 self.tokens.report(call, token, opened.status());
                 relay::collect(self, opened).await
@@ -300,7 +300,9 @@ impl Spent {
     }
 
     fn may_repeat_failure(&self, failure: &Failure, call: &Call, retry: &RetryPolicy, tokens: &Tokens) -> bool {
-        if failure.as_status().is_some_and(|status| self.provider_repeats(status, call, tokens)) {
+        let was_sent = matches!(failure, Failure::Reset(_) | Failure::Nonsense(_) | Failure::TimedOut(_));
+        let may_be_sent = !was_sent || is_safe(call, retry) || call.bears_repetition();
+        if may_be_sent && failure.as_status().is_some_and(|status| self.provider_repeats(status, call, tokens)) {
             return true;
         }
         let is_listed = |on: RetryOn| retry.on.contains(&on);

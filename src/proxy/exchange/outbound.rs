@@ -54,7 +54,8 @@ impl Exchange {
     }
 
     async fn call_out(&self, snapshot: &Snapshot, call: HttpCall, limit: usize) -> Result<HttpAnswer, String> {
-        let HttpCall { to, mut head, body, .. } = call;
+        let HttpCall { to, mut head, body, is_question, .. } = call;
+        let bears_repetition = is_question || head.method.is_idempotent();
         let (peer, authority, mut lease) = match &to {
             Destination::Url(url) => {
                 let (peer, authority) = by_url(url).await?;
@@ -77,7 +78,7 @@ impl Exchange {
         head.insert_header(CONTENT_LENGTH, body.len()).map_err(described)?;
         // A pooled connection may have been closed meanwhile; then a fresh one is asked.
         let answer = match self.ask(&peer, head.clone(), body.clone(), limit).await {
-            Err((_, true)) => self.ask(&peer, head, body, limit).await.map_err(|(error, _)| error),
+            Err((_, true)) if bears_repetition => self.ask(&peer, head, body, limit).await.map_err(|(error, _)| error),
             result => result.map_err(|(error, _)| error),
         };
         if let Some(lease) = &mut lease {

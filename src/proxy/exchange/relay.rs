@@ -297,6 +297,15 @@ async fn show_cut(session: &mut Session, watch: &Watch, reason: &str) {
     session.shutdown().await;
 }
 
+/// The codings that are used on the web; other words, `identity` for one, change nothing.
+const CODINGS: &[&str] = &["gzip", "x-gzip", "deflate", "compress", "br", "zstd"];
+
+fn is_encoded(head: &ResponseHeader) -> bool {
+    let values = head.headers.get_all(header::CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let mut words = values.flat_map(|value| value.split(',')).map(str::trim);
+    words.any(|word| CODINGS.iter().any(|coding| word.eq_ignore_ascii_case(coding)))
+}
+
 /// Looks at an answer as it passes.
 struct Watch {
     /// 502 for a success status whose stream began with an error event.
@@ -318,7 +327,7 @@ impl Watch {
         let is_event_stream = opened.is_event_stream();
         let kind = if is_event_stream { BodyKind::Sse } else { BodyKind::Json };
         // Not asked for, but some providers compress all the same.
-        let is_encoded = opened.head.headers.contains_key(header::CONTENT_ENCODING);
+        let is_encoded = is_encoded(&opened.head);
         let is_read = status < 400 && !is_encoded;
         Watch {
             status,
