@@ -30,7 +30,7 @@ pub struct Route {
     /// Made from `spec.defaultBackend`: comes after every other route of its host.
     pub is_default_backend: bool,
     /// Empty only if every request is redirected, or refused with 503 because what is written about the route has a fault. A
-    /// destination whose service is absent from [`Gateway::services`] answers 503, too.
+    /// destination whose service is absent from [`Gateway::services`](super::Gateway::services) answers 503, too.
     pub destinations: Vec<Destination>,
     /// Parts of the traffic that go elsewhere; the first that takes a request wins, shares of all requests come last.
     pub canaries: Vec<Canary>,
@@ -38,7 +38,7 @@ pub struct Route {
     pub mirror: Option<Mirror>,
     #[serde(serialize_with = "as_shared", skip_serializing_if = "Option::is_none")]
     pub reentry: Option<Arc<Reentry>>,
-    /// Whole exchange with the upstream; `None` means [`GatewaySettings::route_timeout`].
+    /// Whole exchange with the upstream; `None` means [`GatewaySettings::route_timeout`](super::GatewaySettings::route_timeout).
     #[serde(serialize_with = "as_seconds")]
     pub timeout: Option<Duration>,
     pub retry: RetryPolicy,
@@ -123,13 +123,13 @@ impl StringMatch {
 /// Where a route sends its share of requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Destination {
-    /// Key in [`Gateway::services`].
+    /// Key in [`Gateway::services`](super::Gateway::services).
     pub service: String,
     /// `None` only if the service is missing or has several ports and the configuration names none.
     pub port: Option<u16>,
     /// Relative to the sum over the route. Zero gets no traffic.
     pub weight: u32,
-    /// `Some` when the destination was written with `http://` or `https://`: overrides [`Service::tls`].
+    /// `Some` when the destination was written with `http://` or `https://`: overrides [`Service::tls`](super::Service::tls).
     pub tls: Option<bool>,
     #[serde(skip_serializing_if = "is_default")]
     pub policy: UpstreamPolicy,
