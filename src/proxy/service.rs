@@ -363,8 +363,11 @@ impl ProxyHttp for Gateway {
             reply = reply.header(respond::OVERLOADED, "true");
         }
         let error_code = reply.status;
-        let written = respond::write(session, ctx, reply).await;
-        FailToProxy { error_code, can_reuse_downstream: written.is_ok() && error.esource() != &ErrorSource::Downstream }
+        // The request may not have been read to its end: the connection ends, and the answer says so.
+        session.set_keepalive(None);
+        // Nobody is left to hear that it could not be written.
+        let _ = respond::write(session, ctx, reply).await;
+        FailToProxy { error_code, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
