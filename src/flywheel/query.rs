@@ -181,14 +181,8 @@ fn visit_examples(
 #[cfg(test)]
 mod tests {
     use super::super::record::{AnswerRecord, Role};
-    use super::super::testing::{answer, exchange, store};
+    use super::super::testing::{answer, exchange, insert, store};
     use super::*;
-
-    fn insert(store: &Store, id: &str, at_ms: i64, answers: Vec<AnswerRecord>) {
-        let mut record = exchange(id, at_ms);
-        record.answers = answers;
-        assert!(store.write("test", |c| rows::insert_exchange(c, &record, 1_000 + at_ms)).unwrap());
-    }
 
     fn ids(store: &Store, filter: &Filter, limit: usize) -> Vec<String> {
         store.examples(filter, limit).unwrap().into_iter().map(|row| row.exchange_id).collect()

@@ -173,14 +173,8 @@ fn share(part: u64, whole: u64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::super::record::AnswerRecord;
-    use super::super::testing::{answer, exchange, store};
+    use super::super::testing::{answer, insert, store};
     use super::*;
-
-    fn insert(store: &Store, id: &str, at_ms: i64, answers: Vec<AnswerRecord>) {
-        let mut record = exchange(id, at_ms);
-        record.answers = answers;
-        assert!(store.write("test", |c| rows::insert_exchange(c, &record, 1_000 + at_ms)).unwrap());
-    }
 
     #[test]
     fn statistics_add_up() {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::record::{AnswerOutcome, AnswerRecord, DecisionRecord, ExchangeRecord, JsonText, Mode, Role, ScoreSource};
-use super::{FILE_NAME, Store};
+use super::{FILE_NAME, Store, rows};
 
 /// An empty database in a folder that lives as long as the guard.
 pub fn store() -> (tempfile::TempDir, Store) {
@@ -54,4 +54,10 @@ pub fn answer(model: &str, score: Option<f64>) -> AnswerRecord {
         score_source: score.map(|_| ScoreSource::Evaluate),
         scored_at_ms: None,
     }
+}
+
+pub fn insert(store: &Store, id: &str, at_ms: i64, answers: Vec<AnswerRecord>) {
+    let mut record = exchange(id, at_ms);
+    record.answers = answers;
+    assert!(store.write("test", |c| rows::insert_exchange(c, &record, 1_000 + at_ms)).unwrap());
 }

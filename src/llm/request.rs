@@ -326,13 +326,13 @@ fn read_message<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, JsonError> {
                 message.role = Some(Err(()));
             }
             "content" => {
-                let mut ahead = cursor.clone();
-                message.content = Some(cursor.value()?).filter(|_| kind != Kind::Null);
-                message.is_content_wrong = match kind {
-                    Kind::String | Kind::Null => false,
-                    Kind::Array => has_wrong_part(&mut ahead)?,
-                    Kind::Bool | Kind::Number | Kind::Object => true,
+                let (span, is_wrong) = match kind {
+                    Kind::Array => parts(cursor)?,
+                    Kind::String | Kind::Null => (cursor.value()?, false),
+                    Kind::Bool | Kind::Number | Kind::Object => (cursor.value()?, true),
                 };
+                message.content = (kind != Kind::Null).then_some(span);
+                message.is_content_wrong = is_wrong;
             }
             _ => return cursor.value().map(drop),
         }
@@ -341,10 +341,11 @@ fn read_message<'a>(cursor: &mut Cursor<'a>) -> Result<Message<'a>, JsonError> {
     Ok(message)
 }
 
-/// Whether something in a list of parts is none, or has a text that is none. Parts of kinds we do not know are the provider's matter.
-fn has_wrong_part(cursor: &mut Cursor<'_>) -> Result<bool, JsonError> {
+/// Where a list of parts stands, and whether something in it is no part, or has a text that is none. Parts of kinds we do not know are
+/// the provider's matter.
+fn parts(cursor: &mut Cursor<'_>) -> Result<(Range<usize>, bool), JsonError> {
     let mut is_wrong = false;
-    cursor.array(|cursor| {
+    let span = cursor.array(|cursor| {
         if cursor.kind()? != Kind::Object {
             is_wrong = true;
             return cursor.value().map(drop);
@@ -355,7 +356,7 @@ fn has_wrong_part(cursor: &mut Cursor<'_>) -> Result<bool, JsonError> {
         })?;
         Ok(())
     })?;
-    Ok(is_wrong)
+    Ok((span, is_wrong))
 }
 
 fn wrong_role(at: usize, role: Option<Result<Cow<'_, str>, ()>>) -> ApiError {

@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 /// Longest wait for anything in these tests; only ever reached by a failure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -491,6 +492,22 @@ impl Upstream {
             }
         })
         .await
+    }
+
+    /// One that says when it was reached, and answers when it is told to go on.
+    pub async fn held_back(body: Value) -> (Upstream, Arc<Notify>, Arc<Notify>) {
+        let (reached, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (arrived, waiting) = (reached.clone(), go_on.clone());
+        let upstream = Upstream::start(move |_, _| {
+            let (arrived, waiting, body) = (arrived.clone(), waiting.clone(), body.clone());
+            async move {
+                arrived.notify_one();
+                waiting.notified().await;
+                ok(&body)
+            }
+        })
+        .await;
+        (upstream, reached, go_on)
     }
 
     pub fn n_calls(&self) -> usize {

@@ -1,11 +1,9 @@
 //! The process: ports, exit codes, health, TLS, drain.
 
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::sync::Notify;
 
 use crate::harness::*;
 use crate::process_log::Logged;
@@ -160,17 +158,7 @@ async fn tls_certificates_are_chosen_by_server_name_and_http2_is_offered() {
 
 #[tokio::test]
 async fn sigterm_lets_requests_in_flight_finish() {
-    let (reached, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (arrived, waiting) = (reached.clone(), go_on.clone());
-    let upstream = Upstream::start(move |_, _| {
-        let (arrived, waiting) = (arrived.clone(), waiting.clone());
-        async move {
-            arrived.notify_one();
-            waiting.notified().await;
-            ok(&json!("finished"))
-        }
-    })
-    .await;
+    let (upstream, reached, go_on) = Upstream::held_back(json!("finished")).await;
     let folder = Folder::new();
     folder.services(&[("web", upstream.address)]).route("web", "/", "web.static");
     let mut gateway = Gateway::start(folder);

@@ -284,17 +284,7 @@ async fn a_client_that_leaves_a_held_answer_cancels_the_upstream() {
 /// What it sends early is read away; it used to be taken for its leave.
 #[tokio::test]
 async fn a_client_that_asks_again_too_early_gets_its_first_answer() {
-    let (reached, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (arrived, waiting) = (reached.clone(), go_on.clone());
-    let upstream = Upstream::start(move |_, _| {
-        let (arrived, waiting) = (arrived.clone(), waiting.clone());
-        async move {
-            arrived.notify_one();
-            waiting.notified().await;
-            ok(&completion("m", "hello"))
-        }
-    })
-    .await;
+    let (upstream, reached, go_on) = Upstream::held_back(completion("m", "hello")).await;
     let folder = Folder::new();
     folder.services(&[("llm", upstream.address)]).provider("llm.static", &json!({}));
     folder.route("chat", "/v1", "llm.static").route("plain", "/plain", "llm.static");

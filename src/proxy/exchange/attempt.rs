@@ -24,8 +24,8 @@ use crate::proxy::upstream::NoPeer;
 use crate::proxy::{grpc, respond};
 use crate::telemetry::metrics::AttemptOutcome;
 
-/// Milliseconds, rounded up: what is left of a limit a moment after it began is that limit.
-fn whole_ms(limit: Duration) -> u128 {
+/// What is left of a limit a moment after it began is that limit.
+fn ms_rounded_up(limit: Duration) -> u128 {
     limit.as_micros().div_ceil(1000)
 }
 
@@ -247,7 +247,7 @@ impl Exchange {
         })?;
         *tried = peer._address.as_inet().copied();
         let connected = timeout(left(), connect(self.connector(), &peer)).await.unwrap_or_else(|_| {
-            Err(Failure::NotConnected(format!("no connection within {} ms ({whose})", whole_ms(patience))))
+            Err(Failure::NotConnected(format!("no connection within {} ms ({whose})", ms_rounded_up(patience))))
         });
         let (mut upstream, is_reused) = connected.inspect_err(|_| lease.failed())?;
         upstream.set_write_timeout(Some(call.timeouts.between_reads));
@@ -256,7 +256,7 @@ impl Exchange {
         let Ok(begun) = waited.await else {
             lease.failed();
             upstream.shutdown().await;
-            return Err(Failure::TimedOut(format!("no answer within {} ms ({whose})", whole_ms(patience))));
+            return Err(Failure::TimedOut(format!("no answer within {} ms ({whose})", ms_rounded_up(patience))));
         };
         let begun = begun.inspect_err(|failure| {
             if !matches!(failure, Failure::Stale) {
