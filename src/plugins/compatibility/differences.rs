@@ -309,8 +309,8 @@ pub(super) const DIFFERENCES: &[(&str, &[&str])] = &[
         "waf",
         &[
             "the rule engine is the crate `zentinel-modsec`; in Higress it is Coraza",
-            "rules of the phases 3 to 5 are not run, so answers are not inspected: in `secRules` they are configuration errors, those of the rule set are left out",
-            "bodies are inspected without `SecRequestBodyAccess`",
+            "bodies of requests are inspected without `SecRequestBodyAccess`",
+            "the rule set's file 980 (correlation, for the audit log) is not read",
             "the Core Rule Set does not ship with the gateway; it is read from `crs/` in the data folder",
             "directives that have no effect here are configuration errors, except those about logs, temporary files and limits",
             "`waf_rules` of the access log has the ids of the rules with a message that matched, also of requests that pass",

@@ -2,13 +2,13 @@
 //!
 //! The rule engine is the crate `zentinel-modsec`, which runs the OWASP Core Rule Set (its authors measure 4,806 of the rule
 //! set's 5,184 regression cases). `rules` says which directives a configuration may use. Phase 1 runs when the head is there,
-//! phase 2 when the body is, or at once if none comes. A rule that interrupts answers with its status and no body. Which rules
-//! matched is in the access log, also of requests that pass (`SecRuleEngine DetectionOnly`).
+//! phase 2 when the body is, or at once if none comes; phase 3 on the head of the answer, phase 4 on its body, or right behind
+//! phase 3 where the body is not inspected; phase 5 at the end, for the log. A rule that interrupts answers with its status and no
+//! body. Which rules matched is in the access log, also of requests that pass (`SecRuleEngine DetectionOnly`).
 //!
-//! Differences from Higress: rules of the phases 3 to 5 are not run (inline ones are a configuration error), so answers are not
-//! inspected; bodies are inspected without `SecRequestBodyAccess`; the Core Rule Set does not ship with the gateway but is read
-//! from `crs/` in the data folder (`crs-setup.conf` and `rules/REQUEST-*.conf`); directives that have no effect here are configuration
-//! errors, except those about logs, temporary files and limits.
+//! Differences from Higress: bodies of requests are inspected without `SecRequestBodyAccess`; the Core Rule Set does not ship with
+//! the gateway but is read from `crs/` in the data folder (`crs-setup.conf`, `rules/REQUEST-*.conf` and `rules/RESPONSE-95*.conf`);
+//! directives that have no effect here are configuration errors, except those about logs, temporary files and limits.
 
 mod rules;
 
@@ -17,12 +17,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::header::LOCATION;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Version};
 use parking_lot::Mutex;
+use pingora_http::ResponseHeader;
 use serde_json::Value;
 use zentinel_modsec::engine::phase::Phase as RulePhase;
 use zentinel_modsec::engine::ruleset::RuleEngineMode;
+use zentinel_modsec::variables::MutableCollection;
 use zentinel_modsec::{CompiledRuleset, Intervention, Transaction};
 
 use crate::config::model::Phase;
@@ -30,6 +33,8 @@ use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{Flow, Host, Plugin, Reply, Request, parts};
+
+use rules::Compiled;
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "waf",
@@ -65,7 +70,7 @@ impl Config {
         (Config { use_crs, own }, fields.finish())
     }
 
-    fn compile(&self, data_dir: &Path) -> Result<CompiledRuleset, FieldProblem> {
+    fn compile(&self, data_dir: &Path) -> Result<Compiled, FieldProblem> {
         let crs = match self.use_crs {
             true => {
                 rules::core_rule_set(&data_dir.join("crs")).map_err(|message| FieldProblem::error("useCRS", message))?
@@ -73,7 +78,7 @@ impl Config {
             false => String::new(),
         };
         let text = format!("{crs}{}", self.own.join("\n"));
-        CompiledRuleset::from_string(&text).map_err(|error| FieldProblem::error("secRules", error.to_string()))
+        Compiled::of(&text).map_err(|error| FieldProblem::error("secRules", error.to_string()))
     }
 }
 
@@ -83,17 +88,24 @@ struct Waf {
     statuses: HashMap<String, u16>,
     /// Rules that say something. The others only prepare and count.
     telling: HashSet<String>,
+    /// Media types of answers whose bodies are inspected.
+    inspected: Vec<String>,
 }
 
 impl Waf {
-    fn new(rules: CompiledRuleset) -> Waf {
-        Waf { statuses: rules::statuses(&rules), telling: rules::telling(&rules), rules: Arc::new(rules) }
+    fn new(compiled: Compiled) -> Waf {
+        let Compiled { rules, inspected } = compiled;
+        let inspected = if rules.rules_for_phase(RulePhase::ResponseBody).is_empty() { Vec::new() } else { inspected };
+        Waf { statuses: rules::statuses(&rules), telling: rules::telling(&rules), inspected, rules: Arc::new(rules) }
     }
 }
 
-/// The engine's view of a request whose body is still to come.
-#[derive(Clone)]
-struct Open(Arc<Mutex<Option<Transaction>>>);
+/// The engine's view of a request that rules are still to be run on.
+type Open = Arc<Mutex<Transaction>>;
+
+/// One for each firewall that the request has come through, by the address of its rules.
+#[derive(Clone, Default)]
+struct Opened(HashMap<usize, Open>);
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
@@ -101,14 +113,14 @@ fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
         return Err(problems);
     }
     let rules = config.compile(host.data_dir()).map_err(|problem| vec![problem])?;
-    let is_active = rules.rule_count() > 0 && rules.engine_mode() != RuleEngineMode::Off;
+    let is_active = rules.rules.rule_count() > 0 && rules.rules.engine_mode() != RuleEngineMode::Off;
     Ok(is_active.then(|| Arc::new(Waf::new(rules)) as Arc<dyn Plugin>))
 }
 
 #[async_trait]
 impl Plugin for Waf {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
-        request.state.notes.remove::<Open>();
+        self.close(request);
         let mut transaction = self.begin(request);
         let waits = self.wants_body(request);
         let ran = transaction.process_request_headers().and_then(|()| match waits || transaction.has_intervention() {
@@ -116,10 +128,9 @@ impl Plugin for Waf {
             false => transaction.process_request_body(),
         });
         let flow = self.decide(&transaction, ran);
-        if waits && matches!(flow, Flow::Continue) {
-            request.state.notes.insert(Open(Arc::new(Mutex::new(Some(transaction)))));
-        } else {
-            self.log(request, &transaction);
+        self.log(request, &transaction);
+        if matches!(flow, Flow::Continue) && (waits || self.has_rules_for_answers()) {
+            self.keep(request, Arc::new(Mutex::new(transaction)));
         }
         flow
     }
@@ -129,18 +140,110 @@ impl Plugin for Waf {
     }
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
-        let open = request.state.notes.remove::<Open>();
-        let Some(mut transaction) = open.and_then(|Open(transaction)| transaction.lock().take()) else {
-            return Flow::Continue;
-        };
+        let Some(open) = self.close(request) else { return Flow::Continue };
+        let mut transaction = open.lock();
         let body = request.state.body.as_deref().unwrap_or_default();
         let ran = transaction.append_request_body(body).and_then(|()| transaction.process_request_body());
         self.log(request, &transaction);
-        self.decide(&transaction, ran)
+        let flow = self.decide(&transaction, ran);
+        drop(transaction);
+        if matches!(flow, Flow::Continue) && self.has_rules_for_answers() {
+            self.keep(request, open);
+        }
+        flow
+    }
+
+    fn may_hold_answer(&self, request: &Request<'_>) -> bool {
+        !self.inspected.is_empty() && self.open(request).is_some()
+    }
+
+    fn replace_answer(&self, request: &Request<'_>, response: &ResponseHeader) -> Option<Reply> {
+        let mut transaction = self.open(request)?.lock();
+        transaction.tx_mut().set(rules::RESPONSE_STATUS.to_owned(), response.status.as_u16().to_string());
+        for (name, value) in &response.headers {
+            // Only stored.
+            let _ = transaction.add_response_header(name.as_str(), &String::from_utf8_lossy(value.as_bytes()));
+        }
+        let ran = transaction.process_response_headers().and_then(|()| match self.is_inspected(response) {
+            true => Ok(()),
+            false => transaction.process_response_body(),
+        });
+        match self.decide(&transaction, ran) {
+            Flow::Respond(reply) => Some(*reply),
+            Flow::Continue => None,
+        }
+    }
+
+    fn on_response_headers(&self, request: &mut Request<'_>, _response: &mut ResponseHeader) {
+        if let Some(open) = self.open(request).cloned() {
+            self.log(request, &open.lock());
+        }
+    }
+
+    fn wants_response_body(&self, request: &Request<'_>, response: &ResponseHeader) -> bool {
+        self.open(request).is_some_and(|open| self.is_inspected(response) && !open.lock().has_intervention())
+    }
+
+    async fn on_response_body(&self, request: &mut Request<'_>, response: &mut ResponseHeader, body: &mut Bytes) {
+        let Some(open) = self.open(request).cloned() else { return };
+        let mut transaction = open.lock();
+        let ran = transaction.append_response_body(body).and_then(|()| transaction.process_response_body());
+        self.log(request, &transaction);
+        if let Flow::Respond(reply) = self.decide(&transaction, ran) {
+            request.state.details.clone_from(&reply.details);
+            let mut head = response.clone();
+            if head.set_status(reply.status).is_ok() {
+                let names: Vec<_> = head.headers.keys().cloned().collect();
+                names.iter().for_each(|name| drop(head.remove_header(name)));
+                for (name, value) in reply.headers {
+                    // The name is a header's.
+                    let _ = head.append_header(name, value);
+                }
+                *response = head;
+                *body = reply.body;
+            }
+        }
+    }
+
+    fn on_log(&self, request: &mut Request<'_>) {
+        let Some(open) = self.close(request) else { return };
+        let mut transaction = open.lock();
+        if let Err(error) = transaction.process_logging() {
+            tracing::warn!(%error, "waf could not run the rules for the log");
+        }
+        self.log(request, &transaction);
     }
 }
 
 impl Waf {
+    fn key(&self) -> usize {
+        Arc::as_ptr(&self.rules).addr()
+    }
+
+    fn open<'a>(&self, request: &'a Request<'_>) -> Option<&'a Open> {
+        request.state.notes.get::<Opened>()?.0.get(&self.key())
+    }
+
+    fn keep(&self, request: &mut Request<'_>, open: Open) {
+        request.state.notes.get_or_insert_default::<Opened>().0.insert(self.key(), open);
+    }
+
+    fn close(&self, request: &mut Request<'_>) -> Option<Open> {
+        request.state.notes.get_mut::<Opened>()?.0.remove(&self.key())
+    }
+
+    fn has_rules_for_answers(&self) -> bool {
+        let late = [RulePhase::ResponseHeaders, RulePhase::ResponseBody, RulePhase::Logging];
+        late.into_iter().any(|phase| !self.rules.rules_for_phase(phase).is_empty())
+    }
+
+    /// Whether phase 4 waits for the body of this answer.
+    fn is_inspected(&self, response: &ResponseHeader) -> bool {
+        let media = response.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media = media.map(|value| value.split(';').next().unwrap_or(value).trim());
+        media.is_some_and(|media| self.inspected.iter().any(|known| known.eq_ignore_ascii_case(media)))
+    }
+
     /// A transaction that knows the head.
     fn begin(&self, request: &Request<'_>) -> Transaction {
         let mut transaction = Transaction::new(self.rules.clone(), DEFAULT_STATUS);
@@ -166,7 +269,7 @@ impl Waf {
         // Of a chain it is the first rule that has the id and the actions.
         let rule = intervention.metadata.first().and_then(|metadata| metadata.id.as_deref()).unwrap_or_default();
         let status = self.statuses.get(rule).copied().unwrap_or(intervention.status);
-        tracing::info!(rule, status, "waf refused a request");
+        tracing::info!(rule, status, phase = intervention.phase.number(), "waf refused a request or its answer");
         let mut reply = Reply::new(status, "waf");
         if let Some(url) = intervention.url.as_deref().and_then(|url| HeaderValue::from_str(url).ok()) {
             reply.headers.push((LOCATION, url));
@@ -186,10 +289,10 @@ impl Waf {
         }
     }
 
-    /// A request that the engine cannot process passes, as in Higress.
+    /// What the engine cannot process passes, as in Higress.
     fn decide(&self, transaction: &Transaction, ran: zentinel_modsec::Result<()>) -> Flow {
         if let Err(error) = ran {
-            tracing::warn!(%error, "waf could not process a request, which passes");
+            tracing::warn!(%error, "waf could not process a request or its answer, which passes");
         }
         match transaction.intervention() {
             Some(intervention) if self.rules.engine_mode() == RuleEngineMode::On => {

@@ -1,15 +1,16 @@
 //! What a configuration may contain: the directives the engine carries out, and some that concern nothing here.
 //!
 //! Carried out: `SecRule`, `SecAction`, `SecMarker`, `SecRuleEngine`, `SecDefaultAction`, `SecRuleRemoveById`,
-//! `SecRuleUpdateTargetById`, `Include`. Accepted without effect, because bodies are always inspected up to the gateway's own
-//! limit and logs are the gateway's: [`WITHOUT_EFFECT`] and the directives of the engine's own body limits.
+//! `SecRuleUpdateTargetById`, `Include`; by the plugin, `SecResponseBodyAccess` and `SecResponseBodyMimeType`. Accepted without
+//! effect, because bodies are inspected up to the gateway's own limit and logs are the gateway's: [`WITHOUT_EFFECT`] and the
+//! directives of the engine's own body limits.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use zentinel_modsec::CompiledRuleset;
 use zentinel_modsec::engine::phase::Phase;
-use zentinel_modsec::parser::{Action, Directive, MetadataAction, Parser};
+use zentinel_modsec::parser::{Action, Directive, MetadataAction, Parser, Selection, VariableName};
 
 /// Beginnings of directives about logs, files and limits.
 const WITHOUT_EFFECT: &[&str] = &[
@@ -49,22 +50,10 @@ pub fn problems(own: &[String]) -> Vec<(usize, String)> {
         }
         found.extend(parser.into_directives().iter().filter_map(unsupported).map(|message| (index, message)));
     }
-    if found.is_empty() && !own.is_empty() {
-        match CompiledRuleset::from_string(&own.join("\n")) {
-            Err(error) => found.push((0, format!("cannot be used together with the others: {error}"))),
-            Ok(rules) => {
-                let late = [Phase::ResponseHeaders, Phase::ResponseBody, Phase::Logging];
-                let n_late: usize = late.iter().map(|phase| rules.rules_for_phase(*phase).len()).sum();
-                if n_late > 0 {
-                    found.push((
-                        0,
-                        format!(
-                            "or a later element has {n_late} rules of the phases 3 to 5, which are not run; use 1 or 2"
-                        ),
-                    ));
-                }
-            }
-        }
+    if found.is_empty()
+        && let Err(error) = Compiled::of(&own.join("\n"))
+    {
+        found.push((0, format!("cannot be used together with the others: {error}")));
     }
     found
 }
@@ -81,18 +70,66 @@ fn unsupported(directive: &Directive) -> Option<String> {
     (!is_harmless).then(|| format!("has the directive {name}, which is not supported"))
 }
 
-const PHASES: [Phase; 2] = [Phase::RequestHeaders, Phase::RequestBody];
+/// Where the status of an answer is kept for rules: the engine has `RESPONSE_STATUS`, and no way to be told it.
+pub const RESPONSE_STATUS: &str = "weirgate_response_status";
+
+/// Media types of answers that are inspected unless `SecResponseBodyMimeType` names others.
+const INSPECTED_TYPES: [&str; 3] = ["text/plain", "text/html", "text/xml"];
+
+/// Rules that can be run.
+pub struct Compiled {
+    pub rules: CompiledRuleset,
+    /// Media types of answers whose bodies are inspected, in lower case; none without `SecResponseBodyAccess On`.
+    pub inspected: Vec<String>,
+}
+
+impl Compiled {
+    /// Of directives as text, with the files that they include.
+    ///
+    /// # Errors
+    /// The engine cannot read them.
+    pub fn of(text: &str) -> zentinel_modsec::Result<Compiled> {
+        let mut parser = Parser::new();
+        parser.parse(text)?;
+        let mut directives = parser.into_directives();
+        let access = directives.iter().rev().find_map(|directive| match directive {
+            Directive::SecResponseBodyAccess(access) => Some(*access),
+            _ => None,
+        });
+        for directive in &mut directives {
+            let Directive::SecRule(rule) = directive else { continue };
+            for variable in rule.variables.iter_mut().filter(|variable| variable.name == VariableName::ResponseStatus) {
+                variable.name = VariableName::Tx;
+                variable.selection = Some(Selection::Key(RESPONSE_STATUS.to_owned()));
+            }
+        }
+        let inspected = if access == Some(true) { inspected_types(text) } else { Vec::new() };
+        Ok(Compiled { rules: CompiledRuleset::compile(directives)?, inspected })
+    }
+}
+
+/// The parser drops the arguments of what it does not know.
+fn inspected_types(text: &str) -> Vec<String> {
+    let named = text.lines().rev().find_map(|line| {
+        let (name, types) = line.trim().split_once(char::is_whitespace)?;
+        name.eq_ignore_ascii_case("SecResponseBodyMimeType").then_some(types)
+    });
+    match named {
+        Some(types) => types.split_whitespace().map(|name| name.trim_matches('"').to_ascii_lowercase()).collect(),
+        None => INSPECTED_TYPES.map(str::to_owned).to_vec(),
+    }
+}
 
 /// Rules with a message.
 pub fn telling(rules: &CompiledRuleset) -> HashSet<String> {
-    let all = PHASES.into_iter().flat_map(|phase| rules.rules_for_phase(phase));
+    let all = Phase::ALL.into_iter().flat_map(|phase| rules.rules_for_phase(phase));
     let tells = |action: &Action| matches!(action, Action::Metadata(MetadataAction::Msg(_)));
     all.filter(|rule| rule.actions.iter().any(tells)).filter_map(|rule| rule.id.clone()).collect()
 }
 
 /// The answer's status of each rule that names one.
 pub fn statuses(rules: &CompiledRuleset) -> HashMap<String, u16> {
-    let all = PHASES.into_iter().flat_map(|phase| rules.rules_for_phase(phase));
+    let all = Phase::ALL.into_iter().flat_map(|phase| rules.rules_for_phase(phase));
     let status = |action: &Action| match action {
         Action::Metadata(MetadataAction::Status(status)) => Some(*status).filter(|status| (200..600).contains(status)),
         _ => None,
@@ -100,8 +137,9 @@ pub fn statuses(rules: &CompiledRuleset) -> HashMap<String, u16> {
     all.filter_map(|rule| Some((rule.id.clone()?, rule.actions.iter().find_map(status)?))).collect()
 }
 
-/// Directives that load the Core Rule Set from a folder laid out as its releases are. The rules about answers are left out: they are
-/// not run, and some of them the engine cannot read.
+/// Directives that load the Core Rule Set from a folder laid out as its releases are. Answers are inspected, as by the
+/// configuration that the rule set comes with in Higress. The file 980, which sums up a request for the audit log that there is
+/// not, is left out: the engine cannot read that of version 3.3.
 ///
 /// # Errors
 /// It is not there; the message says what to do.
@@ -115,5 +153,8 @@ pub fn core_rule_set(folder: &Path) -> Result<String, String> {
         ));
     };
     let found = found.display();
-    Ok(format!("Include \"{found}/crs-setup.conf\"\nInclude \"{found}/rules/REQUEST-*.conf\"\nSecRuleEngine On\n"))
+    Ok(format!(
+        "SecResponseBodyAccess On\nInclude \"{found}/crs-setup.conf\"\nInclude \"{found}/rules/REQUEST-*.conf\"\n\
+         Include \"{found}/rules/RESPONSE-95*.conf\"\nSecRuleEngine On\n"
+    ))
 }

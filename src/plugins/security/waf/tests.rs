@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::plugins::testing::{Exchange, built, problem_fields};
+use crate::plugins::HttpAnswer;
+use crate::plugins::testing::{Exchange, answer, built, problem_fields};
 
 /// Status of the refusal.
 fn refused(config: &Value, method: &str, path: &str, headers: &[(&'static str, &str)], body: &str) -> Option<u16> {
@@ -141,9 +142,10 @@ fn a_rule_set_is_read_from_its_folder() {
     std::fs::write(crs.join("rules/agents.data"), "sqlmap\nnikto\n").unwrap();
     let rules = "SecRule REQUEST_HEADERS:User-Agent \"@pmFromFile agents.data\" \"id:1,phase:1,pass,nolog,setvar:tx.score=+5\"\n\
         SecRule REQUEST_URI \"@contains /two\" \"id:2,phase:1,deny\"\n\
-        SecRule RESPONSE_BODY \"@contains secret\" \"id:3,phase:4,deny\"\n\
         SecRule TX:SCORE \"@ge %{tx.limit}\" \"id:4,phase:2,deny,status:406\"\n";
     std::fs::write(crs.join("rules/REQUEST-1.conf"), rules).unwrap();
+    let leaks = "SecRule RESPONSE_BODY \"@contains secret\" \"id:6,phase:4,deny\"\n";
+    std::fs::write(crs.join("rules/RESPONSE-950.conf"), leaks).unwrap();
     // As in version 3.3, which the engine cannot read.
     let late = "SecRule &TX:'/WEB_ATTACK/' \"@ge 1\" \"id:5,phase:5,pass\"\n";
     std::fs::write(crs.join("rules/RESPONSE-980.conf"), late).unwrap();
@@ -152,6 +154,10 @@ fn a_rule_set_is_read_from_its_folder() {
         let reply = Exchange::new("GET", path, &[("user-agent", agent)]).run(&plugin);
         assert_eq!(reply.map(|reply| reply.status), expected, "{path} {agent}");
     }
+    let mut exchange = Exchange::new("GET", "/", &[]);
+    assert!(exchange.run(&plugin).is_none());
+    let upstream = answer(200, &[("content-type", "text/plain")], "a secret");
+    assert_eq!(exchange.answered(&plugin, upstream).head.status.as_u16(), 403);
 }
 
 #[test]
@@ -166,6 +172,64 @@ fn problems_name_their_field() {
     ]});
     let found = problem_fields(&SPEC, &config);
     assert_eq!(found, ["useCRS", "secRules[5]", "secRules[1]", "secRules[2]", "secRules[3]"]);
-    let late = json!({"secRules": ["SecRule RESPONSE_BODY \"@contains x\" \"id:1,phase:4,deny\""]});
-    assert_eq!(problem_fields(&SPEC, &late), ["secRules[0]"]);
+}
+
+/// Status and body that the client gets, and the rules that are logged, of an answer of the upstream.
+fn answered(config: &Value, upstream: HttpAnswer) -> (u16, String, Value) {
+    let mut exchange = Exchange::new("GET", "/", &[]);
+    let plugin = built(&SPEC, config);
+    assert!(exchange.run(&plugin).is_none());
+    let HttpAnswer { head, body } = exchange.answered(&plugin, upstream);
+    plugin.on_log(&mut exchange.request());
+    let logged = exchange.state.log.get(LOG_FIELD).cloned().unwrap_or_default();
+    (head.status.as_u16(), String::from_utf8(body.to_vec()).unwrap(), logged)
+}
+
+#[test]
+fn answers_are_inspected() {
+    let access = "SecResponseBodyAccess On";
+    let secret = "SecRule RESPONSE_BODY \"@contains secret\" \"id:1,phase:4,deny,status:502,msg:'leak'\"";
+    let html = [("content-type", "text/html; charset=utf-8"), ("x-key", "v")];
+    let json_type = [("content-type", "application/json")];
+    let cases: [(&[&str], u16, &[(&'static str, &str)], u16); 9] = [
+        (&[access, secret], 200, &html, 502),
+        (&[access, secret, "SecResponseBodyMimeType application/json"], 200, &html, 200),
+        (&[access, secret, "SecResponseBodyMimeType application/json"], 200, &json_type, 502),
+        (&[access, secret], 200, &json_type, 200),
+        (&[secret], 200, &html, 200),
+        (&[access, secret, "SecRuleEngine DetectionOnly"], 200, &html, 200),
+        (&["SecRule RESPONSE_STATUS \"@rx ^5\" \"id:1,phase:3,deny,msg:'leak'\""], 500, &html, 403),
+        (&["SecRule RESPONSE_STATUS \"@rx ^5\" \"id:1,phase:4,deny,msg:'leak'\""], 200, &html, 200),
+        (&["SecRule RESPONSE_HEADERS:X-Key \"@streq v\" \"id:1,phase:3,deny,status:410,msg:'leak'\""], 200, &html, 410),
+    ];
+    for (rules, status, headers, expected) in cases {
+        let (got, body, logged) = answered(&json!({"secRules": rules}), answer(status, headers, "a secret"));
+        assert_eq!((got, body.is_empty()), (expected, expected >= 400), "{rules:?}");
+        let is_told = expected >= 400 || rules.len() == 3 && rules[2].ends_with("DetectionOnly");
+        assert_eq!(logged, if is_told { json!(["1"]) } else { Value::Null }, "{rules:?}");
+    }
+}
+
+#[test]
+fn rules_of_phase_five_are_in_the_log_and_refuse_nothing() {
+    let rule = "SecRule RESPONSE_STATUS \"@streq 200\" \"id:7,phase:5,deny,msg:'seen'\"";
+    assert_eq!(answered(&json!({"secRules": [rule]}), answer(200, &[], "a")), (200, "a".into(), json!(["7"])));
+}
+
+/// The second forgot what the first was still to do.
+#[test]
+fn two_firewalls_on_one_request_both_see_its_body() {
+    let of = |word: &str| {
+        json!({"secRules": [format!("SecRule REQUEST_BODY \"@contains {word}\" \"id:1,phase:2,deny\"")]})
+    };
+    let (first, second) = (built(&SPEC, &of("one")), built(&SPEC, &of("two")));
+    let mut exchange = Exchange::new("POST", "/", &[("content-length", "3")]).with_body("one");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        for plugin in [&first, &second] {
+            assert!(matches!(plugin.on_request_headers(&mut exchange.request()).await, Flow::Continue));
+        }
+        assert!(matches!(first.on_request_body(&mut exchange.request()).await, Flow::Respond(_)));
+        assert!(matches!(second.on_request_body(&mut exchange.request()).await, Flow::Continue));
+    });
 }
