@@ -17,6 +17,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(3600);
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(12 * 3600);
 
+/// After a certificate was issued, whatever is said of it then: an authority is never asked without end.
+const PAUSE_AFTER_SUCCESS: Duration = Duration::from_secs(600);
+
+/// The part of a certificate's life, one in so many, before whose beginning it is not renewed.
+const LAST_PART: u32 = 3;
+
 /// Orders what is wanted and not there, and what expires soon. `changed` says that something else may be wanted.
 pub async fn keep(authority: Authority, shelf: Arc<dyn Shelf>, changed: Arc<Notify>) {
     let mut failures = Failures::default();
@@ -53,13 +59,16 @@ async fn issue(
     Ok(())
 }
 
-/// Whether there is no certificate for the domain, or not for much longer.
+/// Whether there is no certificate for the domain, or not for much longer. One that lives for a day is not renewed a month before.
 fn is_due(order: &CertificateOrder, renew_before: Duration, now: SystemTime) -> bool {
     let leaf = order.chain.as_deref().and_then(Leaf::of);
-    leaf.is_none_or(|leaf| !leaf.names.contains(&order.domain) || leaf.time_left(now) < renew_before)
+    leaf.is_none_or(|leaf| {
+        let renew_before = renew_before.min(leaf.lifetime / LAST_PART);
+        !leaf.names.contains(&order.domain) || leaf.time_left(now) < renew_before
+    })
 }
 
-/// Domains whose last order failed.
+/// Domains that are not ordered for the moment: how long after the last order, and until when.
 #[derive(Default)]
 struct Failures {
     by_domain: HashMap<String, (Duration, Instant)>,
@@ -72,7 +81,8 @@ impl Failures {
 
     fn note(&mut self, domain: &str, outcome: Result<(), String>) {
         let Err(reason) = outcome else {
-            self.by_domain.remove(domain);
+            // The first failure after this is a first one.
+            self.by_domain.insert(domain.to_owned(), (FIRST_PAUSE / 2, Instant::now() + PAUSE_AFTER_SUCCESS));
             return;
         };
         let before = self.by_domain.get(domain).map(|(pause, _)| *pause * 2);
@@ -108,6 +118,7 @@ mod tests {
     fn chain(names: &[&str]) -> String {
         let mut params =
             CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        params.not_before = date_time_ymd(2026, 1, 1);
         params.not_after = date_time_ymd(2026, 3, 1);
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
     }
@@ -124,6 +135,9 @@ mod tests {
         let (early, late) =
             [1_769_904_000, 1_771_545_600].map(|secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs)).into();
         let month = Duration::from_secs(14 * 86_400);
+        let order = CertificateOrder { domain: "a.com".into(), secret: secret.clone(), chain: Some(chain(&["a.com"])) };
+        let year = Duration::from_secs(365 * 86_400);
+        assert!(!is_due(&order, year, early) && is_due(&order, year, late), "not before the last third of its life");
         for (chain, now, expected) in [
             (None, early, true),
             (Some("nonsense".to_owned()), early, true),
@@ -147,6 +161,12 @@ mod tests {
             assert!(!failures.is_pausing("a.com"));
         }
         failures.note("a.com", Ok(()));
-        assert_eq!(failures.next(), None);
+        assert!(
+            failures.is_pausing("a.com"),
+            "an authority is not asked again at once, whatever became of its certificate"
+        );
+        assert_eq!(failures.next(), Some(PAUSE_AFTER_SUCCESS));
+        failures.note("a.com", Err("refused".into()));
+        assert_eq!(failures.next(), Some(FIRST_PAUSE));
     }
 }

@@ -10,6 +10,8 @@ use x509_parser::extensions::GeneralName;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {
     pub not_after: SystemTime,
+    /// From its first moment to its last.
+    pub lifetime: Duration,
     /// Lower case.
     pub names: Vec<String>,
 }
@@ -25,8 +27,10 @@ impl Leaf {
             GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
             _ => None,
         });
-        let not_after = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
-        Some(Leaf { not_after: UNIX_EPOCH + Duration::from_secs(not_after), names: names.collect() })
+        let seconds = |timestamp: i64| Duration::from_secs(u64::try_from(timestamp).unwrap_or(0));
+        let validity = certificate.validity();
+        let (begin, end) = (seconds(validity.not_before.timestamp()), seconds(validity.not_after.timestamp()));
+        Some(Leaf { not_after: UNIX_EPOCH + end, lifetime: end.saturating_sub(begin), names: names.collect() })
     }
 
     /// Zero when it has expired.

@@ -95,7 +95,7 @@ pub fn rollback(places: &Places, args: &RollbackArgs) -> Result<(), CliError> {
     let changes: Vec<(PathBuf, Option<Vec<u8>>)> =
         differences(&now, &target).map(|(path, _, new)| (PathBuf::from(path), new.cloned())).collect();
     let dir = places.settings()?.config_dir;
-    replace(&dir, &changes)
+    replace(&dir, &changes, &dir)
         .map_err(|(file, error)| CliError::Failed(format!("{} cannot be written: {error}", file.display())))?;
     let n_removed = changes.iter().filter(|(_, content)| content.is_none()).count();
     say(&format!(

@@ -12,7 +12,7 @@ use super::{CliError, Places};
 use crate::config::{Folder, Gateway, Problem, RawObject, compile, flattened, replace};
 use crate::plugins::compatibility;
 use crate::plugins::registry::{self, BuiltIns};
-use crate::proxy::tls::Certificates;
+use crate::proxy::tls::{Certificates, unusable_identities};
 
 #[derive(Args)]
 pub struct ImportArgs {
@@ -48,6 +48,7 @@ pub fn run(args: &ImportArgs) -> Result<(), CliError> {
     let mut problems = listing.problems;
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
+    problems.extend(unusable_identities(&compiled.gateway));
     let report = Report::of(&listing.objects, &compiled.gateway, &problems);
     match args.report {
         Form::Json => say_json(&report),
@@ -66,7 +67,7 @@ fn flatten(dir: &Path, copy: &Path) -> Result<(), CliError> {
         return Err(CliError::Usage(format!("{} is not empty; name a new folder for the copy", copy.display())));
     }
     let files = flattened(&mut Folder::new(dir)).map_err(|error| CliError::Usage(error.to_string()))?;
-    replace(copy, &files)
+    replace(copy, &files, dir)
         .map_err(|(file, error)| CliError::Failed(format!("{} cannot be written: {error}", file.display())))
 }
 
@@ -100,7 +101,7 @@ impl Verdict {
     fn title(self) -> &'static str {
         match self {
             Verdict::Refused => "Errors: the folder would not go live",
-            Verdict::Unavailable => "Cannot be used: requests concerned get a 503",
+            Verdict::Unavailable => "Cannot be used: requests concerned get a 503, settings keep their defaults",
             Verdict::Ignored => "Not supported: no effect",
             Verdict::Partly => "Partly supported",
             Verdict::Differently => "Supported, with differences",

@@ -14,6 +14,7 @@ use super::rag_ingest::{ingest, show_report};
 use super::{CliError, Places};
 use crate::config::settings::Settings;
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, SentenceEmbedder};
+use crate::rag::RagError;
 use crate::rag::api;
 use crate::rag::ask::{Ask, AskSteps, Listener};
 use crate::rag::cross_encoder::CrossEncoderScore;
@@ -239,8 +240,20 @@ async fn list_bases(rag: &Rag, json: bool) -> Result<(), CliError> {
     let mut rows = vec![["knowledge base", "documents", "chunks", "model"].map(str::to_owned).to_vec()];
     let mut data = Vec::new();
     for name in rag.names().await.map_err(CliError::failed)? {
-        let base = rag.base(&name).await.map_err(CliError::failed)?;
-        let (documents, chunks) = base.table().size(&Filter::everything()).await.map_err(CliError::failed)?;
+        let opened = async {
+            let base = rag.base(&name).await?;
+            let size = base.table().size(&Filter::everything()).await?;
+            Ok::<_, RagError>((base, size))
+        };
+        let (base, (documents, chunks)) = match opened.await {
+            Ok(opened) => opened,
+            Err(error) => {
+                // The others can be seen all the same.
+                complain(&format!("{name}: {error}"));
+                data.push(json!({"name": name, "error": error.to_string()}));
+                continue;
+            }
+        };
         let model = base.table().layout().model.clone();
         data.push(json!({"name": name, "documents": documents, "chunks": chunks, "model": model}));
         rows.push(vec![name, documents.to_string(), chunks.to_string(), model]);
@@ -278,11 +291,9 @@ async fn remove(rag: &Rag, base: &str, documents: &[String], all: bool) -> Resul
         return Ok(());
     }
     let base = rag.base(base).await.map_err(CliError::failed)?;
-    let known = base.table().hashes().await.map_err(CliError::failed)?;
-    let (found, missing): (Vec<String>, Vec<String>) =
-        documents.iter().cloned().partition(|document| known.contains_key(document));
-    base.table().remove(&found).await.map_err(CliError::failed)?;
-    say(&format!("deleted {} documents", found.len()));
+    let removed = base.remove(documents).await.map_err(CliError::failed)?;
+    say(&format!("deleted {} documents", removed.documents.len()));
+    let missing = removed.missing;
     if missing.is_empty() {
         return Ok(());
     }

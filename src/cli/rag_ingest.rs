@@ -1,5 +1,6 @@
 //! `weirgate rag ingest`: files, folders and addresses into a knowledge base. What cannot be read is named and costs nothing else.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,15 +47,19 @@ pub async fn ingest(
     tenant: Option<&str>,
     web: &dyn Fetch,
 ) -> Result<IngestReport, CliError> {
+    let (sources, unusable) = sources(named);
+    if sources.is_empty() {
+        return Ok(IngestReport { errors: unusable, ..IngestReport::default() });
+    }
     let base = match rag.base(name).await {
         Err(RagError::UnknownBase { .. }) => rag.create(name, new).await,
         found => found,
     };
     let base = base.map_err(CliError::failed)?;
-    let sources = sources(named)?;
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} files  {msg}  {elapsed}, {eta} left");
     let bar = ProgressBar::new(sources.len() as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let (mut total, mut group, mut bytes) = (IngestReport::default(), Vec::new(), 0);
+    let mut total = IngestReport { errors: unusable, ..IngestReport::default() };
+    let (mut group, mut bytes) = (Vec::new(), 0);
     for source in &sources {
         let read = match source {
             Source::File(path) => read_file(path, tenant),
@@ -88,12 +93,12 @@ pub fn show_report(report: &IngestReport, json: bool) -> Result<(), CliError> {
     if json {
         say_json(report);
     } else {
-        let IngestReport { added, updated, unchanged, chunks, errors } = report;
+        let IngestReport { added, updated, unchanged, removed, chunks, errors } = report;
         for error in errors {
             complain(&format!("{}: {}", error.document, error.message));
         }
         say(&format!(
-            "{added} documents added, {updated} updated, {unchanged} unchanged, {chunks} chunks written, {} left out",
+            "{added} documents added, {updated} updated, {unchanged} unchanged, {removed} removed, {chunks} chunks written, {} left out",
             errors.len()
         ));
     }
@@ -106,8 +111,12 @@ type Read = Result<(Vec<NewDocument>, usize), String>;
 
 fn read_file(path: &Path, tenant: Option<&str>) -> Read {
     let limits = Limits::default();
-    let size = path.metadata().map_err(|error| error.to_string())?.len();
-    limits.check_size(size).map_err(|error| error.to_string())?;
+    let metadata = path.metadata().map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        // Reading a pipe waits until somebody writes to it, and a device may have no end.
+        return Err("it is no regular file".to_owned());
+    }
+    limits.check_size(metadata.len()).map_err(|error| error.to_string())?;
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let source = path.display().to_string();
     let documents = read::read(&source, None, &bytes, &limits).map_err(|error| error.to_string())?;
@@ -150,49 +159,60 @@ fn file_name(url: &str) -> &str {
     path.split_once('/').map_or("", |(_, path)| path.rsplit('/').next().unwrap_or_default())
 }
 
-/// What the names stand for in order: of a folder its files, without hidden ones.
-fn sources(named: &[OsString]) -> Result<Vec<Source>, CliError> {
-    let mut sources = Vec::new();
+/// What the names stand for in order: of a folder its files, without hidden ones. And what of it cannot be used.
+fn sources(named: &[OsString]) -> (Vec<Source>, Vec<IngestError>) {
+    let mut found = Found::default();
     for name in named {
         if let Some(url) = name.to_str().filter(|name| name.starts_with("http://") || name.starts_with("https://")) {
-            sources.push(Source::Url(url.to_owned()));
+            found.sources.push(Source::Url(url.to_owned()));
             continue;
         }
-        let path = Path::new(name);
-        let error = |error: std::io::Error| CliError::Usage(format!("{}: {error}", path.display()));
-        if path.metadata().map_err(error)?.is_dir() {
-            walk(path, &mut sources).map_err(error)?;
-        } else {
-            sources.push(Source::File(path.to_owned()));
-        }
+        found.path(Path::new(name));
     }
-    Ok(sources)
+    (found.sources, found.unusable)
 }
 
-fn walk(dir: &Path, files: &mut Vec<Source>) -> std::io::Result<()> {
-    let mut entries: Vec<PathBuf> =
-        std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    entries.sort();
-    for path in entries {
-        let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        // Links are not followed: a loop would not end.
-        let kind = path.symlink_metadata()?.file_type();
-        if is_hidden || kind.is_symlink() {
-            continue;
-        }
-        if kind.is_dir() {
-            walk(&path, files)?;
-        } else {
-            files.push(Source::File(path));
+#[derive(Default)]
+struct Found {
+    sources: Vec<Source>,
+    unusable: Vec<IngestError>,
+    /// Folders by where they really are: a link may lead back up.
+    seen: HashSet<PathBuf>,
+}
+
+impl Found {
+    fn path(&mut self, path: &Path) {
+        // Links lead to what they lead to, as in the folders that Kubernetes mounts.
+        let walked = path.metadata().and_then(|metadata| match metadata.is_dir() {
+            true => self.folder(path),
+            false => {
+                self.sources.push(Source::File(path.to_owned()));
+                Ok(())
+            }
+        });
+        if let Err(error) = walked {
+            self.unusable.push(IngestError { document: path.display().to_string(), message: error.to_string() });
         }
     }
-    Ok(())
+
+    fn folder(&mut self, folder: &Path) -> std::io::Result<()> {
+        if !self.seen.insert(folder.canonicalize()?) {
+            return Ok(());
+        }
+        let mut entries: Vec<PathBuf> =
+            std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+        entries.retain(|path| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')));
+        entries.sort();
+        entries.iter().for_each(|path| self.path(path));
+        Ok(())
+    }
 }
 
 fn add(total: &mut IngestReport, part: IngestReport) {
     total.added += part.added;
     total.updated += part.updated;
     total.unchanged += part.unchanged;
+    total.removed += part.removed;
     total.chunks += part.chunks;
     total.errors.extend(part.errors);
 }

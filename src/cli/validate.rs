@@ -11,7 +11,7 @@ use crate::config::model::Gateway;
 use crate::config::{Folder, Listing, Problem, Severity, compile};
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, State};
 use crate::plugins::registry::BuiltIns;
-use crate::proxy::tls::Certificates;
+use crate::proxy::tls::{Certificates, unusable_identities};
 use crate::server;
 
 #[derive(Args)]
@@ -45,6 +45,7 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     problems.extend(listing.problems);
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
+    problems.extend(unusable_identities(&compiled.gateway));
     problems.extend(missing_models(&compiled.gateway, &library));
     problems.extend(missing_providers(&compiled.gateway));
     problems.sort_by_key(|problem| problem.severity);

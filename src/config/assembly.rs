@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::Severity;
 use super::higress::draft::Draft;
 use super::higress::envoy_filter::RouteFilter;
 use super::higress::gateway_api::GatewayApi;
@@ -9,7 +10,7 @@ use super::higress::https::Https;
 use super::higress::ingress;
 use super::higress::secret::Secrets;
 use super::link::{Services, link};
-use super::model::{Canary, CanaryTakes, Certificate, Destination, HostMatch, ObjectRef, PathMatch, Route};
+use super::model::{Canary, CanaryTakes, Certificate, Destination, HostMatch, ObjectRef, PathMatch, Route, TlsOptions};
 use super::problem::{ObjectReport, Report};
 use super::source::RawObject;
 
@@ -18,6 +19,8 @@ pub(super) struct Assembly<'a> {
     report: &'a Report,
     routes: Vec<Route>,
     certificates: Vec<Certificate>,
+    /// By host, of objects that bring no certificate for it.
+    demands: Vec<(String, TlsOptions, ObjectReport<'a>)>,
     passthrough: Vec<(HostMatch, ObjectReport<'a>)>,
     first_of: HashMap<RouteKey, usize>,
     certified: HashMap<String, usize>,
@@ -39,6 +42,7 @@ impl<'a> Assembly<'a> {
             report,
             routes: Vec::new(),
             certificates: Vec::new(),
+            demands: Vec::new(),
             passthrough: Vec::new(),
             first_of: HashMap::new(),
             certified: HashMap::new(),
@@ -52,6 +56,7 @@ impl<'a> Assembly<'a> {
             let report_on = self.report.on(&object.origin);
             let ingress = ingress::read(object, secrets, https, self.report);
             self.passthrough.extend(ingress.passthrough.into_iter().map(|host| (host, report_on)));
+            self.demands.extend(ingress.demands.into_iter().map(|(host, options)| (host, options, report_on)));
             for draft in ingress.routes {
                 match &ingress.canary {
                     Some(takes) => canaries.push((draft, takes.clone(), report_on)),
@@ -94,7 +99,16 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    pub fn finish(self) -> Assembled {
+    pub fn finish(mut self) -> Assembled {
+        for (host, options, report) in std::mem::take(&mut self.demands) {
+            match self.certified.get(&host).and_then(|at| self.certificates.get_mut(*at)) {
+                Some(certificate) => tighten(certificate, &options, report),
+                None => report.warn(
+                    "",
+                    format!("asks for client certificates, versions or ciphers of TLS, but `{host}` has no certificate; it has no effect"),
+                ),
+            }
+        }
         let passed = |(host, report)| pass_through(host, &self.routes, report);
         let passthrough = self.passthrough.into_iter().filter_map(passed).collect();
         Assembled { passthrough, certificates: merge(self.certificates), routes: self.routes }
@@ -121,13 +135,15 @@ impl<'a> Assembly<'a> {
     fn certificate(&mut self, certificate: Certificate, field: &str, report: ObjectReport<'_>) {
         let host = certificate.hosts.first().cloned().unwrap_or_default();
         match self.certified.get(&host).and_then(|first| self.certificates.get_mut(*first)) {
-            // One of them asks for what cannot be had.
-            Some(first) if certificate.options.is_closed => first.options.is_closed = true,
-            Some(first) if first.secret == certificate.secret => {}
-            Some(first) => report.warn(
-                field,
-                format!("`{host}` already has the certificate of {}; {} is not used", first.secret, certificate.secret),
-            ),
+            Some(first) => {
+                tighten(first, &certificate.options, report);
+                if first.secret != certificate.secret {
+                    let other = &certificate.secret;
+                    let message =
+                        format!("`{host}` already has the certificate of {}; {other} is not used", first.secret);
+                    report.warn(field, message);
+                }
+            }
             None => {
                 self.certified.insert(host, self.certificates.len());
                 self.certificates.push(certificate);
@@ -170,6 +186,22 @@ fn pass_through(host: HostMatch, routes: &[Route], report: ObjectReport<'_>) -> 
         report.warn("", format!("ssl-passthrough has no effect: `{name}` has no path `/` to take the service from"));
     }
     destination.map(|destination| (name, destination))
+}
+
+/// TLS is negotiated before anything tells which route is asked for: what one object asks of a host's clients, all of them meet.
+fn tighten(certificate: &mut Certificate, options: &TlsOptions, report: ObjectReport<'_>) {
+    if !certificate.options.tighten(options) {
+        let message = format!(
+            "what it asks of TLS for `{}` contradicts another object, so that nobody could connect",
+            certificate.hosts.join(", ")
+        );
+        report.add(
+            Severity::Outage,
+            "",
+            message,
+            Some("give the objects of a host the same annotations about TLS".into()),
+        );
+    }
 }
 
 /// One entry per secret and options instead of one per host.

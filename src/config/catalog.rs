@@ -33,6 +33,13 @@ pub trait PluginCatalog {
 
     /// Checks one configuration of a known plugin; with nothing worse than warnings the plugin can be built from it. `config`
     /// is the global configuration, or with `is_rule` that of one rule; `global` is then the global one, for plugins whose
-    /// rules extend it.
-    fn check(&self, plugin: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<FieldProblem>;
+    /// rules extend it. `n_rules`: of the whole object.
+    fn check(
+        &self,
+        plugin: &str,
+        config: &Value,
+        is_rule: bool,
+        global: Option<&Value>,
+        n_rules: usize,
+    ) -> Vec<FieldProblem>;
 }

@@ -24,6 +24,8 @@ pub struct Changes {
     /// By host whose TLS is passed through.
     pub passthrough: Delta,
     pub settings_changed: bool,
+    /// The same routes in another order: the older takes what two of them ask for.
+    pub order_changed: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -46,8 +48,10 @@ impl Delta {
 }
 
 pub fn diff(old: &Gateway, new: &Gateway) -> Changes {
+    let (old_routes, new_routes) = (routes(old), routes(new));
     Changes {
-        routes: delta(&routes(old), &routes(new)),
+        order_changed: stayed(old, &new_routes) != stayed(new, &old_routes),
+        routes: delta(&old_routes, &new_routes),
         services: delta(&old.services, &new.services),
         registries: delta(&registries(old), &registries(new)),
         plugins: delta(&plugins(old), &plugins(new)),
@@ -57,25 +61,33 @@ pub fn diff(old: &Gateway, new: &Gateway) -> Changes {
     }
 }
 
-fn delta<T: PartialEq>(old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) -> Delta {
+fn delta<K: Ord + ToString, T: PartialEq>(old: &BTreeMap<K, T>, new: &BTreeMap<K, T>) -> Delta {
     let mut delta = Delta::default();
     for (name, value) in new {
         match old.get(name) {
-            None => delta.added.push(name.clone()),
-            Some(before) if before != value => delta.changed.push(name.clone()),
+            None => delta.added.push(name.to_string()),
+            Some(before) if before != value => delta.changed.push(name.to_string()),
             Some(_) => {}
         }
     }
-    delta.removed = old.keys().filter(|name| !new.contains_key(*name)).cloned().collect();
+    delta.removed = old.keys().filter(|name| !new.contains_key(*name)).map(ToString::to_string).collect();
     delta
 }
 
-fn routes(gateway: &Gateway) -> BTreeMap<String, Vec<&Route>> {
-    let mut routes: BTreeMap<String, Vec<&Route>> = BTreeMap::new();
+fn routes(gateway: &Gateway) -> BTreeMap<&str, Vec<&Route>> {
+    let mut routes: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
     for route in &gateway.routes {
-        routes.entry(route.name.clone()).or_default().push(route);
+        routes.entry(&route.name).or_default().push(route);
     }
     routes
+}
+
+/// Routes that are there in both, in order; several paths of one Ingress count once.
+fn stayed<'a>(gateway: &'a Gateway, others: &BTreeMap<&str, Vec<&Route>>) -> Vec<&'a str> {
+    let names = gateway.routes.iter().map(|route| route.name.as_str());
+    let mut names: Vec<&str> = names.filter(|name| others.contains_key(name)).collect();
+    names.dedup();
+    names
 }
 
 fn registries(gateway: &Gateway) -> BTreeMap<String, &Registry> {
@@ -106,6 +118,10 @@ impl fmt::Display for Changes {
             ("passthrough", &self.passthrough),
         ];
         let mut separator = "";
+        if self.order_changed {
+            f.write_str("order of routes changed")?;
+            separator = "; ";
+        }
         for (name, delta) in parts.into_iter().filter(|(_, delta)| !delta.is_empty()) {
             write!(f, "{separator}{name}{delta}")?;
             separator = "; ";
@@ -157,5 +173,6 @@ mod tests {
         };
         assert_eq!(changes.to_string(), "routes +d -a ~c; certificates -a.com; settings changed");
         assert_eq!(Changes::default().to_string(), "nothing changed");
+        assert_eq!(Changes { order_changed: true, ..Changes::default() }.to_string(), "order of routes changed");
     }
 }

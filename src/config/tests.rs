@@ -22,7 +22,7 @@ impl PluginCatalog for TestCatalog {
         plugin == "key-auth"
     }
 
-    fn check(&self, _: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<FieldProblem> {
+    fn check(&self, _: &str, config: &Value, is_rule: bool, global: Option<&Value>, _: usize) -> Vec<FieldProblem> {
         let place = if is_rule { "rule" } else { "global" };
         let message = format!("is not allowed in the {place} configuration (global: {})", global.is_some());
         config.get("invalid").map(|_| FieldProblem::error("invalid", message)).into_iter().collect()

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::fetch::{self, Ask};
 use super::{Fetch, Instance, Listed, Listing};
@@ -26,6 +27,16 @@ const TIMEOUT: Duration = Duration::from_secs(330);
 /// Between two questions where the answer had no index to wait on.
 const WITHOUT_INDEX: Duration = Duration::from_secs(5);
 
+/// An answer to a blocking query that came at once and says what was known: somebody on the way does not know such queries.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// Services whose questions wait at the server, each on a connection of its own. Consul gives a client 200; the other services are asked
+/// now and then.
+const MOST_WAITING: usize = 100;
+
+/// After a question about one service that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
 pub(super) struct Query<'a> {
     pub registry: &'a Registry,
     pub fetch: &'a dyn Fetch,
@@ -37,16 +48,37 @@ pub(super) struct Query<'a> {
 
 /// An answer that has arrived.
 enum News {
-    Catalogue { names: Vec<String>, index: u64 },
-    Service { name: String, instances: Vec<Instance>, index: u64 },
+    Catalogue {
+        names: Vec<String>,
+        index: u64,
+    },
+    Service {
+        name: String,
+        instances: Vec<Instance>,
+        index: u64,
+    },
+    /// The registry would not say. It has been reported, and some time has passed.
+    Failed {
+        name: String,
+        index: Option<u64>,
+    },
+}
+
+/// What is known of a service.
+#[derive(Default)]
+struct Known {
+    /// `None` until its first answer.
+    instances: Option<Vec<Instance>>,
+    has_failed: bool,
+    /// Asked now and then.
+    is_polled: bool,
 }
 
 type Pending<'a> = Pin<Box<dyn Future<Output = Result<News, String>> + Send + 'a>>;
 
 impl<'a> Query<'a> {
     pub async fn follow(&'a self, publish: &(dyn Fn(Listing) + Send + Sync)) -> Result<Infallible, String> {
-        // `None` until the service's first answer.
-        let mut known: BTreeMap<String, Option<Vec<Instance>>> = BTreeMap::new();
+        let mut known: BTreeMap<String, Known> = BTreeMap::new();
         let mut pending: FuturesUnordered<Pending<'a>> = FuturesUnordered::new();
         pending.push(Box::pin(self.catalogue(None)));
         let mut is_first = true;
@@ -57,9 +89,10 @@ impl<'a> Query<'a> {
                     known.retain(|name, _| names.contains(name));
                     let mut is_new = known.len() != before || is_first;
                     for name in names {
+                        let is_polled = known.len() >= MOST_WAITING;
                         if let Entry::Vacant(vacant) = known.entry(name) {
                             pending.push(Box::pin(self.service(vacant.key().clone(), None)));
-                            vacant.insert(None);
+                            vacant.insert(Known { is_polled, ..Known::default() });
                             is_new = true;
                         }
                     }
@@ -70,9 +103,16 @@ impl<'a> Query<'a> {
                 News::Service { name, instances, index } => {
                     // A service that is gone is not asked for again.
                     let Some(entry) = known.get_mut(&name) else { continue };
-                    let is_new = entry.as_ref() != Some(&instances);
-                    *entry = Some(instances);
-                    pending.push(Box::pin(self.service(name, Some(index))));
+                    let is_new = entry.instances.as_ref() != Some(&instances) || entry.has_failed;
+                    (entry.instances, entry.has_failed) = (Some(instances), false);
+                    pending.push(Box::pin(self.service(name, Some(if entry.is_polled { 0 } else { index }))));
+                    is_new
+                }
+                News::Failed { name, index } => {
+                    let Some(entry) = known.get_mut(&name) else { continue };
+                    let is_new = !entry.has_failed;
+                    entry.has_failed = true;
+                    pending.push(Box::pin(self.service(name, index)));
                     is_new
                 }
             };
@@ -83,12 +123,17 @@ impl<'a> Query<'a> {
         Err("no question is left to ask".to_owned())
     }
 
-    /// `None` while a service has not answered: one publication is cheaper than one for each.
-    fn listing(&self, known: &BTreeMap<String, Option<Vec<Instance>>>) -> Option<Listing> {
+    /// `None` while a service has neither answered nor failed: one publication is cheaper than one for each.
+    fn listing(&self, known: &BTreeMap<String, Known>) -> Option<Listing> {
         let mut listing = Listing::new();
-        for (name, instances) in known {
+        for (name, known) in known {
             let host = format!("{name}.{}.consul", self.datacenter).replace('_', "-");
-            listing.insert(host, Listed { name: name.clone(), instances: instances.clone()? });
+            let (instances, is_stale) = match &known.instances {
+                Some(instances) => (instances.clone(), false),
+                None if known.has_failed => (Vec::new(), true),
+                None => return None,
+            };
+            listing.insert(host, Listed { name: name.clone(), instances, is_stale });
         }
         Some(listing)
     }
@@ -106,8 +151,19 @@ impl<'a> Query<'a> {
 
     async fn service(&self, name: String, index: Option<u64>) -> Result<News, String> {
         let path = format!("/v1/health/service/{}", fetch::encode(&name));
-        let (index, answer) = self.ask(path, index, "&passing=true").await?;
-        let entries = answer.as_array().ok_or("the service's health is no list")?;
+        let asked = self.ask(path, index, "&passing=true").await;
+        let listed = asked.and_then(|(index, answer)| match answer {
+            Value::Array(entries) => Ok((index, entries)),
+            _ => Err("the service's health is no list".to_owned()),
+        });
+        let (index, entries) = match listed {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!(service = name, error, "Consul does not list a service's instances; those before stay");
+                tokio::time::sleep(AFTER_FAILURE).await;
+                return Ok(News::Failed { name, index });
+            }
+        };
         let mut instances: Vec<Instance> = entries.iter().filter_map(instance).collect();
         instances.sort_unstable();
         Ok(News::Service { name, instances, index })
@@ -130,10 +186,14 @@ impl<'a> Query<'a> {
         if let Some(token) = self.token {
             ask = ask.header("x-consul-token", token.expose());
         }
+        let asked = Instant::now();
         let (headers, answer) = fetch::json(self.fetch, ask).await?;
         let said = headers.get("x-consul-index").and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
         // An index that goes back means that the servers' state was restored: begin anew.
         let next = if index.is_some_and(|before| said < before) { 0 } else { said };
+        if index == Some(next) && asked.elapsed() < AT_ONCE {
+            tokio::time::sleep(WITHOUT_INDEX).await;
+        }
         Ok((next, answer))
     }
 }

@@ -154,6 +154,10 @@ impl Directory {
             is_changed |= before.is_none_or(|before| before.service != known.service);
             if before != Some(known) {
                 self.sink.addresses(host, known.port(), known.addresses.clone());
+                if let Some(before) = before.filter(|before| before.port() != known.port()) {
+                    // The configuration that knows the old port goes on until the next one is there.
+                    self.sink.addresses(host, before.port(), known.addresses.clone());
+                }
             }
         }
         for (host, gone) in state.merged.iter().filter(|(host, _)| !merged.contains_key(*host)) {
@@ -170,6 +174,9 @@ impl Directory {
 /// What a listed service means. One that has lost its last instance keeps its port and protocol, so that it comes back
 /// without a new configuration; one that never had any is not there.
 fn known(registry: &Registry, host: &str, listed: &Listed, before: Option<&Known>) -> Option<Known> {
+    if listed.is_stale {
+        return before.cloned();
+    }
     let addresses: Vec<SocketAddr> = listed.instances.iter().map(|instance| instance.address).collect();
     let Some(first) = listed.instances.first() else {
         return before.map(|before| Known { service: before.service.clone(), addresses });

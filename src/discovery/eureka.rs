@@ -30,7 +30,7 @@ fn read(answer: &Value) -> Listing {
     for application in one_or_many(&answer["applications"]["application"]) {
         let Some(name) = application["name"].as_str().filter(|name| !name.is_empty()) else { continue };
         let instances = one_or_many(&application["instance"]).iter().filter_map(instance).collect();
-        listing.insert(format!("{name}.eureka"), Listed { name: name.to_owned(), instances });
+        listing.insert(format!("{name}.eureka"), Listed { name: name.to_owned(), instances, is_stale: false });
     }
     listing
 }

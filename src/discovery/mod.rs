@@ -18,7 +18,10 @@ mod testing;
 mod watch;
 mod zookeeper;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+
+use parking_lot::Mutex;
 
 pub use directory::Directory;
 pub use fetch::{Ask, Fetch, Fetched};
@@ -42,6 +45,8 @@ struct Listed {
     name: String,
     /// Those that may get requests; there may be none at the moment.
     instances: Vec<Instance>,
+    /// The registry would not say: what it said last holds.
+    is_stale: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,10 +56,27 @@ struct Instance {
     protocol: String,
 }
 
+/// Says once of each name that it gets no requests.
+fn warn_of_name(name: &str) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    /// Names come from others.
+    const MOST_TOLD: usize = 1000;
+    let mut told = TOLD.lock();
+    if told.len() < MOST_TOLD && told.insert(name.to_owned()) {
+        tracing::warn!(
+            instance = name,
+            "An instance in a registry has a name in the place of its address and gets no requests"
+        );
+    }
+}
+
 impl Instance {
     /// `None` if this is no address: registries may hold host names, which would have to be resolved first.
     fn new(ip: &str, port: u16, protocol: &str) -> Option<Instance> {
-        let ip = ip.parse().ok()?;
+        let Ok(ip) = ip.parse() else {
+            warn_of_name(ip);
+            return None;
+        };
         (port > 0).then(|| Instance { address: SocketAddr::new(ip, port), protocol: protocol.to_owned() })
     }
 }

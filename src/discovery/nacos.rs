@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 use ring::hmac;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -145,10 +145,32 @@ impl Client<'_> {
 
     async fn instances(&self, session: &Session, names: &[Name<'_>]) -> Result<(Listing, Option<Duration>), String> {
         let questions: Vec<_> = names.iter().map(|name| self.instances_of(session, name)).collect();
-        let answers: Vec<_> = stream::iter(questions).buffered(N_AT_ONCE).try_collect().await?;
+        let answers: Vec<Result<Value, String>> = stream::iter(questions).buffered(N_AT_ONCE).collect().await;
+        // One service's fault is not the others'; that of all is the registry's.
+        if let Some(Err(error)) = answers.iter().find(|answer| answer.is_err())
+            && answers.iter().all(Result::is_err)
+        {
+            return Err(error.clone());
+        }
         let mut listing = Listing::new();
         let mut keep = None;
         for (name, answer) in names.iter().zip(answers) {
+            let suffix = format!("{}.{}.nacos", name.group, self.namespace).replace('_', "-");
+            let host = format!("{}.{suffix}", name.name);
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) => {
+                    let (group, service) = (name.group, name.name.as_str());
+                    tracing::warn!(
+                        group,
+                        service,
+                        error,
+                        "Nacos does not list a service's instances; those before stay"
+                    );
+                    listing.insert(host, Listed { name: name.name.clone(), is_stale: true, ..Listed::default() });
+                    continue;
+                }
+            };
             let said = answer["cacheMillis"].as_u64().map(Duration::from_millis);
             keep = [keep, said].into_iter().flatten().min();
             let hosts = answer.as_array().or_else(|| answer["hosts"].as_array()).map_or(&[][..], Vec::as_slice);
@@ -158,8 +180,7 @@ impl Client<'_> {
             }
             let mut instances: Vec<Instance> = hosts.iter().filter_map(instance).collect();
             instances.sort_unstable();
-            let suffix = format!("{}.{}.nacos", name.group, self.namespace).replace('_', "-");
-            listing.insert(format!("{}.{suffix}", name.name), Listed { name: name.name.clone(), instances });
+            listing.insert(host, Listed { name: name.name.clone(), instances, is_stale: false });
         }
         Ok((listing, keep))
     }

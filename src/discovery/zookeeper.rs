@@ -231,7 +231,7 @@ fn listing(services: &BTreeMap<String, Followed>) -> Option<Listing> {
     let mut listing = Listing::new();
     for followed in services.values() {
         for (host, instances) in followed.found.as_ref()? {
-            let listed = Listed { name: host.clone(), instances: instances.clone() };
+            let listed = Listed { name: host.clone(), instances: instances.clone(), is_stale: false };
             listing.insert(format!("{host}.zookeeper"), listed.clone());
             listing.insert(host.clone(), listed);
         }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::Request;
 use super::config::Fields;
@@ -71,8 +71,16 @@ fn parse(text: &str) -> Option<IpAddr> {
 /// One address or network as written in a configuration; host bits of a network are ignored.
 pub fn network(text: &str) -> Option<IpNet> {
     let text = text.trim();
-    text.parse().ok().or_else(|| text.parse().ok().map(|ip: IpAddr| IpNet::from(ip.to_canonical())))
+    let written = text.parse().ok().or_else(|| text.parse().ok().map(|ip: IpAddr| IpNet::from(ip.to_canonical())))?;
+    let IpNet::V6(network) = written else { return Some(written) };
+    // Clients of version 4 are never seen in the form of version 6.
+    let of_v4 = network.prefix_len().checked_sub(MAPPED_BITS).zip(network.addr().to_ipv4_mapped());
+    let of_v4 = of_v4.and_then(|(bits, address)| Ipv4Net::new(address, bits).ok());
+    Some(of_v4.map_or(written, IpNet::V4))
 }
+
+/// Of `::ffff:0:0/96`.
+const MAPPED_BITS: u8 = 96;
 
 /// A list of addresses and networks; elements that are neither are named as problems.
 pub fn networks(fields: &mut Fields<'_>, key: &'static str) -> Option<Vec<IpNet>> {

@@ -44,6 +44,11 @@ impl<'a> Fields<'a> {
         self.object.and_then(|object| object.get(key)).filter(|value| !value.is_null())
     }
 
+    /// Whether a member is there and has no value.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.object.and_then(|object| object.get(key)).is_some_and(Value::is_null)
+    }
+
     pub fn problem(&mut self, key: &str, message: impl Into<String>) {
         self.add(Severity::Error, key, message);
     }

@@ -50,7 +50,7 @@ use crate::stores::Store;
 use crate::stores::redis::RedisConfig;
 use crate::telemetry::metrics::Metrics;
 
-pub use state::{Answered, CredentialPlace, End, LlmState, RequestState, Target, without_query};
+pub use state::{Answered, CredentialPlace, End, LlmState, RequestState, Target, without_credentials, without_query};
 
 /// One plugin with one configuration: the global one, or that of a rule. Shared by all requests it applies to.
 #[async_trait]
@@ -131,10 +131,18 @@ pub struct Request<'a> {
     pub state: &'a mut RequestState,
 }
 
+impl<'a> Request<'a> {
+    /// The request as `plugin` sees it, with its own notes.
+    pub fn of(plugin: &Arc<dyn Plugin>, head: &'a mut RequestHeader, state: &'a mut RequestState) -> Request<'a> {
+        state.notes.turn_to(Arc::as_ptr(plugin).addr());
+        Request { head, state }
+    }
+}
+
 impl Request<'_> {
-    /// First value of a header, if it is text.
+    /// First value of a header, if it is text (UTF-8).
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.head.headers.get(name).and_then(|value| value.to_str().ok())
+        self.head.headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
     }
 
     /// Path without query.
@@ -309,6 +317,8 @@ pub struct HttpCall {
     pub timeout: Duration,
     /// A question: asked twice it does no harm, whatever its method.
     pub is_question: bool,
+    /// Whether an answer that is too long is cut rather than an error: its status is what counts.
+    pub may_cut: bool,
 }
 
 impl HttpCall {
@@ -333,7 +343,7 @@ impl HttpCall {
         for name in [http::header::CONTENT_TYPE, http::header::ACCEPT] {
             head.insert_header(name, "application/json").map_err(|error| invalid(&error))?;
         }
-        Ok(HttpCall { to, head, body, timeout, is_question: true })
+        Ok(HttpCall { to, head, body, timeout, is_question: true, may_cut: false })
     }
 }
 
@@ -362,7 +372,7 @@ impl HttpAnswer {
 pub struct LlmCall {
     /// The client's head (path, content type); credentials are replaced by the provider's.
     pub head: RequestHeader,
-    pub credential: Option<CredentialPlace>,
+    pub credentials: Vec<CredentialPlace>,
     pub body: Bytes,
     pub is_stream: bool,
     pub route: Arc<str>,

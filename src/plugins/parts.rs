@@ -4,14 +4,22 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONTENT_LENGTH, COOKIE, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Version};
 
 use super::Request;
 
-/// First value of a header as text; bytes that are not UTF-8 are replaced, so that a filter sees something of them too.
+/// First value of a header, or of a pseudo header, as text; bytes that are not UTF-8 are replaced, so that a filter sees something of
+/// them too.
 pub fn text<'a>(request: &'a Request<'_>, name: &str) -> Option<Cow<'a, str>> {
-    request.head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()))
+    let header = |name: &str| request.head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    match name {
+        ":authority" => header(HOST.as_str()),
+        ":path" => Some(Cow::Borrowed(path_and_query(request))),
+        ":method" => Some(Cow::Borrowed(request.head.method.as_str())),
+        ":scheme" => Some(Cow::Borrowed(if request.state.is_tls { "https" } else { "http" })),
+        _ => header(name),
+    }
 }
 
 /// Path and query as they will go upstream.
@@ -29,11 +37,12 @@ pub fn parameter<'a>(request: &'a Request<'_>, name: &str) -> Option<Cow<'a, str
     query(request).find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
-/// First cookie of that name.
+/// First cookie of that name. What is no text beside it hides nothing.
 pub fn cookie<'a>(request: &'a Request<'_>, name: &str) -> Option<&'a str> {
-    let lists = request.head.headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = lists.flat_map(|list| list.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    let lists = request.head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let pairs = lists.flat_map(|list| list.split(|byte| *byte == b';'));
+    let mut texts = pairs.filter_map(|pair| std::str::from_utf8(pair).ok()?.trim().split_once('='));
+    texts.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 /// Whether a body may follow this head. In HTTP/1 the head says so; in HTTP/2 only a length of zero excludes one.
@@ -63,6 +72,14 @@ mod tests {
             (Some("a=b"), Some("2"), None)
         );
         assert_eq!(path_and_query(&request), "/p?a=1&b=x%20y+z&b=2&flag");
+        let odd = http::HeaderValue::from_bytes(b"uid=u1; x=\xe9; y=2").unwrap();
+        exchange.head.insert_header("cookie", odd).unwrap();
+        let request = exchange.request();
+        assert_eq!((cookie(&request, "uid"), cookie(&request, "y")), (Some("u1"), Some("2")));
+        assert_eq!(
+            (text(&request, ":path"), text(&request, ":method")),
+            (Some("/p?a=1&b=x%20y+z&b=2&flag".into()), Some("GET".into()))
+        );
     }
 
     #[test]

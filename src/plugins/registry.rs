@@ -151,12 +151,18 @@ impl PluginCatalog for BuiltIns {
         GUARDS.contains(&plugin)
     }
 
-    fn check(&self, plugin: &str, config: &Value, is_rule: bool, global: Option<&Value>) -> Vec<FieldProblem> {
+    fn check(
+        &self,
+        plugin: &str,
+        config: &Value,
+        is_rule: bool,
+        global: Option<&Value>,
+        n_rules: usize,
+    ) -> Vec<FieldProblem> {
         let Some(spec) = find(plugin) else { return Vec::new() };
-        let scope = if is_rule {
-            Scope { global, rule: Some(config), n_rules: 1 }
-        } else {
-            Scope { global: Some(config), rule: None, n_rules: 0 }
+        let scope = match is_rule {
+            true => Scope { global, rule: Some(config), n_rules },
+            false => Scope { global: Some(config), rule: None, n_rules },
         };
         (spec.check)(&scope)
     }

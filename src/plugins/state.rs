@@ -32,8 +32,9 @@ pub struct RequestState {
     pub body: Option<Bytes>,
     /// The authenticated consumer.
     pub consumer: Option<String>,
-    /// Where the client's credential for the gateway stands; it goes neither to model providers nor into the access log.
-    pub credential: Option<CredentialPlace>,
+    /// Where the client's credentials for the gateway stand, also those that were refused; they go neither to model providers nor
+    /// into the access log.
+    pub credentials: Vec<CredentialPlace>,
     /// The answer on its way back is an upstream's, not one the gateway made itself.
     pub is_upstream_answer: bool,
     /// Set by a plugin whose header write may select another route; the chain matches again and clears it.
@@ -51,8 +52,10 @@ pub struct RequestState {
     pub log: Map<String, Value>,
     /// Set when the request is a model call.
     pub llm: Option<Box<LlmState>>,
-    /// Private notes of plugins from request to log, keyed by type.
-    pub notes: Extensions,
+    /// What plugins note for themselves from request to log.
+    pub notes: Notes,
+    /// What plugins have read for one another, by type.
+    pub shared: Extensions,
 }
 
 impl RequestState {
@@ -70,7 +73,7 @@ impl RequestState {
             service_port: None,
             body: None,
             consumer: None,
-            credential: None,
+            credentials: Vec::new(),
             is_upstream_answer: false,
             reroute: false,
             told_upstream: false,
@@ -79,7 +82,8 @@ impl RequestState {
             is_logged: true,
             log: Map::new(),
             llm: None,
-            notes: Extensions::new(),
+            notes: Notes::default(),
+            shared: Extensions::new(),
         }
     }
 
@@ -95,11 +99,62 @@ impl Default for RequestState {
     }
 }
 
+/// Notes of each instance of a plugin, by type: of two objects with the same plugin neither sees what the other noted.
+#[derive(Default)]
+pub struct Notes {
+    /// Whose turn it is.
+    owner: usize,
+    /// Few, if any.
+    of: Vec<(usize, Extensions)>,
+}
+
+impl Notes {
+    /// Those of `owner` from now on.
+    pub fn turn_to(&mut self, owner: usize) {
+        self.owner = owner;
+    }
+
+    fn own(&self) -> Option<&Extensions> {
+        self.of.iter().find(|(owner, _)| *owner == self.owner).map(|(_, notes)| notes)
+    }
+
+    fn own_mut(&mut self) -> Option<&mut Extensions> {
+        self.of.iter_mut().find(|(owner, _)| *owner == self.owner).map(|(_, notes)| notes)
+    }
+
+    pub fn get<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.own()?.get()
+    }
+
+    pub fn get_mut<T: Send + Sync + 'static>(&mut self) -> Option<&mut T> {
+        self.own_mut()?.get_mut()
+    }
+
+    pub fn insert<T: Clone + Send + Sync + 'static>(&mut self, note: T) {
+        if self.own().is_none() {
+            self.of.push((self.owner, Extensions::new()));
+        }
+        self.own_mut().and_then(|notes| notes.insert(note));
+    }
+
+    pub fn remove<T: Send + Sync + 'static>(&mut self) -> Option<T> {
+        self.own_mut()?.remove()
+    }
+}
+
 /// A header or query parameter that holds a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialPlace {
     Header(String),
     Query(String),
+}
+
+/// Path and query without the parameters that hold credentials.
+pub fn without_credentials(path_and_query: &str, places: &[CredentialPlace]) -> String {
+    places.iter().fold(path_and_query.to_owned(), |path, place| match place {
+        CredentialPlace::Query(name) => without_query(&path, name),
+        CredentialPlace::Header(_) => path,
+    })
 }
 
 /// Path and query without the parameter `name`.

@@ -58,7 +58,7 @@ pub fn arms(route: &Route, live: impl Fn(&model::Destination) -> Destination) ->
         header_control: header_control.clone(),
         rpc,
         destinations: destinations.iter().map(&live).collect(),
-        total_weight: destinations.iter().map(|destination| destination.weight).sum(),
+        total_weight: destinations.iter().map(|destination| destination.weight).fold(0, u32::saturating_add),
         takes,
     };
     let canaries = route.canaries.iter().map(|canary| {

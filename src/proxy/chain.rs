@@ -76,7 +76,7 @@ pub async fn run(session: &mut Session, ctx: &mut Context) -> pingora_error::Res
     for entry in &snapshot.chain.entries {
         let Some(plugin) = entry.at(ctx.place()) else { continue };
         ctx.ran.push(plugin.clone());
-        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        let mut request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
         if let Flow::Respond(reply) = plugin.on_request_headers(&mut request).await {
             return Ok(Some(*reply));
         }
@@ -87,7 +87,7 @@ pub async fn run(session: &mut Session, ctx: &mut Context) -> pingora_error::Res
                     Err(reply) => return Ok(Some(reply)),
                 }
             }
-            let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+            let mut request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
             if let Flow::Respond(reply) = plugin.on_request_body(&mut request).await {
                 return Ok(Some(*reply));
             }
@@ -104,6 +104,8 @@ pub async fn run(session: &mut Session, ctx: &mut Context) -> pingora_error::Res
 
 /// Whether a plugin that ran may hold this request's answer back.
 pub fn may_hold_answer(session: &mut Session, ctx: &mut Context) -> bool {
-    let request = Request { head: session.req_header_mut(), state: &mut ctx.state };
-    ctx.ran.iter().any(|plugin| plugin.may_hold_answer(&request))
+    let mut may_hold = |plugin: &Arc<dyn Plugin>| {
+        plugin.may_hold_answer(&Request::of(plugin, session.req_header_mut(), &mut ctx.state))
+    };
+    ctx.ran.iter().any(&mut may_hold)
 }

@@ -62,6 +62,8 @@ pub struct Context {
     pub tries: u32,
     /// When the last try on the streaming path began.
     pub asked_upstream: Option<Instant>,
+    /// Endpoints the request has been to on the streaming path.
+    pub tried: Vec<std::net::SocketAddr>,
     /// When the route's timeout is over, counted from the first try on the streaming path.
     deadline: Option<Instant>,
     /// When the last try must be over, its answer complete.
@@ -114,6 +116,7 @@ impl Context {
             upstream_address: String::new(),
             tries: 0,
             asked_upstream: None,
+            tried: Vec::new(),
             deadline: None,
             try_deadline: None,
             counted_by: Vec::new(),
@@ -271,7 +274,7 @@ impl Context {
         let (Some(reentry), Some(received)) = (self.reentry().cloned(), &self.received) else { return };
         for plugin in self.ran.iter().rev() {
             // What it noted is about this round.
-            plugin.on_log(&mut Request { head, state: &mut self.state });
+            plugin.on_log(&mut Request::of(plugin, head, &mut self.state));
         }
         *head = RequestHeader::clone(received);
         let valid = |(name, value): &(String, String)| {
@@ -296,6 +299,7 @@ impl Context {
         self.ran.clear();
         self.has_fallen_back = false;
         self.deadline = None;
+        self.tried.clear();
         self.lease = None;
         self.upstream_address.clear();
         self.n_reentries += 1;

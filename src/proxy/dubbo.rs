@@ -30,10 +30,14 @@ use crate::rpc::mapping::{self, Misfit, Source};
 /// Connections to one address that wait for work.
 const MAX_IDLE: usize = 64;
 
+/// How long connections to an address wait that nobody calls.
+const LONGEST_IDLE: Duration = Duration::from_secs(60);
+
 /// The connections to Dubbo services.
 #[derive(Default)]
 pub struct Dubbo {
-    idle: Mutex<HashMap<SocketAddr, Vec<TcpStream>>>,
+    /// With the time of the last call to the address.
+    idle: Mutex<HashMap<SocketAddr, (Instant, Vec<TcpStream>)>>,
     n_calls: AtomicU64,
 }
 
@@ -121,8 +125,9 @@ impl Dubbo {
         resolver: &Resolver,
     ) -> std::result::Result<(TcpStream, Lease), Failure> {
         let mut n_left = n_more;
+        let mut tried = Vec::new();
         loop {
-            let leased = upstream.lease(resolver, None, limit).await;
+            let leased = upstream.lease(resolver, None, &tried, limit).await;
             let mut lease = leased.map_err(|error| Failure::Unreachable(error.to_string()))?;
             let address = lease.address();
             if let Some(stream) = self.take(address) {
@@ -138,6 +143,7 @@ impl Dubbo {
                 Err(_) => Failure::Unreachable(format!("{address}: no connection within {} ms", limit.as_millis())),
             };
             lease.failed();
+            tried.push(address);
             if n_left == 0 {
                 return Err(failure);
             }
@@ -148,7 +154,7 @@ impl Dubbo {
     /// A connection that is silent and open.
     fn take(&self, address: SocketAddr) -> Option<TcpStream> {
         let mut idle = self.idle.lock();
-        let waiting = idle.get_mut(&address)?;
+        let (_, waiting) = idle.get_mut(&address)?;
         while let Some(stream) = waiting.pop() {
             let peeked = stream.try_read(&mut [0]);
             if peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
@@ -180,7 +186,10 @@ impl Dubbo {
             if head.answers(id) {
                 let answer = dubbo::response(head, &body).map_err(Failure::Refused);
                 let mut idle = self.idle.lock();
-                let waiting = idle.entry(address).or_default();
+                // Providers come and go; what leads to those that are gone is closed by nobody else.
+                idle.retain(|_, (last, _)| last.elapsed() < LONGEST_IDLE);
+                let (last, waiting) = idle.entry(address).or_insert_with(|| (Instant::now(), Vec::new()));
+                *last = Instant::now();
                 if waiting.len() < MAX_IDLE {
                     waiting.push(stream);
                 }

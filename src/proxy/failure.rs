@@ -11,6 +11,14 @@ pub const BROKEN_BODY: &[&str] = &["InvalidChunk", "InvalidTrailerEnd"];
 /// Marks the error of a request that its service has no room for.
 pub const OVERFLOW: ErrorType = ErrorType::Custom("the service is at its limit");
 
+/// Whether an HTTP/2 upstream says that it did nothing with the request: it refused the stream, or closes the connection and has not come
+/// to it (RFC 9113, section 8.7).
+pub fn was_refused(error: &Error) -> bool {
+    const SAID: [&str; 2] = ["refused stream before processing", "connection error received: not a result of an error"];
+    let cause = error.root_cause().to_string();
+    error.etype() == &ErrorType::H2Error && SAID.iter().any(|said| cause.contains(said))
+}
+
 /// Error class and log detail; `None` when the client itself went away.
 pub fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
     match (error.etype(), error.esource()) {

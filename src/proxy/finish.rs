@@ -7,14 +7,14 @@ use pingora_proxy::Session;
 
 use super::context::Context;
 use super::{log_line, span};
-use crate::plugins::{CredentialPlace, Request, without_query};
+use crate::plugins::{Request, without_credentials};
 use crate::telemetry::access_log::{AccessLog, Entry};
 use crate::telemetry::metrics::{Metrics, RouteStatus};
 use crate::telemetry::spans::SpanSink;
 
 pub fn finish(session: &mut Session, ctx: &mut Context, metrics: &Metrics, log: &AccessLog, spans: &SpanSink) {
     for plugin in ctx.ran.iter().rev() {
-        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        let mut request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
         plugin.on_log(&mut request);
     }
     let elapsed = ctx.state.started.elapsed();
@@ -85,12 +85,9 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
     log_line::write(log, ctx.snapshot.settings.access_log.as_ref(), &facts, metrics);
 }
 
-/// The path without a credential that may stand in its query.
+/// The path without credentials that may stand in its query.
 fn logged_path(ctx: &Context) -> String {
-    match &ctx.state.credential {
-        Some(CredentialPlace::Query(name)) => without_query(&ctx.path, name),
-        _ => ctx.path.clone(),
-    }
+    without_credentials(&ctx.path, &ctx.state.credentials)
 }
 
 fn protocol(version: Version) -> &'static str {

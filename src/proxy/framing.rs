@@ -116,8 +116,12 @@ fn request_line(line: &[u8]) -> Result<Version, Refusal> {
     };
     let is_method = !method.is_empty() && method.iter().all(|byte| is_token(*byte));
     let is_target = !target.is_empty() && target.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
+    let is_placed = matches!(target, [b'/', ..] | b"*") || method == b"CONNECT" || is_absolute(target);
     match version {
         _ if !is_method || !is_target => Err(broken),
+        _ if !is_placed => {
+            Err(Refusal::malformed("target", "The target of the request is no path that begins with a slash."))
+        }
         _ if target.contains(&b'#') => Err(Refusal::malformed(
             "fragment",
             "The target of the request has a fragment, which is not sent to servers.",
@@ -133,6 +137,12 @@ fn request_line(line: &[u8]) -> Result<Version, Refusal> {
         }
         _ => Err(broken),
     }
+}
+
+/// A whole URL, as proxies are asked with.
+fn is_absolute(target: &[u8]) -> bool {
+    let scheme = memchr::memmem::find(target, b"://").and_then(|end| target.get(..end));
+    scheme.is_some_and(|scheme| !scheme.is_empty() && scheme.iter().all(u8::is_ascii_alphabetic))
 }
 
 /// Name and value of a line.
@@ -167,7 +177,7 @@ impl Framing {
             4 if name.eq_ignore_ascii_case(b"host") => {
                 self.n_hosts += 1;
                 once(self.n_hosts, "host", "There is more than one Host header.")?;
-                if !value.is_empty() && value.iter().all(|byte| is_of_host(*byte)) {
+                if is_host(value) {
                     return Ok(());
                 }
                 Err(Refusal::malformed("host", "The Host header is not a host and perhaps a port."))
@@ -225,15 +235,31 @@ fn once(n: usize, reason: &'static str, message: &'static str) -> Result<(), Ref
 fn nominations(value: &[u8]) -> Result<(), Refusal> {
     const NEVER: [&[u8]; 3] = [b"content-length", b"host", b"transfer-encoding"];
     let mut names = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    if names.clone().any(|name| !name.iter().all(|byte| is_token(*byte))) {
+        return Err(Refusal::malformed("connection", "Connection names what is no header."));
+    }
     if names.any(|name| NEVER.iter().any(|never| name.eq_ignore_ascii_case(never))) {
         return Err(Refusal::malformed("connection", "Connection names a header that belongs to the whole way."));
     }
     Ok(())
 }
 
-/// Names, addresses and ports; none of what would make a list, a path or a user of it.
-fn is_of_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte)
+/// A name or an address, perhaps with a port; none of what would make a list, a path or a user of it.
+pub fn is_host(value: &[u8]) -> bool {
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte);
+    let is_of_address = |byte: &u8| byte.is_ascii_alphanumeric() || b".:".contains(byte);
+    let (is_named, rest) = match value.strip_prefix(b"[") {
+        Some(after) => {
+            let end = memchr::memchr(b']', after).unwrap_or(0);
+            (end > 0 && after[..end].iter().all(is_of_address), after.get(end + 1..).unwrap_or_default())
+        }
+        None => {
+            let end = memchr::memchr(b':', value).unwrap_or(value.len());
+            (end > 0 && value[..end].iter().all(is_of_name), &value[end..])
+        }
+    };
+    let is_port = rest.is_empty() || rest.strip_prefix(b":").is_some_and(|port| port.iter().all(u8::is_ascii_digit));
+    is_named && is_port
 }
 
 fn is_token(byte: u8) -> bool {
@@ -263,6 +289,11 @@ mod tests {
             ("GET / HTTP/1.1", ""),
             ("M-SEARCH * HTTP/1.1", ""),
             ("GET http://h/p?q HTTP/1.1", ""),
+            ("CONNECT h:443 HTTP/1.1", ""),
+            ("GET foo HTTP/1.1", "target"),
+            ("GET ?x HTTP/1.1", "target"),
+            ("GET \\admin HTTP/1.1", "target"),
+            ("GET x/://h/p HTTP/1.1", "target"),
             ("GET /\u{e4} HTTP/1.1", ""),
             ("GET  / HTTP/1.1", "request_line"),
             ("GET / x HTTP/1.1", "request_line"),
@@ -309,6 +340,8 @@ mod tests {
             ("Transfer-Encoding: xchunked\r\n", "transfer_coding"),
             ("Transfer-Encoding: \u{b}chunked\r\n", "header_value"),
             ("Connection: close, Host\r\n", "connection"),
+            ("Connection: close, \u{e9}\r\n", "connection"),
+            ("Connection: close,, x\r\n", ""),
         ] {
             assert_eq!(reason(format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes()), expected, "{fields:?}");
         }
@@ -316,9 +349,24 @@ mod tests {
 
     #[test]
     fn hosts_numbers_and_versions() {
-        for (host, expected) in
-            [("", "host"), ("a, b", "host"), ("a/b", "host"), ("u@a", "host"), ("[::1]:80", ""), ("a_b:80", "")]
-        {
+        for (host, expected) in [
+            ("", "host"),
+            ("a, b", "host"),
+            ("a/b", "host"),
+            ("u@a", "host"),
+            ("a:80:80", "host"),
+            ("a:b", "host"),
+            ("%61", "host"),
+            ("[a", "host"),
+            ("[::1]x", "host"),
+            ("[]", "host"),
+            (":80", "host"),
+            ("[::1]:80", ""),
+            ("[::1]", ""),
+            ("a_b:80", ""),
+            ("a:", ""),
+            ("a.", ""),
+        ] {
             assert_eq!(reason(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()), expected, "{host:?}");
         }
         assert_eq!(reason(b"GET / HTTP/1.1\r\n\r\n"), "host");

@@ -205,7 +205,7 @@ enum Opened {
 
 /// Copies bytes both ways until both sides are done.
 async fn pass(mut stream: Plain, upstream: &Upstream, resolver: &Resolver, patience: Duration) -> Result<(), String> {
-    let mut lease = upstream.lease(resolver, None, patience).await.map_err(|error| error.to_string())?;
+    let mut lease = upstream.lease(resolver, None, &[], patience).await.map_err(|error| error.to_string())?;
     let address = lease.address();
     let connected = timeout(patience, TcpStream::connect(address)).await;
     let mut other = match connected {

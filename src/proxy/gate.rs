@@ -51,7 +51,9 @@ pub fn enter(ctx: &mut Context, head: &RequestHeader) -> Result<(), Reply> {
 pub fn redirect(ctx: &Context, head: &RequestHeader) -> Option<Reply> {
     let admission = &ctx.route.as_ref()?.route.admission;
     let (status, location) = location(admission, head, ctx.state.is_tls)?;
-    Some(Reply::new(status, "direct_response").header(LOCATION, &location))
+    let mut reply = Reply::new(status, "direct_response").header(LOCATION, &location);
+    outgoing::finish_reply(&mut reply, ctx);
+    Some(reply)
 }
 
 fn may_come_from(admission: &Admission, ip: Option<IpAddr>) -> bool {

@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 use super::context::Context;
 use super::tls::Handshake;
 use super::upstream::host_only;
-use super::{respond, span};
+use super::{framing, respond, span};
 use crate::llm::error::ErrorKind;
 use crate::plugins::Reply;
 
@@ -32,7 +32,8 @@ const OF_CLIENTS: &str = "x-envoy-allow-mcp-tools";
 /// Prepares head and context.
 ///
 /// # Errors
-/// The 414 or 431 for an HTTP/2 head over the limit (`head` has measured those of HTTP/1); the 421 for a host whose TLS demands
+/// The 400 for a path with a NUL or, in HTTP/2, what is no host; the 414 or 431 for an HTTP/2 head over the limit (`head` has
+/// measured those of HTTP/1); the 421 for a host whose TLS demands
 /// more than this connection's.
 pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     // A socket for both versions shows clients of version 4 in the form of version 6; lists of addresses mean the former.
@@ -53,10 +54,21 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
         // An origin is asked in origin form, whatever the client asked a proxy with: this is the path of what was read.
         let _ = head.set_raw_path(ctx.path.as_bytes());
     }
-    if let Some(path) = without_dots(&ctx.path) {
-        ctx.path = path;
-        // Of the characters that were there.
-        let _ = head.set_raw_path(ctx.path.as_bytes());
+    match normalized(&ctx.path) {
+        Ok(None) => {}
+        Ok(Some(path)) => {
+            ctx.path = path;
+            // Of the characters that were there.
+            let _ = head.set_raw_path(ctx.path.as_bytes());
+        }
+        Err(Nul) => {
+            let message = "The path has an encoded NUL (`%00`), which no two programs read alike.";
+            return Err(respond::error(ErrorKind::MalformedRequest, message, "nul_in_path"));
+        }
+    }
+    if head.version == http::Version::HTTP_2 && !head.headers.get(http::header::HOST).is_some_and(is_host) {
+        let message = "The request names no host, or what is none. Send `:authority` as a host and perhaps a port.";
+        return Err(respond::error(ErrorKind::MalformedRequest, message, "http2.host"));
     }
     ctx.state.host = authority(head).map(|authority| host_only(authority).to_ascii_lowercase()).unwrap_or_default();
     let limit = ctx.snapshot.limits.max_header_bytes;
@@ -74,6 +86,9 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
         // Another name was asked for in the handshake, so this host's clients were not checked.
         return Err(Reply::new(421, "misdirected_request"));
     }
+    if head.version == http::Version::HTTP_2 {
+        join_cookies(head);
+    }
     drop_nominated(head);
     for name in present(&head.headers, INTERNAL_HEADERS) {
         head.remove_header(&name);
@@ -89,6 +104,19 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
         forward(head, peer, &origin, ctx.snapshot.settings.add_x_real_ip);
     }
     Ok(())
+}
+
+/// HTTP/2 may send each cookie in a field of its own; elsewhere there is one field (RFC 9113, section 8.2.3).
+fn join_cookies(head: &mut RequestHeader) {
+    let fields = head.headers.get_all(http::header::COOKIE);
+    if fields.iter().nth(1).is_none() {
+        return;
+    }
+    let joined = fields.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        // Of header values.
+        let _ = head.insert_header(http::header::COOKIE, joined);
+    }
 }
 
 /// Who asks, and how: the other end of the connection, or what the proxies in front say of theirs.
@@ -111,6 +139,11 @@ impl Origin {
         };
         Origin { client: told.or(peer), is_tls }
     }
+}
+
+/// `framing` has looked at the Host header of HTTP/1.
+fn is_host(value: &HeaderValue) -> bool {
+    framing::is_host(value.as_bytes())
 }
 
 /// The host a request is for. `admit` made `:authority` and absolute-form targets into a Host header.
@@ -201,48 +234,73 @@ fn set(head: &mut RequestHeader, name: &'static str, value: &str) {
     }
 }
 
-/// The path without `.` and `..`, also as `%2e`, as Higress' Envoy is configured to do it: a rule for `/admin` must not be walked
-/// around by `/public/../admin`. `None` if there is nothing to do.
-fn without_dots(path_and_query: &str) -> Option<String> {
+/// The path has an encoded NUL.
+#[derive(Debug, PartialEq, Eq)]
+struct Nul;
+
+/// The path as routes and rules are to see it, as Istio has Envoy do it by default (`BASE`): letters, digits, `-`, `.`, `_` and `~` are
+/// not encoded, a backslash is a slash, `.` and `..` are resolved. A rule for `/admin` must not be walked around by
+/// `/public/../admin` or `/%61dmin`. `%2F` and `//` stay. `None` if there is nothing to do.
+fn normalized(path_and_query: &str) -> Result<Option<String>, Nul> {
     let (path, query) = match path_and_query.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (path_and_query, None),
     };
-    if !path.contains(['.', '%']) || path.split('/').all(|segment| n_dots(segment) == 0) {
+    if !path.contains(['.', '%', '\\']) {
+        return Ok(None);
+    }
+    let decoded = decoded(path)?;
+    let resolved = resolved(decoded.as_deref().unwrap_or(path));
+    let Some(mut clean) = resolved.or(decoded) else { return Ok(None) };
+    if let Some(query) = query {
+        clean.push('?');
+        clean.push_str(query);
+    }
+    Ok(Some(clean))
+}
+
+/// Without needless encoding and backslashes. `None` if there are none.
+fn decoded(path: &str) -> Result<Option<String>, Nul> {
+    let mut clean = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find(['%', '\\']) {
+        let (before, found) = rest.split_at(at);
+        clean.push_str(before);
+        let code = found.strip_prefix('%').and_then(|after| after.get(..2));
+        let code = code.filter(|code| code.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let (character, length) = match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
+            Some(0) => return Err(Nul),
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => (char::from(byte), 3),
+            _ if found.starts_with('%') => ('%', 1),
+            _ => ('/', 1),
+        };
+        clean.push(character);
+        rest = found.get(length..).unwrap_or_default();
+    }
+    clean.push_str(rest);
+    Ok((clean != path).then_some(clean))
+}
+
+/// Without `.` and `..`. `None` if there are none.
+fn resolved(path: &str) -> Option<String> {
+    if path.split('/').all(|segment| !matches!(segment, "." | "..")) {
         return None;
     }
     let mut kept: Vec<&str> = Vec::new();
     let mut ends_in_folder = false;
     for segment in path.split('/').skip(1) {
-        let dots = n_dots(segment);
-        ends_in_folder = dots > 0;
-        match dots {
-            0 => kept.push(segment),
-            1 => {}
-            _ => drop(kept.pop()),
+        ends_in_folder = matches!(segment, "." | "..");
+        match segment {
+            "." => {}
+            ".." => drop(kept.pop()),
+            _ => kept.push(segment),
         }
     }
     let mut clean = format!("/{}", kept.join("/"));
     if ends_in_folder && !clean.ends_with('/') {
         clean.push('/');
     }
-    if let Some(query) = query {
-        clean.push('?');
-        clean.push_str(query);
-    }
     Some(clean)
-}
-
-/// 1 or 2 if the segment is nothing but so many dots, else 0.
-fn n_dots(segment: &str) -> usize {
-    let mut n = 0;
-    let mut rest = segment;
-    while !rest.is_empty() {
-        let is_encoded = rest.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("%2e"));
-        let Some(after) = (if is_encoded { rest.get(3..) } else { rest.strip_prefix('.') }) else { return 0 };
-        (n, rest) = (n + 1, after);
-    }
-    if n > 2 { 0 } else { n }
 }
 
 #[cfg(test)]
@@ -250,19 +308,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dot_segments_go_and_nothing_else() {
+    fn paths_are_normalized_as_by_envoy() {
         for (path, clean) in [
+            ("/%61dm%69n?x=%61", "/admin?x=%61"),
+            ("/x\\..\\admin", "/admin"),
+            ("/x/%2e%2E\\%41", "/A"),
+            ("/%2561", "/%2561"),
+            ("/a%2Fb/%7e%5f%2D", "/a%2Fb/~_-"),
+            ("/%e4%c3%A4/%4", "/%e4%c3%A4/%4"),
             ("/a/../b", "/b"),
             ("/a/%2E%2e/b?x=/../y", "/b?x=/../y"),
             ("/a/./b/.", "/a/b/"),
             ("/../../a/..", "/"),
             ("/a/.%2e", "/"),
         ] {
-            assert_eq!(without_dots(path).as_deref(), Some(clean), "{path}");
+            let expected = Some(clean).filter(|clean| *clean != path);
+            assert_eq!(normalized(path).unwrap().as_deref(), expected, "{path}");
         }
-        for path in ["/", "/a.b/..c/...", "/%2f/x?../y", "*", "//a//"] {
-            assert_eq!(without_dots(path), None, "{path}");
+        for path in ["/", "/a.b/..c/...", "/%2f/x?../y\\%00", "*", "//a//", "/%", "/%zz", "/%\u{e4}1"] {
+            assert_eq!(normalized(path), Ok(None), "{path}");
         }
+        assert_eq!(normalized("/a%00b"), Err(Nul));
     }
 
     fn head(headers: &[(&'static str, &str)]) -> RequestHeader {

@@ -60,7 +60,7 @@ pub fn send(gateway: &Gateway, session: &Session, ctx: &Context) {
         gateway.metrics.mirror_shed.inc();
         return;
     };
-    let call = HttpCall { to, head, body, timeout: LIMIT, is_question: false };
+    let call = HttpCall { to, head, body, timeout: LIMIT, is_question: false, may_cut: false };
     let (exchange, snapshot, route) = (gateway.exchange.clone(), ctx.snapshot.clone(), ctx.state.route.clone());
     gateway.tasks.spawn(async move {
         if let Err(error) = exchange.http(&snapshot, call).await {

@@ -1,12 +1,14 @@
 //! What a route changes in heads: of the request on its way upstream, and of the upstream's answer. Both ways out, pingora's
 //! and the exchange's, pass here.
 
+use http::{HeaderName, HeaderValue};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::context::Context;
 use super::{mcp_session, span};
 use crate::config::model::{HeaderOperations, PathRewrite, Rewrite};
+use crate::plugins::Reply;
 
 /// How Higress tells a default backend which route it answers for, and under which name it was configured.
 const FALLBACK_ROUTE: &str = "x-envoy-route-name";
@@ -54,7 +56,15 @@ pub fn finish(answer: &mut ResponseHeader, ctx: &Context) {
     }
 }
 
-/// The two kinds of heads.
+/// Applies header control to an answer that the route itself gives, as Envoy does.
+pub fn finish_reply(reply: &mut Reply, ctx: &Context) {
+    if let Some(control) = ctx.header_control() {
+        // The operations were checked when they were read.
+        let _ = apply(reply, &control.response);
+    }
+}
+
+/// The kinds of heads.
 trait Head {
     fn remove(&mut self, name: &str);
     fn set(&mut self, name: &str, value: &str) -> Result<()>;
@@ -86,6 +96,24 @@ impl Head for ResponseHeader {
 
     fn add(&mut self, name: &str, value: &str) -> Result<()> {
         self.append_header(name.to_owned(), value).map(|_| ())
+    }
+}
+
+impl Head for Reply {
+    fn remove(&mut self, name: &str) {
+        self.headers.retain(|(known, _)| !known.as_str().eq_ignore_ascii_case(name));
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        self.remove(name);
+        self.add(name, value)
+    }
+
+    fn add(&mut self, name: &str, value: &str) -> Result<()> {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            self.headers.push((name, value));
+        }
+        Ok(())
     }
 }
 

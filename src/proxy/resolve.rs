@@ -31,6 +31,9 @@ const SYSTEM_REFRESH: Duration = Duration::from_secs(30);
 const SHORTEST_USE: Duration = Duration::from_secs(1);
 const LONGEST_USE: Duration = Duration::from_secs(300);
 
+/// Until the next try where a name that has addresses could not be looked up again.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+
 /// How long a name that does not resolve is not asked for again.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
 
@@ -52,6 +55,13 @@ pub struct DnsName {
     resolved: ArcSwapOption<Resolved>,
     /// Held by the lookup of a name without addresses, whom all who need one wait for. When that failed last, and why.
     failed: AsyncMutex<Option<(Instant, String)>>,
+}
+
+impl DnsName {
+    /// Whether this is one of its addresses.
+    pub fn has(&self, address: SocketAddr) -> bool {
+        self.resolved.load().as_ref().is_some_and(|resolved| resolved.addresses.contains(&address))
+    }
 }
 
 struct Resolved {
@@ -114,10 +124,12 @@ impl Resolver {
             // Mark first, so that one request of many starts the lookup.
             let until = Instant::now() + SYSTEM_REFRESH;
             name.resolved.store(Some(Arc::new(Resolved { addresses: resolved.addresses.clone(), until })));
-            let (name, dns) = (name.clone(), self.dns.clone());
+            let (name, dns, addresses) = (name.clone(), self.dns.clone(), resolved.addresses.clone());
             self.tasks.spawn(async move {
                 if let Err(error) = dns.lookup(&name).await {
                     tracing::warn!(host = name.host, error, "DNS refresh failed; the old addresses stay in use");
+                    let until = Instant::now() + AFTER_FAILURE;
+                    name.resolved.store(Some(Arc::new(Resolved { addresses, until })));
                 }
             });
         }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, SET_COOKIE, TRANSFER_ENCODING};
-use http::{HeaderName, Method, Version};
+use http::{HeaderName, Method, StatusCode, Version};
+use pingora_core::protocols::http::ServerSession;
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -78,7 +79,7 @@ pub async fn write_whole(session: &mut Session, ctx: &mut Context, head: Respons
     ctx.status = Some(head.status.as_u16());
     // A HEAD request and the statuses without body get the head alone.
     let is_bare = body.is_empty() || session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(head), is_bare).await.map_err(|error| error.into_down())?;
+    write_head(session, Box::new(head), is_bare).await?;
     if !is_bare {
         session.write_response_body(Some(body), true).await.map_err(|error| error.into_down())?;
     }
@@ -87,6 +88,19 @@ pub async fn write_whole(session: &mut Session, ctx: &mut Context, head: Respons
         let _ = tokio::time::timeout(DRAIN_LIMIT, session.drain_request_body()).await;
     }
     Ok(())
+}
+
+/// Sends a head. In HTTP/2 one that is all there is ends the stream: clients of gRPC take no other for an answer without messages.
+///
+/// # Errors
+/// The client went away.
+pub async fn write_head(session: &mut Session, head: Box<ResponseHeader>, is_all: bool) -> Result<()> {
+    let written = match session.as_downstream_mut() {
+        ServerSession::H2(stream) if is_all => stream.write_response_header(head, true),
+        // pingora forgets here that it is all.
+        _ => session.write_response_header(head, is_all).await,
+    };
+    written.map_err(|error| error.into_down())
 }
 
 /// What the answer of an upstream gets before it goes out. As [`finish_head`], with the route's own header changes first.
@@ -127,6 +141,11 @@ fn parts(reply: Reply) -> Result<(ResponseHeader, Bytes)> {
     for (name, value) in reply.headers {
         head.append_header(name, value)?;
     }
+    // These have no body, whatever a configuration says.
+    if matches!(head.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED) {
+        head.remove_header(&CONTENT_TYPE);
+        return Ok((head, Bytes::new()));
+    }
     if reply.stream.is_none() {
         head.set_content_length(reply.body.len())?;
     }
@@ -158,7 +177,7 @@ pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut Response
         let _ = head.insert_header(name, value);
     }
     for plugin in ctx.ran.iter().rev() {
-        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        let mut request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
         if let Some(reply) = plugin.replace_answer(&request, head) {
             request.state.is_upstream_answer = false;
             request.state.details.clone_from(&reply.details);
@@ -181,10 +200,13 @@ pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut Response
 
 /// Whether a plugin that ran wants this answer when it is whole, and it is, or may be held back until it is.
 pub fn holds(session: &mut Session, ctx: &mut Context, head: &ResponseHeader) -> bool {
-    // The status of a call comes behind its messages, so they are not to be held as a whole.
+    let is_bare = session.req_header().method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
+    // The status of a call comes behind its messages, so they are not to be held as a whole. An answer without its body says how long
+    // that would be.
     !grpc::is_grpc(&head.headers)
+        && !(is_bare && ctx.state.is_upstream_answer)
         && ctx.ran.iter().any(|plugin| {
-            let request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+            let request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
             let may_hold = !request.state.is_upstream_answer || plugin.may_hold_answer(&request);
             may_hold && plugin.wants_response_body(&request, head)
         })
@@ -201,7 +223,7 @@ pub async fn finish_body(
     body: &mut Bytes,
 ) -> Result<()> {
     for plugin in ctx.ran.iter().rev() {
-        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        let mut request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
         if plugin.wants_response_body(&request, head) {
             plugin.on_response_body(&mut request, head, body).await;
         }
@@ -216,7 +238,7 @@ pub fn pass_request_chunk(session: &mut Session, ctx: &mut Context, chunk: &Byte
         return;
     }
     for plugin in &ctx.ran {
-        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        let mut request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
         plugin.on_request_chunk(&mut request, chunk);
     }
 }
@@ -228,7 +250,7 @@ pub fn pass_chunk(session: &mut Session, ctx: &mut Context, chunk: &mut Option<B
         announcement.pass(bytes);
     }
     for plugin in ctx.ran.iter().rev() {
-        let mut request = Request { head: session.req_header_mut(), state: &mut ctx.state };
+        let mut request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
         plugin.on_response_chunk(&mut request, bytes);
     }
 }

@@ -6,6 +6,7 @@ use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::context::Context;
+use super::failure;
 use crate::config::model::RetryOn;
 
 /// Marks the error by which an answer is given up for another attempt.
@@ -38,6 +39,10 @@ pub fn after_failure(session: &Session, ctx: &mut Context, error: &Error, is_reu
     }
     if error.esource() == &ErrorSource::Downstream || session.response_written().is_some() || !is_whole(session) {
         return false;
+    }
+    if failure::was_refused(error) {
+        // Nothing was done, whatever the method.
+        return is_listed(ctx, RetryOn::RefusedStream) && has_attempts(session, ctx) && has_room(ctx);
     }
     let is_stale = is_reused && error.retry.retry() && session.req_header().method.is_idempotent();
     let may_repeat = is_listed(ctx, RetryOn::ServerError) && is_safe(session, ctx) && has_attempts(session, ctx);

@@ -24,6 +24,8 @@ pub struct RouteEntry {
     pub fallback: Option<Destination>,
     pub limiter: Option<Arc<Limiter>>,
     pub timeout: Option<Duration>,
+    /// Place among all routes: the older the smaller.
+    order: usize,
 }
 
 impl RouteEntry {
@@ -53,7 +55,7 @@ struct HostRoutes {
     default_backends: Vec<Arc<RouteEntry>>,
 }
 
-/// Routes by path; those that ignore case are kept under the lower-case path.
+/// Routes by path; those that ignore case are kept under the lower-case path, and under each other spelling that a route has.
 #[derive(Default)]
 struct PathMap {
     as_written: HashMap<String, Vec<Arc<RouteEntry>>>,
@@ -69,7 +71,7 @@ impl RouteTable {
     ) -> RouteTable {
         let mut table = RouteTable { n_routes: gateway.routes.len(), ..RouteTable::default() };
         let mut suffixes: HashMap<String, HostRoutes> = HashMap::new();
-        for route in &gateway.routes {
+        for (order, route) in gateway.routes.iter().enumerate() {
             let live = |destination: &model::Destination| Destination::new(destination, upstream(destination));
             let entry = Arc::new(RouteEntry {
                 arms: arms(route, live),
@@ -77,6 +79,7 @@ impl RouteTable {
                 limiter: table.limiters.of(route, &before.limiters),
                 timeout: route.timeout.or(gateway.settings.route_timeout),
                 route: route.clone(),
+                order,
             });
             table.look_at_headers |= n_headers(route) > 0 || entry.arms.iter().any(Arm::looks_at_headers);
             let host = match &route.host {
@@ -176,15 +179,19 @@ impl PathMap {
     }
 
     fn sort(&mut self) {
+        if !self.folded.is_empty() {
+            for (path, routes) in &mut self.as_written {
+                routes.extend(self.folded.get(&path.to_ascii_lowercase()).into_iter().flatten().cloned());
+            }
+        }
         for routes in self.as_written.values_mut().chain(self.folded.values_mut()) {
-            routes.sort_by_key(rank);
+            routes.sort_by_key(|entry| (rank(entry), entry.order));
         }
     }
 
     fn at(&self, path: &str) -> impl Iterator<Item = &Arc<RouteEntry>> {
-        let as_written = self.as_written.get(path).into_iter().flatten();
-        let folded = (!self.folded.is_empty()).then(|| self.folded.get(&path.to_ascii_lowercase())).flatten();
-        as_written.chain(folded.into_iter().flatten())
+        let folded = || self.folded.get(&path.to_ascii_lowercase()).filter(|_| !self.folded.is_empty());
+        self.as_written.get(path).or_else(folded).into_iter().flatten()
     }
 }
 
@@ -347,5 +354,18 @@ mod tests {
         folded.ignore_path_case = true;
         check(vec![folded], "h", "/aPI/x", &[], Some("folded"));
         check(vec![route("strict", HostMatch::Any, prefix("/Api"))], "h", "/api/x", &[], None);
+    }
+
+    /// Routes as written came first, whatever the others asked for.
+    #[test]
+    fn routes_that_ignore_case_keep_their_place_among_the_others() {
+        let mut folded = route("folded", HostMatch::Any, prefix("/Api"));
+        folded.ignore_path_case = true;
+        folded.headers = vec![HeaderMatch { name: "x-m".into(), value: StringMatch::Exact("q".into()) }];
+        let routes = || vec![route("strict", HostMatch::Any, prefix("/api")), folded.clone()];
+        check(routes(), "h", "/api", &[("x-m", "q")], Some("folded"));
+        check(routes(), "h", "/api", &[], Some("strict"));
+        check(routes(), "h", "/API", &[("x-m", "q")], Some("folded"));
+        check(routes(), "h", "/API", &[], None);
     }
 }

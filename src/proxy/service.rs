@@ -204,8 +204,15 @@ impl ProxyHttp for Gateway {
                 format!("service {} is not configured", ctx.state.service),
             );
         };
-        match upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver, ctx.balance.hash).await {
+        let found =
+            upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver, ctx.balance.hash, &ctx.tried);
+        // A name server that is silent must not take longer than the route may.
+        let Ok(found) = tokio::time::timeout(limit.unwrap_or(Duration::MAX), found).await else {
+            return Error::e_explain(ErrorType::ReadTimedout, "no address of the service in the route's time");
+        };
+        match found {
             Ok((mut peer, lease)) => {
+                ctx.tried.push(lease.address());
                 ctx.lease = Some(lease);
                 if limit.is_some() {
                     peer.options.read_timeout = limit;

@@ -138,18 +138,16 @@ impl Snapshot {
         let problems = RefCell::new(problems);
         let live = |service: &Service, port: &ServicePort, tls: Option<bool>, policy: Option<&UpstreamPolicy>| {
             let identity = tls_policies(policy, service, port).find_map(|tls| tls.identity.as_ref());
-            let identity = identity.map(ClientIdentity::load).transpose().unwrap_or_else(|problem| {
-                problems.borrow_mut().push(*problem);
-                None
-            });
+            let identity = identity.map(ClientIdentity::load).transpose();
+            // Without its certificate or its authorities the service would be spoken to in another way than was asked for.
+            let identity = identity.map_err(|problem| problems.borrow_mut().push(*problem)).ok()?;
             let variant = Variant { tls, policy, identity };
-            Arc::new(Upstream::new(service, port, variant, &limits, resolver, clusters))
+            Some(Arc::new(Upstream::new(service, port, variant, &limits, resolver, clusters)))
         };
         let mut upstreams: HashMap<String, Vec<Arc<Upstream>>> = HashMap::new();
         for service in gateway.services.values() {
             for port in &service.ports {
-                let upstream = live(service, port, None, None);
-                upstreams.entry(service.host.clone()).or_default().push(upstream);
+                upstreams.entry(service.host.clone()).or_default().extend(live(service, port, None, None));
             }
         }
         // Routes that speak to a service in the same way share its connections, counts and turns.
@@ -165,7 +163,7 @@ impl Snapshot {
             if let Some(known) = variants.borrow().get(&key) {
                 return Some(known.clone());
             }
-            let upstream = live(service, port, *tls, Some(policy));
+            let upstream = live(service, port, *tls, Some(policy))?;
             variants.borrow_mut().insert(key, upstream.clone());
             Some(upstream)
         };

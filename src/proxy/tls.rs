@@ -26,10 +26,11 @@ use tokio::io::AsyncReadExt;
 
 use super::challenge::Challenges;
 use super::snapshot::Snapshot;
-use crate::config::model::{Certificate, CipherSuite, ClientCa, Identity, Shown, TlsOptions, TlsVersion};
+use super::upstream::tls_policies;
+use crate::config::model::{Certificate, CipherSuite, ClientCa, Gateway, Identity, Shown, TlsOptions, TlsVersion};
 use crate::config::{Problem, Severity};
 
-/// Values by host: exact name, then one wildcard level, then the value for any host.
+/// Values by host: exact name, then the longest suffix, then the value for any host, which is how routes are found.
 pub struct ByHost<T> {
     exact: HashMap<String, T>,
     /// Without the `*`, with the dot.
@@ -64,7 +65,7 @@ impl<T> ByHost<T> {
 
     pub fn find(&self, name: Option<&str>) -> Option<&T> {
         let by_name = name.and_then(|name| {
-            let wildcard = || name.find('.').and_then(|dot| self.wildcard.get(&name[dot..]));
+            let wildcard = || name.match_indices('.').find_map(|(dot, _)| self.wildcard.get(&name[dot..]));
             self.exact.get(name).or_else(wildcard)
         });
         by_name.or(self.any.as_ref())
@@ -269,9 +270,12 @@ pub struct ClientIdentity {
 
 impl ClientIdentity {
     /// # Errors
-    /// The Secret holds something that cannot be used.
+    /// The Secret holds something that cannot be used: an outage of what is spoken to with it.
     pub fn load(identity: &Identity) -> Result<ClientIdentity, Box<Problem>> {
-        let fault = |(field, message): (&str, String)| Box::new(Problem::error(&identity.secret, field, &message));
+        let fault = |(field, message): (&str, String)| {
+            let hint = Some("until then requests to the services that it is for get a 503".to_owned());
+            Box::new(Problem { severity: Severity::Outage, hint, ..Problem::error(&identity.secret, field, &message) })
+        };
         let certificate = match &identity.shown {
             None => None,
             Some(Shown { chain, key }) => {
@@ -294,6 +298,28 @@ impl ClientIdentity {
         (identity.shown.as_ref().map(|shown| &shown.chain), &identity.ca).hash(&mut hasher);
         Ok(ClientIdentity { certificate, authorities, group: hasher.finish() })
     }
+}
+
+/// An outage for every Secret that is to be shown to upstreams, or to check them, and cannot be used.
+pub fn unusable_identities(gateway: &Gateway) -> Vec<Problem> {
+    let of_routes =
+        gateway.routes.iter().flat_map(|route| &route.destinations).map(|to| (&to.service, to.port, &to.policy));
+    let of_routes = of_routes.filter_map(|(service, port, policy)| {
+        let service = gateway.services.get(service)?;
+        Some((Some(policy), service, service.port(port)?))
+    });
+    let of_services = gateway.services.values();
+    let of_services = of_services.flat_map(|service| service.ports.iter().map(move |port| (None, service, port)));
+    let identities = of_routes.chain(of_services).filter_map(|(policy, service, port)| {
+        tls_policies(policy, service, port).find_map(|tls| tls.identity.as_ref())
+    });
+    let mut problems = Vec::new();
+    for problem in identities.filter_map(|identity| ClientIdentity::load(identity).err()) {
+        if !problems.contains(&*problem) {
+            problems.push(*problem);
+        }
+    }
+    problems
 }
 
 /// DER certificates that pingora's type takes: it panics on what its parser refuses.

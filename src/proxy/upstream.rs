@@ -168,6 +168,17 @@ impl Upstream {
         self.tls.is_some()
     }
 
+    /// The name whose address this is: each has a certificate of its own.
+    fn name_of(&self, address: SocketAddr) -> Option<String> {
+        match &self.endpoints {
+            EndpointSet::Dns(names) if names.len() > 1 && self.proxy.is_none() => {
+                names.iter().find(|name| name.has(address)).map(|name| name.host.clone())
+            }
+            _ => None,
+        }
+        .or_else(|| self.dns_authority())
+    }
+
     /// The authority an upstream reached by name expects when nobody sets one: its own name.
     pub fn dns_authority(&self) -> Option<String> {
         match &self.endpoints {
@@ -208,8 +219,8 @@ impl Upstream {
         })
     }
 
-    fn pick(&self, addresses: &[SocketAddr], key: Option<u64>) -> Result<Arc<Endpoint>, NoPeer> {
-        let picked = self.cluster.pick(addresses, &self.balancer, key, &self.policy, Instant::now());
+    fn pick(&self, addresses: &[SocketAddr], key: Option<u64>, tried: &[SocketAddr]) -> Result<Arc<Endpoint>, NoPeer> {
+        let picked = self.cluster.pick(addresses, &self.balancer, key, &self.policy, tried, Instant::now());
         picked.ok_or_else(|| NoPeer::Missing(format!("service {} has no ready endpoint", self.service)))
     }
 
@@ -219,25 +230,37 @@ impl Upstream {
     /// No endpoint, or no address for the name.
     pub async fn address(&self, resolver: &Resolver) -> Result<SocketAddr, String> {
         let addresses = self.own_addresses(resolver).await?;
-        self.pick(&addresses, None).map(|endpoint| endpoint.address).map_err(|error| error.to_string())
+        self.pick(&addresses, None, &[]).map(|endpoint| endpoint.address).map_err(|error| error.to_string())
     }
 
-    /// An endpoint for the next attempt, directly and not through a proxy. `key` is what the request is hashed by; see
-    /// [`balance::key`](super::balance::key).
+    /// An endpoint for the next attempt, directly and not through a proxy. `key` is what the request is hashed by, see
+    /// [`balance::key`](super::balance::key); `tried` are the endpoints that it has been to.
     ///
     /// # Errors
     /// No endpoint, no address for the name, or no room for another request within `patience`.
-    pub async fn lease(&self, resolver: &Resolver, key: Option<u64>, patience: Duration) -> Result<Lease, NoPeer> {
+    pub async fn lease(
+        &self,
+        resolver: &Resolver,
+        key: Option<u64>,
+        tried: &[SocketAddr],
+        patience: Duration,
+    ) -> Result<Lease, NoPeer> {
         let addresses = self.own_addresses(resolver).await.map_err(NoPeer::Missing)?;
-        self.lease_of(&addresses, key, patience).await
+        self.lease_of(&addresses, key, tried, patience).await
     }
 
-    async fn lease_of(&self, addresses: &[SocketAddr], key: Option<u64>, patience: Duration) -> Result<Lease, NoPeer> {
+    async fn lease_of(
+        &self,
+        addresses: &[SocketAddr],
+        key: Option<u64>,
+        tried: &[SocketAddr],
+        patience: Duration,
+    ) -> Result<Lease, NoPeer> {
         let needs_connection = self.protocol != Protocol::Http2;
         let admitted = self.cluster.admit(&self.policy.limits, needs_connection, patience).await;
         let admitted = admitted.map_err(|limit| NoPeer::Full { service: self.service.clone(), limit })?;
         // Picked only now: the wait may have been long.
-        Ok(Lease::new(admitted, self.pick(addresses, key)?, self.policy.clone()))
+        Ok(Lease::new(admitted, self.pick(addresses, key, tried)?, self.policy.clone()))
     }
 
     /// The peer for the next attempt. `authority` names the server in TLS when the service does not. The lease is held as
@@ -251,13 +274,14 @@ impl Upstream {
         timeouts: &UpstreamTimeouts,
         resolver: &Resolver,
         key: Option<u64>,
+        tried: &[SocketAddr],
     ) -> Result<(HttpPeer, Lease), NoPeer> {
         if self.protocol == Protocol::Dubbo {
             let message = format!("service {} speaks dubbo; bind its route to an Http2Rpc", self.service);
             return Err(NoPeer::Missing(message));
         }
         let addresses = self.addresses(resolver).await.map_err(NoPeer::Missing)?;
-        let lease = self.lease_of(&addresses, key, timeouts.connect).await?;
+        let lease = self.lease_of(&addresses, key, tried, timeouts.connect).await?;
         Ok((self.peer_at(lease.address(), authority, timeouts), lease))
     }
 
@@ -265,7 +289,7 @@ impl Upstream {
     pub fn peer_at(&self, address: SocketAddr, authority: &str, timeouts: &UpstreamTimeouts) -> HttpPeer {
         let sni = match &self.tls {
             Some(tls) => {
-                tls.sni.clone().or_else(|| self.dns_authority()).unwrap_or_else(|| host_only(authority).to_owned())
+                tls.sni.clone().or_else(|| self.name_of(address)).unwrap_or_else(|| host_only(authority).to_owned())
             }
             None => String::new(),
         };

@@ -3,9 +3,10 @@
 //! A document is its id. The same content under the same id is no work; other content takes its place in one commit. What was
 //! committed stays when the process dies; running the same ingest again does the rest.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -24,13 +25,15 @@ pub struct NewDocument {
     pub document: Document,
     /// Whose it is; `None` is everybody's who may see the knowledge base.
     pub tenant: Option<String>,
+    /// What it is a part of, if that was read as a whole: rows that are no longer in it are removed.
+    pub source: Option<String>,
 }
 
 impl NewDocument {
     /// One of the documents that a source (file, URL, upload) consists of: a file is its own, a row is `<source>/<key>`.
     pub fn of_source(source: &str, document: Document, tenant: Option<String>) -> NewDocument {
         let id = if document.key.is_empty() { source.to_owned() } else { format!("{source}/{}", document.key) };
-        NewDocument { id, document, tenant }
+        NewDocument { id, document, tenant, source: Some(source.to_owned()) }
     }
 }
 
@@ -40,6 +43,8 @@ pub struct IngestReport {
     pub added: usize,
     pub updated: usize,
     pub unchanged: usize,
+    /// Rows that are no longer in their source.
+    pub removed: usize,
     /// Chunks written.
     pub chunks: usize,
     pub errors: Vec<IngestError>,
@@ -59,6 +64,17 @@ pub struct Progress {
     pub of: usize,
     pub chunks: usize,
 }
+
+/// What became of a removal.
+#[derive(Debug, Default)]
+pub struct Removed {
+    pub documents: Vec<String>,
+    /// Of these there was nothing.
+    pub missing: Vec<String>,
+}
+
+/// Commits after which files are merged and old versions forgotten, however few rows there are.
+const COMMITS_UNTIL_MAINTENANCE: u64 = 100;
 
 /// Chunks that are embedded and committed together, at least: fewer would make many small files.
 const BATCH_CHUNKS: usize = 512;
@@ -85,7 +101,13 @@ impl KnowledgeBase {
     ) -> Result<IngestReport, RagError> {
         let _writing = self.writing.lock().await;
         let _lock = self.lock_file.as_deref().map(|path| exclusive(path, self.table.name())).transpose()?;
+        // Since the last look another process may have written.
+        self.table.refresh().await?;
         let stored = self.table.hashes().await?;
+        // A file that is one document has no rows, and what lies beside it under a longer name is none of its own.
+        let has_rows =
+            |new: &&NewDocument| new.source.as_ref().is_some_and(|source| *source != new.id || is_table(source));
+        let sources = documents.iter().filter(has_rows).filter_map(|new| new.source.clone()).collect();
         let (mut report, mut pending) = (IngestReport::default(), Vec::new());
         let (mut seen, of) = (HashSet::new(), documents.len());
         for (at, new) in documents.into_iter().enumerate() {
@@ -101,11 +123,46 @@ impl KnowledgeBase {
             }
         }
         self.commit(pending, &mut report).await?;
+        let gone: Vec<String> = parts_of(&sources, stored.keys()).filter(|id| !seen.contains(*id)).cloned().collect();
+        self.table.remove(&gone).await?;
+        report.removed = gone.len();
         progress(Progress { documents: of, of, chunks: report.chunks });
-        if report.chunks > 0 {
-            self.table.maintain_if_due().await?;
+        if report.chunks + report.removed > 0 {
+            self.maintain_if_due().await?;
         }
         Ok(report)
+    }
+
+    /// Removes documents: those of the ids, and the rows of a source that is named. Says of which ids there was nothing.
+    ///
+    /// # Errors
+    /// The place cannot be written.
+    pub async fn remove(&self, ids: &[String]) -> Result<Removed, RagError> {
+        let stored = self.table.hashes().await?;
+        let mut removed = Removed::default();
+        for id in ids {
+            let sources = BTreeSet::from_iter(Some(id.clone()).filter(|id| is_table(id)));
+            let rows = parts_of(&sources, stored.keys()).cloned().collect::<Vec<_>>();
+            let own = stored.contains_key(id).then(|| id.clone());
+            if own.is_none() && rows.is_empty() {
+                removed.missing.push(id.clone());
+            }
+            removed.documents.extend(own.into_iter().chain(rows));
+        }
+        self.table.remove(&removed.documents).await?;
+        if !removed.documents.is_empty() {
+            self.maintain_if_due().await?;
+        }
+        Ok(removed)
+    }
+
+    /// Every commit leaves files; a base that is small and changes often would have more of them than rows.
+    async fn maintain_if_due(&self) -> Result<(), RagError> {
+        if self.n_commits.fetch_add(1, Relaxed) < COMMITS_UNTIL_MAINTENANCE {
+            return self.table.maintain_if_due().await;
+        }
+        self.n_commits.store(0, Relaxed);
+        self.table.maintain().await
     }
 
     /// Rows of a document without their vectors; `None` if there is nothing to do.
@@ -164,11 +221,13 @@ impl KnowledgeBase {
             return Ok(());
         }
         self.embed_rows(documents.iter_mut().flat_map(|document| document.rows.iter_mut()).collect()).await?;
+        // Where nothing keeps other processes out, none is known to be new: they would be stored twice.
+        let is_alone = self.lock_file.is_some();
         let (new, changed): (Vec<_>, Vec<_>) = documents.into_iter().partition(|document| document.is_new);
         for (documents, is_new) in [(new, true), (changed, false)] {
             let ids: Vec<String> = documents.iter().map(|document| document.id.clone()).collect();
             let rows: Vec<Row> = documents.into_iter().flat_map(|document| document.rows).collect();
-            self.table.replace(&ids, &rows, is_new).await?;
+            self.table.replace(&ids, &rows, is_new && is_alone).await?;
             report.chunks += rows.len();
             *(if is_new { &mut report.added } else { &mut report.updated }) += ids.len();
         }
@@ -204,6 +263,21 @@ impl KnowledgeBase {
         digest.update(serde_json::to_vec(&new.document).unwrap_or_default());
         digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+/// Stored ids of the rows of these sources.
+fn parts_of<'a>(
+    sources: &BTreeSet<String>,
+    stored: impl Iterator<Item = &'a String>,
+) -> impl Iterator<Item = &'a String> {
+    stored.filter(move |id| id.match_indices('/').any(|(slash, _)| sources.contains(&id[..slash])))
+}
+
+/// Whether a source is one of rows, by its name.
+fn is_table(source: &str) -> bool {
+    const ENDINGS: [&str; 5] = [".csv", ".tsv", ".json", ".jsonl", ".ndjson"];
+    let lower = source.to_ascii_lowercase();
+    ENDINGS.iter().any(|ending| lower.ends_with(ending))
 }
 
 /// What words are looked up in.

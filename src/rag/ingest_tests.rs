@@ -207,3 +207,79 @@ async fn an_ingest_that_was_killed_loses_and_doubles_nothing() {
     base.table().each_text(&mut |id, _, _| assert!(ids.insert(id.to_owned()), "{id} is there twice")).await.unwrap();
     assert_eq!(ids.len(), N_DOCUMENTS);
 }
+
+/// Rows of a file, as its reader gives them.
+fn rows(source: &str, keys: &[&str]) -> Vec<NewDocument> {
+    let row = |key: &&str| {
+        let NewDocument { document, .. } = document("", key, "A row.");
+        NewDocument::of_source(source, Document { key: (*key).to_owned(), ..document }, None)
+    };
+    keys.iter().map(row).collect()
+}
+
+/// They stayed, and were found for ever.
+#[tokio::test]
+async fn rows_that_are_no_longer_in_their_file_go_and_nothing_else() {
+    let (_dir, rag, _) = rag();
+    let base = rag.create("base", &NewBase::default()).await.unwrap();
+    let ids = async || -> Vec<String> {
+        let documents = base.table().documents(&Filter::everything()).await.unwrap();
+        documents.into_iter().map(|document| document.id).collect()
+    };
+    let beside = || vec![document("csv/n.csv.md", "", "A."), document("csv/n", "", "B.")];
+    base.ingest(beside(), &|_| {}).await.unwrap();
+    base.ingest(rows("csv/n.csv", &["1", "2", "3"]), &|_| {}).await.unwrap();
+    let report = base.ingest(rows("csv/n.csv", &["1"]), &|_| {}).await.unwrap();
+    assert_eq!((counts(&report), report.removed), ((0, 0, 1), 2));
+    assert_eq!(ids().await, ["csv/n", "csv/n.csv.md", "csv/n.csv/1"]);
+    let removed = base.remove(&["csv/n.csv".to_owned(), "csv".to_owned()]).await.unwrap();
+    assert_eq!((removed.documents, removed.missing), (vec!["csv/n.csv/1".to_owned()], vec!["csv".to_owned()]));
+    assert_eq!(ids().await, ["csv/n", "csv/n.csv.md"]);
+}
+
+/// The first process' handle looked at a table that was gone, and wrote into the one that followed.
+#[tokio::test]
+async fn a_base_that_another_process_made_anew_is_seen() {
+    let (dir, rag, embed) = rag();
+    let access = NewBase { consumers: vec!["ann".into()], ..NewBase::default() };
+    rag.create("base", &access).await.unwrap();
+    rag.base("base").await.unwrap().ingest(vec![document("a", "", "Old.")], &|_| {}).await.unwrap();
+    let other = reopened(dir.path(), embed.clone());
+    assert_eq!(other.base("base").await.unwrap().settings().await.unwrap().access.consumers, ["ann"]);
+    other.remove("base").await.unwrap();
+    assert!(matches!(rag.base("base").await, Err(RagError::UnknownBase { .. })));
+    other.create("base", &NewBase { chunk_size: Some(100), ..NewBase::default() }).await.unwrap();
+    let base = rag.base("base").await.unwrap();
+    assert_eq!(
+        (base.table().layout().chunk_size, base.table().size(&Filter::everything()).await.unwrap()),
+        (100, (0, 0))
+    );
+    base.ingest(vec![document("a", "", "New.")], &|_| {}).await.unwrap();
+    // The other sees it before it writes itself.
+    let report = other.base("base").await.unwrap().ingest(vec![document("a", "", "New.")], &|_| {}).await.unwrap();
+    assert_eq!(counts(&report), (0, 0, 1));
+}
+
+/// A creation that a full disk ended could be neither repeated nor removed.
+#[tokio::test]
+async fn a_folder_without_a_table_is_no_knowledge_base() {
+    let (dir, rag, _) = rag();
+    rag.create("whole", &NewBase::default()).await.unwrap();
+    std::fs::create_dir_all(dir.path().join("rag/half.lance/_versions")).unwrap();
+    assert_eq!(rag.names().await.unwrap(), ["whole"]);
+    rag.create("half", &NewBase::default()).await.unwrap();
+    assert_eq!(rag.names().await.unwrap(), ["half", "whole"]);
+}
+
+#[tokio::test]
+async fn a_small_base_that_changes_often_does_not_fill_the_disk_with_files() {
+    let (dir, rag, _) = rag();
+    let base = rag.create("base", &NewBase { model: Some("none".into()), ..NewBase::default() }).await.unwrap();
+    for n in 0..=COMMITS_UNTIL_MAINTENANCE + 1 {
+        base.ingest(vec![document("a", "", &format!("Text {n}."))], &|_| {}).await.unwrap();
+    }
+    let files = std::fs::read_dir(dir.path().join("rag/base.lance/data")).unwrap().count();
+    let rows = base.table().size(&Filter::everything()).await.unwrap();
+    assert_eq!(rows, (1, 1));
+    assert!(base.n_commits.load(Relaxed) < 10, "{files} files");
+}

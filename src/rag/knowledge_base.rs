@@ -1,8 +1,11 @@
 //! Knowledge bases by name, with the models they are written and searched with.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -98,6 +101,9 @@ pub struct KnowledgeBase {
     pub(super) lock_file: Option<PathBuf>,
     /// One ingest at a time.
     pub(super) writing: tokio::sync::Mutex<()>,
+    birth: Birth,
+    /// Since the table was last put in order.
+    pub(super) n_commits: AtomicU64,
 }
 
 impl Rag {
@@ -140,15 +146,12 @@ impl Rag {
             )));
         }
         let (model, dimensions) = self.model_for(name, new.model.as_deref()).await?;
-        let table = self
-            .store()
-            .await?
-            .create(name, &Layout { model, dimensions, chunk_size: size, chunk_overlap: overlap })
-            .await?;
-        let base = self.remember(name, table);
+        let layout = Layout { model, dimensions, chunk_size: size, chunk_overlap: overlap };
         let access = Access { consumers: new.consumers.clone(), tenant: new.tenant.clone() };
-        base.set_settings(&BaseSettings { access, ..BaseSettings::default() }).await?;
-        Ok(base)
+        let settings = written(&BaseSettings { access, ..BaseSettings::default() })?;
+        let store = self.store().await?;
+        let table = store.create(name, &layout, &settings).await?;
+        Ok(self.remember(store, name, table))
     }
 
     async fn model_for(&self, base: &str, asked_for: Option<&str>) -> Result<(String, usize), RagError> {
@@ -170,12 +173,14 @@ impl Rag {
     /// # Errors
     /// There is none, or it cannot be read.
     pub async fn base(&self, name: &str) -> Result<Arc<KnowledgeBase>, RagError> {
+        let store = self.store().await?;
         let known = self.open.lock().get(name).cloned();
-        if let Some(base) = known {
+        // Another process may have removed it meanwhile, or made another one of that name.
+        if let Some(base) = known.filter(|base| base.birth == birth(store, name)) {
             return Ok(base);
         }
-        let table = self.store().await?.table(name).await?;
-        Ok(self.remember(name, table))
+        let table = store.table(name).await?;
+        Ok(self.remember(store, name, table))
     }
 
     /// The knowledge base of that name, if this caller may see it. One that the caller may not see does not exist, and names of
@@ -239,8 +244,10 @@ impl Rag {
         Ok(())
     }
 
-    fn remember(&self, name: &str, table: Table) -> Arc<KnowledgeBase> {
+    fn remember(&self, store: &Store, name: &str, table: Table) -> Arc<KnowledgeBase> {
         let base = Arc::new(KnowledgeBase {
+            birth: birth(store, name),
+            n_commits: AtomicU64::new(0),
             table,
             models: self.models.clone(),
             lexicon: LexiconCache::default(),
@@ -248,8 +255,25 @@ impl Rag {
             lock_file: self.lock_dir.as_ref().map(|dir| dir.join(format!(".{name}.lock"))),
             writing: tokio::sync::Mutex::default(),
         });
-        self.open.lock().entry(name.to_owned()).or_insert(base).clone()
+        let mut open = self.open.lock();
+        // Whoever opened the same one a moment ago shares it.
+        let known = open.get(name).filter(|known| known.birth == base.birth && base.birth.is_some()).cloned();
+        let base = known.unwrap_or(base);
+        open.insert(name.to_owned(), base.clone());
+        base
     }
+}
+
+/// By which a table is told from another one of its name: its folder's number and time. `None` in object storage.
+type Birth = Option<(u64, Option<SystemTime>)>;
+
+fn birth(store: &Store, name: &str) -> Birth {
+    let metadata = std::fs::metadata(store.folder(name)?).ok();
+    Some(metadata.map_or((0, None), |metadata| (metadata.ino(), metadata.created().ok())))
+}
+
+fn written(settings: &BaseSettings) -> Result<String, RagError> {
+    serde_json::to_string(settings).map_err(|error| RagError::Failed(error.to_string()))
 }
 
 /// In the place of the list of those there are.
@@ -269,17 +293,18 @@ impl KnowledgeBase {
     }
 
     /// # Errors
-    /// The table cannot be read.
+    /// The table cannot be read, or its settings: to go on without them would open it to everybody.
     pub async fn settings(&self) -> Result<BaseSettings, RagError> {
-        let settings = self.table.settings().await?;
-        Ok(settings.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+        let Some(text) = self.table.settings().await? else { return Ok(BaseSettings::default()) };
+        let unreadable =
+            |error| RagError::Failed(format!("the settings of {} cannot be read: {error}", self.table.name()));
+        serde_json::from_str(&text).map_err(unreadable)
     }
 
     /// # Errors
     /// The table cannot be written.
     pub async fn set_settings(&self, settings: &BaseSettings) -> Result<(), RagError> {
-        let text = serde_json::to_string(settings).map_err(|error| RagError::Failed(error.to_string()))?;
-        self.table.set_settings(text).await
+        self.table.set_settings(written(settings)?).await
     }
 
     /// The model that made the vectors here; `None` where there are none.

@@ -68,5 +68,5 @@ pub fn reopened(dir: &std::path::Path, embed: Arc<WordCounts>) -> Rag {
 
 pub fn document(id: &str, title: &str, text: &str) -> NewDocument {
     let document = Document { title: title.into(), blocks: read::paragraphs(text), ..Document::default() };
-    NewDocument { id: id.into(), document, tenant: None }
+    NewDocument { id: id.into(), document, tenant: None, source: None }
 }

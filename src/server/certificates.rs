@@ -12,7 +12,7 @@ use bytes::Bytes;
 use pingora_http::RequestHeader;
 use tokio::sync::Notify;
 
-use super::reload::Reloader;
+use super::reload::{Reloaded, Reloader};
 use crate::acme::{Answer, Authority, Issued, Leaf, Shelf, Stage, Transport};
 use crate::base::tasks::Tasks;
 use crate::config::model::{AutomaticHttps, Certificate, CertificateOrder};
@@ -112,7 +112,7 @@ impl Transport for Client {
             head.append_header(name, value).map_err(|error| error.to_string())?;
         }
         let to = Destination::Url(parts.uri.to_string());
-        let call = HttpCall { to, head, body, timeout: TIMEOUT, is_question: false };
+        let call = HttpCall { to, head, body, timeout: TIMEOUT, is_question: false, may_cut: false };
         let answer = self.exchange.http(&self.snapshot.load_full(), call).await?;
         let mut response = http::Response::new(answer.body);
         *response.status_mut() = answer.head.status;
@@ -156,10 +156,16 @@ impl Shelf for FolderShelf {
         let (root, file) = (&self.settings.config_dir, &order.secret.file);
         let before = fs::read_to_string(root.join(file)).ok();
         let text = tls_secret(before.as_deref(), &order.secret, &issued.chain, issued.key.expose())?;
-        replace(root, &[(file.clone(), Some(text.into_bytes()))])
+        replace(root, &[(file.clone(), Some(text.into_bytes()))], root)
             .map_err(|(file, error)| format!("{} cannot be written: {error}", file.display()))?;
         // The watcher would do so a little later, if there is one.
-        tokio::task::block_in_place(|| self.reloader.reload()).map(|_| ())
+        match tokio::task::block_in_place(|| self.reloader.reload())? {
+            Reloaded::Applied(_) | Reloaded::Unchanged => Ok(()),
+            Reloaded::Refused(_) => Err(format!(
+                "the certificate is in {} and not served: something else in the folder keeps the configuration from going live",
+                file.display()
+            )),
+        }
     }
 
     fn count(&self, is_issued: bool) {

@@ -47,7 +47,7 @@ impl Registries {
     pub async fn first_answers(&self, reloader: &Arc<Reloader>) {
         if self.directory.is_partial() {
             self.directory.first_answers(FIRST_ANSWERS).await;
-            reload(reloader).await;
+            rediscover(reloader).await;
         }
     }
 
@@ -55,17 +55,16 @@ impl Registries {
     pub async fn keep_up(self, reloader: Arc<Reloader>) {
         loop {
             self.changed.notified().await;
-            reload(&reloader).await;
+            rediscover(&reloader).await;
         }
     }
 }
 
 /// Away from the threads that carry calls: compiling takes its time.
-async fn reload(reloader: &Arc<Reloader>) {
+async fn rediscover(reloader: &Arc<Reloader>) {
     let reloader = reloader.clone();
-    let reloaded = tokio::task::spawn_blocking(move || reloader.reload()).await;
-    if let Ok(Err(error)) = reloaded {
-        tracing::error!(error, "The configuration folder cannot be read; the configuration before keeps serving");
+    if let Err(error) = tokio::task::spawn_blocking(move || reloader.rediscover()).await {
+        tracing::error!(%error, "What the registries say could not be compiled");
     }
 }
 
@@ -90,6 +89,7 @@ impl Fetch for Client {
             body: Bytes::from(ask.body),
             timeout: ask.timeout,
             is_question: true,
+            may_cut: false,
         };
         let answer = self.exchange.http_up_to(&self.snapshot.load_full(), call, ANSWER_LIMIT).await?;
         Ok(Fetched { status: answer.status(), headers: answer.head.headers.clone(), body: answer.body })

@@ -12,7 +12,9 @@ use tokio::sync::Notify;
 use super::StartError;
 use super::history::History;
 use crate::config::model::{AutomaticHttps, Certificate};
-use crate::config::{Changes, Folder, Gateway, Problem, Settings, Severity, Watcher, compile_with, diff};
+use crate::config::{
+    Changes, Folder, Gateway, Listing, Problem, RawObject, Settings, Severity, Watcher, compile_with, diff,
+};
 use crate::discovery::Directory;
 use crate::plugins::Host;
 use crate::plugins::registry::BuiltIns;
@@ -37,6 +39,8 @@ pub struct Reloader {
 /// What was read and applied last; one reload at a time.
 struct State {
     folder: Folder,
+    /// The objects of what is applied.
+    objects: Vec<RawObject>,
     applied: Gateway,
     number: u64,
     problems: Vec<Problem>,
@@ -69,6 +73,7 @@ impl Reloader {
         let folder = Folder::new(&settings.config_dir);
         let state = State {
             folder,
+            objects: Vec::new(),
             applied: Gateway::default(),
             number: 0,
             problems: Vec::new(),
@@ -128,10 +133,24 @@ impl Reloader {
     /// # Errors
     /// The folder itself cannot be read.
     pub fn reload(&self) -> Result<Reloaded, String> {
-        let started = Instant::now();
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
+        let mut state = self.state.lock();
         let listing = state.folder.read().map_err(|error| error.to_string())?;
+        Ok(self.apply(&mut state, listing))
+    }
+
+    /// Compiles what is applied again, with what the registries say now: a fault that somebody is about to write into the folder
+    /// does not keep a service from moving.
+    pub fn rediscover(&self) -> Reloaded {
+        let mut state = self.state.lock();
+        let (objects, problems) = (state.objects.clone(), std::mem::take(&mut state.problems));
+        let reloaded = self.apply(&mut state, Listing { objects, problems: Vec::new() });
+        // Of the folder as it is.
+        state.problems = problems;
+        reloaded
+    }
+
+    fn apply(&self, state: &mut State, listing: Listing) -> Reloaded {
+        let started = Instant::now();
         let compiled = compile_with(&listing.objects, &self.directory.discovered(), &BuiltIns);
         let (certificates, unusable) = Certificates::load(&compiled.gateway.certificates);
         let mut problems = listing.problems;
@@ -171,12 +190,13 @@ impl Reloader {
         }
         if is_refused {
             self.count("refused");
-            return Ok(Reloaded::Refused(problems));
+            return Reloaded::Refused(problems);
         }
         let Some(snapshot) = built else {
             // Comments may have changed, and a rollback must not lose them.
             state.history.record(&listing.objects, &state.folder, &changes.to_string());
-            return Ok(Reloaded::Unchanged);
+            state.objects = listing.objects;
+            return Reloaded::Unchanged;
         };
         snapshot.chain.entries.iter().flat_map(|entry| entry.plugins()).for_each(|plugin| plugin.activate());
         let (number, n_routes) = (snapshot.number, snapshot.routes.len());
@@ -198,8 +218,9 @@ impl Reloader {
         self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
         tracing::info!(number, n_routes, ms = whole_ms(started.elapsed()), %changes, "Configuration applied");
         state.history.record(&listing.objects, &state.folder, &changes.to_string());
+        state.objects = listing.objects;
         self.applied.notify_one();
-        Ok(Reloaded::Applied(Box::new(changes)))
+        Reloaded::Applied(Box::new(changes))
     }
 
     /// What is to be ordered, and the certificates that are served.

@@ -68,8 +68,6 @@ pub struct Counted {
 pub enum StoreError {
     #[error("{service} cannot be used: {reason}")]
     Redis { service: String, reason: String },
-    #[error("{entries} entries are alive, the most this process keeps; configure Redis for more")]
-    Full { entries: usize },
 }
 
 /// All stores of a process. A store lives as long as somebody holds it, so that a new configuration keeps its connection and

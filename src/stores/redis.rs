@@ -24,6 +24,9 @@ use crate::base::secret::Secret;
 /// How long after a failure nobody tries to connect.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How often it is said that Redis refuses what it is asked.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
 /// Counts each key up to one above its limit and answers count and seconds left, key by key. A window begins with its first
 /// use; a counter without an end (from a hand-made key) gets one, because it would block for ever.
 const COUNT: &str = "
@@ -66,6 +69,8 @@ pub struct RedisStore {
     config: RedisConfig,
     locate: Arc<dyn Locate>,
     state: Mutex<State>,
+    /// When it was last said that Redis refuses something.
+    told: parking_lot::Mutex<Option<Instant>>,
 }
 
 enum State {
@@ -80,7 +85,7 @@ enum State {
 
 impl RedisStore {
     pub fn new(config: RedisConfig, locate: Arc<dyn Locate>) -> RedisStore {
-        RedisStore { config, locate, state: Mutex::new(State::Idle) }
+        RedisStore { config, locate, state: Mutex::new(State::Idle), told: parking_lot::Mutex::default() }
     }
 
     /// Asks once. A call on a connection that broke is not repeated, because Redis may have carried it out.
@@ -98,11 +103,29 @@ impl RedisStore {
         if is_broken {
             let mut state = self.state.lock().await;
             if matches!(*state, State::Connected(_)) {
-                *state = State::Idle;
+                // One that hangs must not cost each request its time.
+                self.warn(&reason);
+                *state = State::Failed { at: Instant::now(), reason: reason.clone() };
             }
+        } else if !reason.is_empty() {
+            self.warn_now_and_then(&reason);
         }
         let service = format!("Redis at {}:{}", self.config.service, self.config.port);
         Err(StoreError::Redis { service, reason })
+    }
+
+    fn warn(&self, reason: &str) {
+        let service = &self.config.service;
+        tracing::warn!(service, reason, "Redis cannot be used; what needs it goes on without");
+    }
+
+    /// What Redis refuses, it refuses each time.
+    fn warn_now_and_then(&self, reason: &str) {
+        let mut told = self.told.lock();
+        if told.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
+            *told = Some(Instant::now());
+            self.warn(reason);
+        }
     }
 
     /// The live connection, or a new one; the flag of the error says that the connection broke.
@@ -119,8 +142,7 @@ impl RedisStore {
         *state = match &connected {
             Ok(connection) => State::Connected(connection.clone()),
             Err(reason) => {
-                let service = &self.config.service;
-                tracing::warn!(service, reason, "Redis cannot be reached; what needs it goes on without");
+                self.warn(reason);
                 State::Failed { at: Instant::now(), reason: reason.clone() }
             }
         };

@@ -90,6 +90,7 @@ async fn services_of_consul_are_there_from_the_first_request_and_follow_every_ch
             "vport": {"default": 80}}]),
     );
     folder.route("shop", "/", "shop.dc1.consul:80").route("stock", "/stock", "stock.dc1.consul");
+    folder.route("late", "/late", "late.dc1.consul");
     let gateway = Gateway::start(folder);
     assert_eq!(gateway.get("/").await.json(), "a");
     assert_eq!(gateway.get("/stock").await.status, 503);
@@ -105,6 +106,21 @@ async fn services_of_consul_are_there_from_the_first_request_and_follow_every_ch
     })
     .await;
     assert_ne!(snapshot().await, before);
+    // What somebody is writing into the folder is no business of the registry's.
+    gateway.folder.write_text("ingresses/broken.yaml", "spec: [");
+    eventually_async("the refusal", || async {
+        let config = gateway.admin("GET", "/api/v1/config").await.json();
+        config["problems"].to_string().contains("ingresses/broken.yaml").then_some(())
+    })
+    .await;
+    consul.change(&[("shop", b.address), ("stock", c.address), ("late", a.address)]);
+    eventually_async("a service that comes meanwhile", || async {
+        let answer = gateway.get("/late").await;
+        (answer.status == 200 && answer.json() == "a").then_some(())
+    })
+    .await;
+    let problems = gateway.admin("GET", "/api/v1/config").await.json()["problems"].to_string();
+    assert!(problems.contains("ingresses/broken.yaml"), "it is still said: {problems}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

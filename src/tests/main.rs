@@ -23,6 +23,7 @@ mod degraded;
 mod edge;
 mod flywheel;
 mod full_disk;
+mod guards;
 mod harness;
 mod hot_swap;
 mod ingress;

@@ -85,7 +85,9 @@ fn a_folder_is_ingested_searched_and_emptied_by_commands() {
     assert_eq!((code, &result["results"][0]["document"]), (0, &json!(format!("{path}/cats.md"))));
     assert!(rag(&["list", "pets"]).1.contains("dogs.txt"));
     assert_eq!(rag(&["search", "others", "x"]).0, 1);
-    assert_eq!(rag(&["ingest", "pets", "/no/such/path"]).0, 64);
+    let (code, _, told) = rag(&["ingest", "pets", "/no/such/path", &format!("{path}/cats.md")]);
+    assert!(code == 0 && told.contains("/no/such/path"), "what cannot be read costs no other: {told}");
+    assert_eq!(rag(&["ingest", "pets", "/no/such/path"]).0, 1);
     assert_eq!(rag(&["remove", "pets"]).0, 64, "a whole base is deleted only if that is said");
     assert_eq!(rag(&["remove", "pets", &format!("{path}/cats.md")]).0, 0);
     assert_eq!(rag(&["remove", "pets", "unknown"]).0, 1);

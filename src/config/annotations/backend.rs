@@ -29,10 +29,10 @@ pub(super) fn read(annotations: &Annotations<'_>) -> BackendRule {
     let expected = "HTTP, HTTP2, HTTPS, GRPC or GRPCS";
     let protocol = annotations.parse(annotations.either("backend-protocol"), expected, |text| {
         match text.to_ascii_uppercase().as_str() {
-            "HTTP" => Some((None, false)),
-            "HTTPS" => Some((None, true)),
-            "HTTP2" | "GRPC" => Some((Some(Protocol::Http2), false)),
-            "GRPCS" => Some((Some(Protocol::Http2), true)),
+            "HTTP" => Some((None, Some(false))),
+            "HTTPS" => Some((None, Some(true))),
+            "HTTP2" | "GRPC" => Some((Some(Protocol::Http2), None)),
+            "GRPCS" => Some((Some(Protocol::Http2), Some(true))),
             _ => None,
         }
     });
@@ -48,8 +48,9 @@ pub(super) fn read(annotations: &Annotations<'_>) -> BackendRule {
     let name = annotations.either("proxy-ssl-name").filter(|(_, name)| !name.trim().is_empty());
     let ignored = |(key, message): (String, String)| annotations.warn(&key, format!("{message}; it has no effect"));
     let secret = secret(annotations, "proxy-ssl-secret").and_then(|found| found.map_err(ignored).ok());
-    let (protocol, is_tls) = protocol.unwrap_or_default();
-    let is_tls = is_tls || secret.is_some();
+    let (protocol, is_tls) = protocol.unwrap_or((None, Some(false)));
+    // A Secret alone does not make a plain upstream speak TLS.
+    let is_tls = is_tls.unwrap_or(secret.is_some());
     if let Some((key, _)) = name.as_ref().filter(|_| sends_name != Some(true)) {
         annotations.warn(key, "has no effect without proxy-ssl-server-name `on`");
     }

@@ -2,6 +2,8 @@
 //!
 //! Unlike in Higress, the scheme of an origin with an asterisk counts: `https://*.a.com` does not admit `http://x.a.com`.
 
+use http::HeaderValue;
+
 use super::Annotations;
 use crate::config::model::{Cors, Pattern, StringMatch};
 
@@ -9,27 +11,43 @@ const METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
 const HEADERS: &str = "DNT,X-CustomHeader,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,\
     Content-Type,Authorization";
 const MAX_AGE_SECS: u64 = 1_728_000;
+/// All but the switch.
+const KEYS: &[&str] = &[
+    "cors-allow-origin",
+    "cors-allow-methods",
+    "cors-allow-headers",
+    "cors-expose-headers",
+    "cors-allow-credentials",
+    "cors-max-age",
+];
 
 pub(super) fn read(annotations: &Annotations<'_>) -> Option<Cors> {
-    let is_enabled = annotations.flag(annotations.either("enable-cors"));
+    if !annotations.flag(annotations.either("enable-cors")) {
+        // Known, and without effect.
+        KEYS.iter().for_each(|key| drop(annotations.either(key)));
+        return None;
+    }
     let list = |key: &str, default: &str| {
-        let found = annotations.either(key).map_or(default, |(_, text)| text);
-        words(found)
+        let Some((key, text)) = annotations.either(key) else { return words(default) };
+        let (usable, wrong): (Vec<String>, Vec<String>) =
+            words(text).into_iter().partition(|word| HeaderValue::from_str(word).is_ok());
+        if !wrong.is_empty() {
+            annotations.warn(&key, format!("names {wrong:?}, which cannot stand in a header and have no effect"));
+        }
+        usable
     };
     let origins = list("cors-allow-origin", "*");
-    let credentials = annotations.either("cors-allow-credentials");
     let max_age = annotations.either("cors-max-age");
-    let cors = Cors {
+    Some(Cors {
         origins: origins.iter().filter_map(|origin| origin_match(origin)).collect(),
         methods: list("cors-allow-methods", METHODS),
         headers: list("cors-allow-headers", HEADERS),
         expose: list("cors-expose-headers", ""),
-        credentials: credentials.is_none() || annotations.flag(credentials),
+        credentials: annotations.boolean(annotations.either("cors-allow-credentials")).unwrap_or(true),
         max_age_secs: annotations
             .parse(max_age, "a number of seconds", |text| text.parse().ok())
             .unwrap_or(MAX_AGE_SECS),
-    };
-    is_enabled.then_some(cors)
+    })
 }
 
 /// Elements of a comma list; one asterisk stands for all.

@@ -57,6 +57,28 @@ fn is_name(annotations: &Annotations<'_>, key: &str, name: &str) -> bool {
     !is_framing
 }
 
+/// Without the quotes around the whole; others are part of it.
 fn unquoted(text: &str) -> &str {
-    text.trim().trim_matches(['"', '\''])
+    let text = text.trim();
+    let inner = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    inner('"').or_else(|| inner('\'')).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_pair_of_quotes_around_the_whole_goes() {
+        for (written, expected) in [
+            (" \"a b\" ", "a b"),
+            ("'a'", "a"),
+            ("attachment; filename=\"x.pdf\"", "attachment; filename=\"x.pdf\""),
+            ("\"a'", "\"a'"),
+            ("\"", "\""),
+            ("\"\"", ""),
+        ] {
+            assert_eq!(unquoted(written), expected);
+        }
+    }
 }

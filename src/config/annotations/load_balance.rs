@@ -24,6 +24,13 @@ pub(super) fn read(annotations: &Annotations<'_>) -> Option<LoadBalance> {
         let own = |found: Option<(String, &str)>, default: &str| {
             found.map_or_else(|| default.to_owned(), |(_, text)| text.trim().to_owned())
         };
+        let name = name.filter(|(key, name)| {
+            let is_name = http::HeaderName::from_bytes(name.trim().as_bytes()).is_ok();
+            if !is_name {
+                annotations.warn(key, format!("\"{name}\" is not the name of a cookie; it is {COOKIE}"));
+            }
+            is_name
+        });
         return Some(LoadBalance::Hash(HashKey::Cookie {
             name: own(name, COOKIE),
             path: own(path, COOKIE_PATH),

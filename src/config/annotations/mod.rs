@@ -153,23 +153,29 @@ impl<'a> Annotations<'a> {
         Some(((*name).to_owned(), value.as_ref()))
     }
 
-    /// Parses the value of an annotation; one that does not parse has no effect, as in Higress, and is named.
+    /// Parses the value of an annotation; one that does not parse has no effect, as in Higress, and is named. Then nginx' prefix
+    /// does not hide Higress' own.
     fn parse<T>(&self, found: Option<(String, &str)>, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let (key, text) = found?;
         let parsed = parse(text.trim());
-        if parsed.is_none() {
-            self.warn(&key, format!("must be {expected}, not \"{text}\"; it has no effect"));
+        if parsed.is_some() {
+            return parsed;
         }
-        parsed
+        self.warn(&key, format!("must be {expected}, not \"{text}\"; it has no effect"));
+        let own = key.strip_prefix(NGINX).and_then(|key| self.higress(key));
+        own.and_then(|own| self.parse(Some(own), expected, parse))
     }
 
     fn flag(&self, found: Option<(String, &str)>) -> bool {
+        self.boolean(found).unwrap_or(false)
+    }
+
+    fn boolean(&self, found: Option<(String, &str)>) -> Option<bool> {
         self.parse(found, "true or false", |text| match text {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
             _ => None,
         })
-        .unwrap_or(false)
     }
 
     fn all(&self) -> impl Iterator<Item = (&str, &str)> {

@@ -2,6 +2,7 @@
 //! `annotations/redirect.go`). A redirect to a URL counts before that to https, the temporal one before the permanent.
 
 use super::Annotations;
+use super::rewrite::is_path;
 use crate::config::model::{PathRewrite, Redirect, RedirectPort};
 
 const TEMPORAL: u16 = 302;
@@ -28,7 +29,7 @@ pub(super) fn read(annotations: &Annotations<'_>) -> Redirects {
     let ssl = annotations.flag(annotations.either("ssl-redirect"));
     let force_ssl = annotations.flag(annotations.either("force-ssl-redirect"));
     let app_root = annotations.parse(annotations.either("app-root"), "a path that begins with a slash", |text| {
-        let path = text.starts_with('/').then(|| text.to_owned())?;
+        let path = is_path(text).then(|| text.to_owned())?;
         Some(Redirect {
             scheme: None,
             authority: None,

@@ -44,7 +44,7 @@ pub(super) fn read(annotations: &Annotations<'_>) -> RewriteRule {
     }
 }
 
-fn is_path(text: &str) -> bool {
+pub(super) fn is_path(text: &str) -> bool {
     text.starts_with('/') && !text.contains('#') && text.parse::<PathAndQuery>().is_ok()
 }
 
@@ -54,9 +54,15 @@ fn is_target(text: &str) -> bool {
 }
 
 impl RewriteRule {
+    /// Whether a path without a type stays as it is written.
+    pub fn needs_path_as_written(&self) -> bool {
+        self.use_regex || self.full_path_regex || self.target.is_some()
+    }
+
     /// Whether the path of this Ingress is a regular expression.
     pub fn is_regex(&self, path: &str) -> bool {
-        let has_regex_characters = path.contains(['\\', '^', '$', '*', '+', '?', '(', ')', '[', ']', '{', '}', '|']);
+        let has_regex_characters =
+            path.contains(['\\', '.', '^', '$', '*', '+', '?', '(', ')', '[', ']', '{', '}', '|']);
         self.use_regex
             || self.full_path_regex
             || (self.target.is_some() && (self.target_has_captures || has_regex_characters))
@@ -67,8 +73,8 @@ impl RewriteRule {
         if self.full_path_regex { Pattern::full(path) } else { Pattern::full(&format!("{path}.*")) }
     }
 
-    /// The rewrite for one path; `written` is the path as it stands in the Ingress.
-    pub fn apply(&self, matched: &PathMatch, written: &str) -> Result<Rewrite, regex::Error> {
+    /// The rewrite for one path.
+    pub fn apply(&self, matched: &PathMatch) -> Result<Rewrite, regex::Error> {
         let ignore_case = self.ignore_case;
         let path = match (&self.path, &self.target, matched) {
             (Some(to), _, PathMatch::Prefix(from)) => {
@@ -76,8 +82,8 @@ impl RewriteRule {
             }
             (Some(to), ..) => Some(PathRewrite::Full(to.clone())),
             (None, Some(target), PathMatch::Exact(_)) => Some(PathRewrite::Full(target.replace("$$", "$"))),
-            (None, Some(target), PathMatch::Prefix(_)) => {
-                let pattern = Pattern::search(&format!("^{}", regex::escape(written)), ignore_case)?;
+            (None, Some(target), PathMatch::Prefix(prefix)) => {
+                let pattern = Pattern::search(&format!("^{}", regex::escape(prefix)), ignore_case)?;
                 Some(PathRewrite::Regex { pattern, substitution: target.clone() })
             }
             (None, Some(target), PathMatch::Regex(pattern)) => {
@@ -131,9 +137,14 @@ mod tests {
     #[track_caller]
     fn rewritten(rule: &RewriteRule, written: &str) -> String {
         let matched = PathMatch::Regex(rule.path_regex(written).unwrap());
-        match rule.apply(&matched, written).unwrap().path {
+        applied(rule, &matched, "/svc/foo")
+    }
+
+    #[track_caller]
+    fn applied(rule: &RewriteRule, matched: &PathMatch, path: &str) -> String {
+        match rule.apply(matched).unwrap().path {
             Some(PathRewrite::Regex { pattern, substitution }) => {
-                pattern.regex().replace_all("/svc/foo", substitution).into_owned()
+                pattern.regex().replace_all(path, substitution).into_owned()
             }
             other => panic!("{other:?}"),
         }
@@ -146,7 +157,11 @@ mod tests {
         assert!(rule.is_regex("/plain"));
         assert_eq!(rewritten(&rule, "/svc/(.*)"), "/foo");
         let plain = RewriteRule { target: Some(substitution("/x")), ..RewriteRule::default() };
-        assert!(plain.is_regex("/svc(/|$)") && !plain.is_regex("/v1.0/svc"));
+        assert!(plain.is_regex("/svc(/|$)") && plain.is_regex("/v1.0/svc") && !plain.is_regex("/v1/svc"));
+        let prefix = PathMatch::Prefix("/foo".into());
+        for (path, expected) in [("/foo", "/x"), ("/foo/", "/x/"), ("/foo/y", "/x/y")] {
+            assert_eq!(applied(&plain, &prefix, path), expected);
+        }
         assert_eq!(rewritten(&plain, "/svc/f.+"), "/x");
     }
 }

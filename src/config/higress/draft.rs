@@ -1,7 +1,7 @@
 //! What an Ingress or an object of the Gateway API contributes before its names are linked to services.
 
 use crate::config::annotations::Target;
-use crate::config::model::{CanaryTakes, Certificate, HostMatch, Route, UpstreamPolicy};
+use crate::config::model::{CanaryTakes, Certificate, HostMatch, Route, TlsOptions, UpstreamPolicy};
 
 /// What one Ingress contributes. Destinations are linked to services later.
 #[derive(Debug, Default)]
@@ -11,6 +11,8 @@ pub(in crate::config) struct Ingress {
     pub canary: Option<CanaryTakes>,
     /// At most one host each.
     pub certificates: Vec<Certificate>,
+    /// What is asked of the clients of hosts whose certificate another object brings.
+    pub demands: Vec<(String, TlsOptions)>,
     /// Hosts whose TLS goes through to the service of their root path.
     pub passthrough: Vec<HostMatch>,
 }

@@ -79,7 +79,11 @@ impl Https {
             let Some(HostMatch::Exact(domain)) = credential.domains.into_iter().next() else { return None };
             let (namespace, name) = (credential.namespace, credential.name);
             let found = secrets.get(&namespace, &name);
-            let file = PathBuf::from(format!("secrets/{name}.yaml"));
+            // The name alone could be another namespace's.
+            let file = match namespace == SYSTEM_NAMESPACE {
+                true => PathBuf::from(format!("secrets/{name}.yaml")),
+                false => PathBuf::from(format!("secrets/{namespace}/{name}.yaml")),
+            };
             let secret = match found {
                 Some(secret) => secret.origin().clone(),
                 None => ObjectRef { kind: "Secret".to_owned(), namespace, name, file },

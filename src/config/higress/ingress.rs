@@ -85,7 +85,7 @@ impl Reader<'_> {
                 has_backends = true;
                 continue;
             };
-            self.certificate(written, &host, &mut tls, &mut ingress.certificates);
+            self.certificate(written, &host, &mut tls, &mut ingress);
             if let Some(mut http) = rule.object("http") {
                 ingress.routes.extend(self.app_root(&host));
                 for path in http.objects("paths") {
@@ -154,7 +154,7 @@ impl Reader<'_> {
             PathMatch::Exact(written.to_owned())
         });
         let is_placed = part.is_whole();
-        let rewrite = self.options.rewrite.apply(&path, written).unwrap_or_else(|error| {
+        let rewrite = self.options.rewrite.apply(&path).unwrap_or_else(|error| {
             self.report.error(&path_field, format!("cannot be rewritten: {}", reason(&error)));
             Rewrite::default()
         });
@@ -173,8 +173,11 @@ impl Reader<'_> {
 
     fn path_match(&self, written: &str, kind: Option<&str>) -> Result<PathMatch, String> {
         let written = match kind {
-            None => written.strip_suffix(".*").or_else(|| written.strip_suffix("/*")).unwrap_or(written),
-            Some(_) => written,
+            None if !self.options.rewrite.needs_path_as_written() => {
+                let path = written.strip_suffix(".*").unwrap_or(written);
+                path.strip_suffix("/*").unwrap_or(path)
+            }
+            _ => written,
         };
         if self.options.rewrite.is_regex(written) {
             let pattern = self.options.rewrite.path_regex(written);
@@ -199,7 +202,7 @@ impl Reader<'_> {
         let field = backend.path().to_owned();
         let path = PathMatch::Prefix("/".to_owned());
         let targets = self.backend(backend);
-        let Ok(rewrite) = self.options.rewrite.apply(&path, "/") else { return Vec::new() };
+        let Ok(rewrite) = self.options.rewrite.apply(&path) else { return Vec::new() };
         let draft = |host: &HostMatch| {
             let route = self.route(host.clone(), path.clone(), rewrite.clone(), true);
             self.draft(route, field.clone(), targets.clone(), part)

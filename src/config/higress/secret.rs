@@ -14,6 +14,8 @@ use crate::config::source::RawObject;
 
 /// Keys under which a Secret may hold authorities.
 pub(in crate::config) const CA_KEYS: &[&str] = &["ca.crt", "cacert"];
+/// What the name of a Secret with authorities alone ends in, beside that of the certificate.
+pub(in crate::config) const CA_SUFFIX: &str = "-cacert";
 
 /// All secrets by namespace and name, then by key.
 #[derive(Default)]

@@ -110,7 +110,7 @@ impl Config {
         let parts = self.global.iter().map(|(path, config)| (path, config, false));
         let rules = self.rules.iter().map(|(path, rule)| (path, &rule.config, true));
         for (path, config, is_rule) in parts.chain(rules) {
-            for problem in catalog.check(plugin, config, is_rule, global.filter(|_| is_rule)) {
+            for problem in catalog.check(plugin, config, is_rule, global.filter(|_| is_rule), self.rules.len()) {
                 let field = if problem.field.is_empty() { path.clone() } else { format!("{path}.{}", problem.field) };
                 let (severity, hint) = match problem.severity {
                     Severity::Error => (Severity::Outage, Some(effect(strategy).to_owned())),

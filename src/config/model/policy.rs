@@ -246,6 +246,28 @@ pub struct TlsOptions {
     pub is_closed: bool,
 }
 
+impl TlsOptions {
+    /// Adds what another object asks of the clients of the same host. `false` if none could meet both, which closes it.
+    pub fn tighten(&mut self, other: &TlsOptions) -> bool {
+        let min = self.min_version.max(other.min_version);
+        let max = self.max_version.into_iter().chain(other.max_version).min();
+        let is_same_ca = match (&self.client_ca, &other.client_ca) {
+            (Some(own), Some(other)) => own.pem == other.pem,
+            _ => true,
+        };
+        let common: Vec<CipherSuite> = match (self.ciphers.as_slice(), other.ciphers.as_slice()) {
+            ([], either) | (either, []) => either.to_vec(),
+            (own, other) => own.iter().filter(|suite| other.contains(suite)).copied().collect(),
+        };
+        let have_common = !common.is_empty() || (self.ciphers.is_empty() && other.ciphers.is_empty());
+        let can_be_met = is_same_ca && have_common && min.zip(max).is_none_or(|(min, max)| min <= max);
+        self.client_ca = self.client_ca.take().or_else(|| other.client_ca.clone());
+        (self.min_version, self.max_version, self.ciphers) = (min, max, common);
+        self.is_closed |= other.is_closed || !can_be_met;
+        can_be_met
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClientCa {
     pub secret: ObjectRef,

@@ -10,9 +10,12 @@ use crate::config::yaml;
 /// The Secret with this chain and key (PEM). What else `before` has, the text of the file so far, stays.
 ///
 /// # Errors
-/// None in practice: what was parsed can be printed.
+/// The file holds another object.
 pub fn tls_secret(before: Option<&str>, secret: &ObjectRef, chain: &str, key: &str) -> Result<String, String> {
     let before = before.and_then(|text| yaml::parse(text).ok()).filter(Value::is_object);
+    if let Some(other) = before.as_ref().filter(|before| !is_it(before, secret)) {
+        return Err(format!("{} holds another object: {}", secret.file.display(), other["metadata"]));
+    }
     let mut object = before.unwrap_or_else(|| {
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret.name, "namespace": secret.namespace}})
     });
@@ -35,6 +38,13 @@ pub fn tls_secret(before: Option<&str>, secret: &ObjectRef, chain: &str, key: &s
         }
     }
     yaml::print(&object)
+}
+
+/// What a file leaves out is what its place says.
+fn is_it(object: &Value, secret: &ObjectRef) -> bool {
+    let says = |key: &str, ours: &str| object["metadata"][key].as_str().is_none_or(|written| written == ours);
+    let is_secret = object["kind"].as_str().is_none_or(|kind| kind == "Secret");
+    is_secret && says("name", &secret.name) && says("namespace", &secret.namespace)
 }
 
 #[cfg(test)]
@@ -63,5 +73,8 @@ mod tests {
             (&json!("x"), &json!("8"))
         );
         assert_eq!((&value["stringData"], &value["type"]), (&json!({"ca.crt": "ca"}), &json!("kubernetes.io/tls")));
+        for other in ["metadata: {name: b}", "metadata: {name: a, namespace: higress-system}", "kind: ConfigMap"] {
+            assert!(tls_secret(Some(other), &secret, "chain", "key").is_err(), "{other}");
+        }
     }
 }

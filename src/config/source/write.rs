@@ -3,24 +3,26 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// What shall become of a file, named relative to the folder: new content, or none.
 pub type FileContent = (PathBuf, Option<Vec<u8>>);
 
-/// What shall become of files below `root`. Returns after everything is in place.
+/// What shall become of files below `root`. Each gets the permissions of the file of that name below `like`, if there is one.
+/// Returns after everything is in place.
 ///
 /// # Errors
 /// Says which file; nothing has changed if it was while laying ready.
-pub fn replace(root: &Path, files: &[FileContent]) -> Result<(), (PathBuf, io::Error)> {
+pub fn replace(root: &Path, files: &[FileContent], like: &Path) -> Result<(), (PathBuf, io::Error)> {
     let mut ready = Vec::new();
     for (file, content) in files {
         let Some(content) = content else { continue };
         let target = root.join(file);
         let temporary = temporary(&target);
+        let kept = fs::metadata(like.join(file)).ok().map(|metadata| metadata.mode() & 0o777);
         // Secrets are nobody else's business.
-        let mode = if file.starts_with("secrets") { 0o600 } else { 0o644 };
+        let mode = if file.starts_with("secrets") { 0o600 } else { kept.unwrap_or(0o644) };
         if let Err(error) = lay_ready(&temporary, content, mode) {
             // The files that are ready are of no use alone.
             for (temporary, _) in &ready {
@@ -65,6 +67,8 @@ fn lay_ready(temporary: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -80,8 +84,12 @@ mod tests {
             (PathBuf::from("a/gone.yaml"), None),
             (PathBuf::from("a/never.yaml"), None),
         ];
-        replace(root.path(), &files).unwrap();
+        // Keys of providers stand in files of any kind.
+        fs::set_permissions(path("a/old.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
+        replace(root.path(), &files, root.path()).unwrap();
         assert_eq!(fs::read_to_string(path("a/old.yaml")).unwrap(), "new");
+        let mode = |name: &str| fs::metadata(path(name)).unwrap().mode() & 0o777;
+        assert_eq!((mode("a/old.yaml"), mode("b/deep/came.yaml")), (0o600, 0o644));
         assert_eq!(fs::read_to_string(path("b/deep/came.yaml")).unwrap(), "came");
         assert_eq!(fs::read_dir(path("a")).unwrap().count(), 1, "neither the file that went nor a temporary one");
     }
@@ -93,7 +101,7 @@ mod tests {
         fs::write(root.path().join("file"), "in the way").unwrap();
         let files =
             [(PathBuf::from("a.yaml"), Some(b"new".to_vec())), (PathBuf::from("file/b.yaml"), Some(b"new".to_vec()))];
-        let (file, _) = replace(root.path(), &files).unwrap_err();
+        let (file, _) = replace(root.path(), &files, root.path()).unwrap_err();
         assert_eq!(file, PathBuf::from("file/b.yaml"));
         assert_eq!(fs::read_to_string(root.path().join("a.yaml")).unwrap(), "old");
         assert!(!root.path().join("a.yaml.tmp").exists());

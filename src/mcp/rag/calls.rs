@@ -69,7 +69,7 @@ async fn create(server: &RagTools, text: &str, title: &str) -> Result<CallToolRe
             base.table().remove(std::slice::from_ref(&id)).await?;
         }
         let document = Document { title: title.to_owned(), blocks: read::paragraphs(text), ..Document::default() };
-        let report = base.ingest(vec![NewDocument { id, document, tenant }], &|_| {}).await?;
+        let report = base.ingest(vec![NewDocument { id, document, tenant, source: None }], &|_| {}).await?;
         if let Some(error) = report.errors.into_iter().next() {
             return Err(Failure::Call(format!("the text was not stored: {}", error.message)));
         }

@@ -52,12 +52,12 @@ fn chat_request(request: &mut Request<'_>) -> Option<Result<Arc<ChatRequest>, Ap
     let body = request.state.body.as_ref()?;
     // What a reading holds on to cannot be reused for other bytes, so equal places are equal contents.
     let is_of = |chat: &Arc<ChatRequest>| chat.body().as_ptr_range() == body.as_ptr_range();
-    if let Some(known) = request.state.notes.get::<Arc<ChatRequest>>().filter(|chat| is_of(chat)) {
+    if let Some(known) = request.state.shared.get::<Arc<ChatRequest>>().filter(|chat| is_of(chat)) {
         return Some(Ok(known.clone()));
     }
     let read = ChatRequest::parse(body).map(Arc::new).map_err(|error| explained(error, request));
     if let Ok(chat) = &read {
-        request.state.notes.insert(chat.clone());
+        request.state.shared.insert(chat.clone());
     }
     Some(read)
 }

@@ -104,7 +104,7 @@ impl Config {
                 Err(why) => fields.problem(&format!("credentials[{index}]"), why),
             }
         }
-        gate.require(&mut fields, users.len());
+        gate.require(&mut fields, users.iter().map(|user| user.consumer.as_deref()));
         (Config { family, gate, realm, users }, fields.finish())
     }
 }
@@ -159,7 +159,7 @@ impl Plugin for BasicAuth {
         if !self.config.gate.admits(user.consumer.as_deref()) {
             return self.refuse(403, "Unauthorized consumer", "basic-auth.unauthorized");
         }
-        request.state.credential = Some(CredentialPlace::Header("authorization".into()));
+        request.state.credentials.push(CredentialPlace::Header("authorization".into()));
         consumers::let_pass(request, user.consumer.as_deref());
         Flow::Continue
     }

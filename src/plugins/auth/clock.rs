@@ -12,6 +12,8 @@ pub fn now() -> i64 {
 
 /// A date in one of the three forms of RFC 9110 (section 5.6.7), as seconds since 1970.
 pub fn http_date(text: &str) -> Option<i64> {
+    // As the SDKs of Alibaba Cloud's gateway write it.
+    let text = text.strip_suffix("+00:00").filter(|rest| rest.ends_with("GMT")).unwrap_or(text);
     if let Ok(time) = DateTimeParser::new().parse_timestamp(text) {
         return Some(time.as_second());
     }
@@ -55,6 +57,7 @@ mod tests {
         for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
             assert_eq!(http_date(text), Some(784_111_777), "{text}");
         }
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT+00:00"), Some(784_111_777));
         assert_eq!(http_date("yesterday"), None);
         assert_eq!(http_date(""), None);
     }

@@ -47,8 +47,18 @@ impl Gate {
         fields.boolean("global_auth");
         let global_auth = scope.global.and_then(|global| global.get("global_auth")).and_then(flag);
         let is_disabled = is_rule && fields.boolean("_disable_").unwrap_or(false);
+        if is_rule && fields.is_null("allow") {
+            fields.problem("allow", "has no value; write the consumers that may pass, or [] for nobody");
+        }
+        let written = fields.strings("allow");
+        if written.is_some() && is_rule && stands_alone(scope) {
+            fields.warn("allow", "has no effect beside consumers or credentials of the rule's own");
+        }
         // The global part may carry an `allow`, which means nothing there (the console writes an empty one).
-        let allow = fields.strings("allow").filter(|_| is_rule && !stands_alone(scope));
+        let allow = written.filter(|_| is_rule && !stands_alone(scope));
+        if stands_alone(scope) && global_auth == Some(false) && !is_disabled {
+            fields.warn("consumers", "are not asked for: with global_auth false only rules with `allow` are checked");
+        }
         let is_active = match global_auth {
             _ if is_disabled => false,
             Some(true) => true,
@@ -60,10 +70,17 @@ impl Gate {
         Gate { is_active, allow, needs_consumers }
     }
 
-    /// Says so if a check could never succeed for lack of consumers.
-    pub fn require(&self, fields: &mut Fields<'_>, n_consumers: usize) {
-        if n_consumers == 0 && self.needs_consumers && fields.is_usable() {
-            fields.problem("consumers", "must name at least one consumer");
+    /// Says so if a check can never succeed: there is nobody, or not the one that may pass.
+    pub fn require<'n>(&self, fields: &mut Fields<'_>, consumers: impl Iterator<Item = Option<&'n str>>) {
+        let names: Vec<Option<&str>> = consumers.collect();
+        if names.is_empty() && self.needs_consumers && fields.is_usable() {
+            // What the console writes before the first consumer is made.
+            fields.warn("consumers", "are none; every request that is checked is refused");
+        }
+        for name in self.allow.iter().flatten() {
+            if !names.is_empty() && !names.contains(&Some(name.as_str())) {
+                fields.warn("allow", format!("names `{name}`, who is no consumer here"));
+            }
         }
     }
 

@@ -23,7 +23,7 @@ use crate::config::model::Phase;
 use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::{Destination, Flow, Host, HttpAnswer, HttpCall, Plugin, Reply, Request};
+use crate::plugins::{Destination, Flow, Host, HttpAnswer, HttpCall, Plugin, Reply, Request, parts};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "ext-auth",
@@ -259,7 +259,9 @@ impl Plugin for ExtAuth {
     }
 
     fn wants_body(&self, request: &Request<'_>) -> bool {
-        self.config.service.with_request_body && may_have_body(request) && !self.config.matches.leaves_out(request)
+        self.config.service.with_request_body
+            && parts::may_have_body(request)
+            && !self.config.matches.leaves_out(request)
     }
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
@@ -271,25 +273,23 @@ impl Plugin for ExtAuth {
     }
 }
 
-/// A request over HTTP/2 need not announce its body.
-fn may_have_body(request: &Request<'_>) -> bool {
-    match request.header("content-length") {
-        Some(length) => length.trim() != "0",
-        None => {
-            let usual = [Method::POST, Method::PUT, Method::PATCH].contains(&request.head.method);
-            usual || request.head.headers.contains_key(TRANSFER_ENCODING)
-        }
+/// What is judged is what the upstream gets: of several values the service would see one and the upstream perhaps another.
+fn only_first(request: &mut Request<'_>, name: &HeaderName) {
+    let first = request.head.headers.get(name).cloned();
+    if let Some(first) = first.filter(|_| request.head.headers.get_all(name).iter().nth(1).is_some()) {
+        // A header before.
+        let _ = request.head.insert_header(name, first);
     }
 }
 
 impl ExtAuth {
     async fn decide(&self, request: &mut Request<'_>, body: Bytes) -> Flow {
         let service = &self.config.service;
+        only_first(request, &AUTHORIZATION);
         let answered = match service.head(request) {
             Ok(head) => {
-                self.host
-                    .http(HttpCall { to: service.to.clone(), head, body, timeout: service.timeout, is_question: true })
-                    .await
+                let (to, timeout) = (service.to.clone(), service.timeout);
+                self.host.http(HttpCall { to, head, body, timeout, is_question: true, may_cut: true }).await
             }
             Err(error) => Err(error),
         };
@@ -339,15 +339,15 @@ impl Service {
         };
         let mut head =
             RequestHeader::build(method.clone(), asked.as_bytes(), None).map_err(|error| failed(error.into()))?;
-        let mut set = |name: &HeaderName, value: &HeaderValue| {
-            head.insert_header(name, value).map_err(|error| failed(error.into()))
-        };
         let allowed = |name: &HeaderName| self.allowed_headers.as_ref().is_some_and(|names| names.has(name.as_str()));
         for (name, value) in &request.head.headers {
             if name == AUTHORIZATION || (allowed(name) && !NOT_COPIED.contains(name)) {
-                set(name, value)?;
+                head.append_header(name, value).map_err(|error| failed(error.into()))?;
             }
         }
+        let mut set = |name: &HeaderName, value: &HeaderValue| {
+            head.insert_header(name, value).map_err(|error| failed(error.into()))
+        };
         for (property, header) in &self.allowed_properties {
             if let Ok(value) = HeaderValue::try_from(property.of(request)) {
                 set(header, &value)?;

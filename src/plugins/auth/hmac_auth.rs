@@ -25,7 +25,7 @@ use crate::config::model::Phase;
 use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::{Flow, Host, Plugin, Reply, Request};
+use crate::plugins::{Flow, Host, Plugin, Reply, Request, parts};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "hmac-auth",
@@ -75,7 +75,7 @@ impl Config {
             fields.problem("credentials", "cannot be combined with consumers; name a consumer for each credential");
         }
         credentials.extend(unnamed);
-        gate.require(&mut fields, credentials.len());
+        gate.require(&mut fields, credentials.iter().map(|credential| credential.consumer.as_deref()));
         (Config { gate, credentials, date_offset }, fields.finish())
     }
 }
@@ -107,7 +107,10 @@ impl Plugin for HmacAuth {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
         match self.check_head(request) {
             Ok(consumer) => {
-                consumers::let_pass(request, consumer);
+                // Who signed a form is known when the form is.
+                if !is_form(request) {
+                    consumers::let_pass(request, consumer);
+                }
                 Flow::Continue
             }
             Err(reply) => Flow::respond(reply),
@@ -119,10 +122,14 @@ impl Plugin for HmacAuth {
     }
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
-        match self.check_body(request) {
-            Ok(()) => Flow::Continue,
-            Err(reply) => Flow::respond(reply),
+        if let Err(reply) = self.check_body(request) {
+            return Flow::respond(reply);
         }
+        if is_form(request) {
+            let consumer = self.credential(request).ok().and_then(|credential| credential.consumer.as_deref());
+            consumers::let_pass(request, consumer);
+        }
+        Flow::Continue
     }
 }
 
@@ -214,10 +221,11 @@ fn md5_header<'r>(request: &'r Request<'_>) -> Option<&'r str> {
 }
 
 fn string_to_sign(request: &Request<'_>, form: &[u8]) -> Vec<u8> {
-    let header = |name: &str| request.header(name).unwrap_or_default();
+    // What is no text counts, too: as nothing it could be added to a signed request.
+    let header = |name: &str| parts::text(request, name).unwrap_or_default();
     let mut text = format!("{}\n", request.head.method);
     for name in FIXED {
-        text += header(name);
+        text += &header(name);
         text.push('\n');
     }
     let mut signed: Vec<String> =

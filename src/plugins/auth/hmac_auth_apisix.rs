@@ -24,7 +24,7 @@ use crate::config::model::Phase;
 use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Reply, Request};
+use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Reply, Request, parts};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "hmac-auth-apisix",
@@ -89,7 +89,7 @@ impl Config {
             consumers,
             algorithms,
         };
-        config.gate.require(&mut fields, config.consumers.len());
+        config.gate.require(&mut fields, config.consumers.iter().map(|consumer| Some(consumer.name.as_str())));
         (config, fields.finish())
     }
 }
@@ -137,7 +137,7 @@ impl Plugin for HmacAuthApisix {
         if let Err(reason) = config.check(request, &signature, consumer) {
             return Flow::respond(refuse(401, &reason));
         }
-        request.state.credential = Some(CredentialPlace::Header("authorization".into()));
+        request.state.credentials.push(CredentialPlace::Header("authorization".into()));
         consumers::let_pass(request, Some(&consumer.name));
         if config.hide_credentials {
             request.head.remove_header(&AUTHORIZATION);
@@ -244,7 +244,7 @@ fn string_to_sign(request: &Request<'_>, signature: &Signature) -> String {
         if name == "@request-target" {
             let path = request.head.uri.path_and_query().map_or("/", |path| path.as_str());
             text += &format!("{} {path}\n", request.head.method);
-        } else if let Some(value) = request.header(name) {
+        } else if let Some(value) = parts::text(request, name) {
             text += &format!("{name}: {value}\n");
         }
     }

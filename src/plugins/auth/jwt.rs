@@ -170,6 +170,9 @@ impl Jwks {
     }
 }
 
+/// Of the modulus.
+const LEAST_RSA_BYTES: usize = 256;
+
 struct Key {
     id: Option<String>,
     algorithm: Option<String>,
@@ -206,7 +209,16 @@ impl Key {
             Ok::<_, String>(point)
         };
         let material = match (text("kty"), text("crv")) {
-            (Some("RSA"), _) => Material::Rsa { n: bytes("n")?, e: bytes("e")? },
+            (Some("RSA"), _) => {
+                // Java writes numbers with a sign.
+                let number =
+                    |name: &str| bytes(name).map(|bytes| bytes.iter().copied().skip_while(|byte| *byte == 0).collect());
+                let (n, e): (Vec<u8>, Vec<u8>) = (number("n")?, number("e")?);
+                if n.len() < LEAST_RSA_BYTES {
+                    return Err(format!("has {} bits, and 2048 are needed", n.len() * 8));
+                }
+                Material::Rsa { n, e }
+            }
             (Some("EC"), Some("P-256")) => Material::P256(point(32)?),
             (Some("EC"), Some("P-384")) => Material::P384(point(48)?),
             (Some("OKP"), Some("Ed25519")) => Material::Ed25519(bytes("x")?),

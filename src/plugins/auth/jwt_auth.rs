@@ -26,7 +26,7 @@ use crate::config::model::Phase;
 use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::{Destination, Flow, Host, HttpCall, Plugin, Reply, Request};
+use crate::plugins::{CredentialPlace, Destination, Flow, Host, HttpCall, Plugin, Reply, Request};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "jwt-auth",
@@ -100,7 +100,7 @@ impl Config {
             }
             consumer
         });
-        gate.require(&mut fields, consumers.len());
+        gate.require(&mut fields, consumers.iter().map(|consumer| Some(consumer.name.as_str())));
         (Config { family, gate, consumers, enable_headers }, fields.finish())
     }
 }
@@ -240,6 +240,11 @@ impl Plugin for JwtAuth {
             };
             results.push((&consumer.name, fault));
         }
+        // A token that was refused is a token all the same.
+        let places = self.config.consumers.iter().flat_map(|consumer| &consumer.places);
+        let found: Vec<CredentialPlace> =
+            places.filter(|place| place.read(request).is_some()).filter_map(Place::credential).collect();
+        request.state.credentials.extend(found);
         Flow::respond(match self.config.family {
             Family::Cpp => refuse(request, &results),
             Family::Go => self.refuse_as_go(&results),
@@ -287,6 +292,7 @@ impl JwtAuth {
                         body: Bytes::new(),
                         timeout: *timeout,
                         is_question: true,
+                        may_cut: false,
                     })
                 };
                 keys.verify(jwt, call).await
@@ -333,11 +339,15 @@ fn refuse(request: &Request<'_>, results: &[(&str, Option<Fault>)]) -> Reply {
 impl Consumer {
     fn let_pass(&self, request: &mut Request<'_>, tokens: &[(&Place, Jwt)]) {
         for (place, jwt) in tokens {
-            request.state.credential = place.credential().or(request.state.credential.take());
+            request.state.credentials.extend(place.credential());
             if !self.keep_token {
                 place.remove(request);
             }
             for to in &self.claims_to_headers {
+                // Without the claim there is no header either: the client's own would pass for the token's.
+                if to.replaces {
+                    request.head.remove_header(&to.header);
+                }
                 let text = match jwt.claims.get(&to.claim) {
                     Some(Value::String(text)) => text.clone(),
                     Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string(),
@@ -345,10 +355,7 @@ impl Consumer {
                 };
                 let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) else { continue };
                 // The name is a header name, so neither can fail.
-                let _ = match to.replaces {
-                    true => request.head.insert_header(to.header.clone(), value),
-                    false => request.head.append_header(to.header.clone(), value).map(|_| ()),
-                };
+                let _ = request.head.append_header(to.header.clone(), value);
             }
         }
         consumers::let_pass(request, Some(&self.name));

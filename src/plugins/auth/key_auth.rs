@@ -105,7 +105,7 @@ impl Config {
             fields.problem("keys", "must name at least one header or query parameter");
         }
         report_doubles(&mut fields, &consumers);
-        gate.require(&mut fields, consumers.len());
+        gate.require(&mut fields, consumers.iter().map(|consumer| consumer.name.as_deref()));
         let config = Config { family, gate, consumers, keys, in_header, in_query, realm };
         (config, fields.finish())
     }
@@ -146,6 +146,9 @@ fn read_consumer(fields: &mut Fields<'_>, needs_keys: bool, family: Family) -> O
     Some(Consumer { name, credentials, keys, in_header, in_query })
 }
 
+/// What the Higress console writes for `keys` where each consumer has its own.
+const CONSOLE_KEY: &str = "x-higress-dummy-key";
+
 struct KeyAuth {
     config: Config,
 }
@@ -167,15 +170,18 @@ impl Plugin for KeyAuth {
             }
             Family::Go => self.one_known(request),
         };
-        let (consumer, place) = match found {
-            Ok(found) => found,
+        let name = found.map(|consumer| consumer.name.clone());
+        // Also of those that are refused: what stands there is a key, perhaps that of another route.
+        let places = self.config.places(request);
+        request.state.credentials.extend(places);
+        let name = match name {
+            Ok(name) => name,
             Err(reply) => return Flow::respond(reply),
         };
-        if !self.config.gate.admits(consumer.name.as_deref()) {
+        if !self.config.gate.admits(name.as_deref()) {
             return Flow::respond(self.refuse(request, 403, "Unauthorized consumer", "key-auth.unauthorized"));
         }
-        request.state.credential = Some(place);
-        consumers::let_pass(request, consumer.name.as_deref());
+        consumers::let_pass(request, name.as_deref());
         Flow::Continue
     }
 }
@@ -187,18 +193,18 @@ fn is_models(path: &str) -> bool {
 
 impl KeyAuth {
     /// As the Go port looks: there must be one key, and it must be known.
-    fn one_known(&self, request: &Request<'_>) -> Result<(&Consumer, CredentialPlace), Reply> {
+    fn one_known(&self, request: &Request<'_>) -> Result<&Consumer, Reply> {
         let config = &self.config;
         // Both switched on, it looks into headers only.
         let mut values = config.keys.iter().flat_map(|key| found(request, key, config.in_header, !config.in_header));
-        let Some((value, place)) = values.next() else {
+        let Some((value, _)) = values.next() else {
             return Err(self.refuse(request, 401, "No Key Authentication information found", "key-auth.no_key"));
         };
         if values.next().is_some() {
             return Err(self.refuse(request, 401, "Multi Key Authentication information found", "key-auth.multi_key"));
         }
         match config.consumers.iter().find(|consumer| consumer.has(&value)) {
-            Some(consumer) => Ok((consumer, place)),
+            Some(consumer) => Ok(consumer),
             None => Err(self.refuse(request, 403, "Unauthorized consumer", "key-auth.unauthorized")),
         }
     }
@@ -211,12 +217,14 @@ impl KeyAuth {
             Family::Cpp if is_models(request.path()) => {
                 let kind = if status == 401 { ErrorKind::Unauthorized } else { ErrorKind::Forbidden };
                 let config = &self.config;
-                let came = |key: &String| !found(request, key, config.in_header, config.in_query).is_empty();
-                let message = match config.keys.is_empty() || config.keys.iter().any(came) {
+                let own = config.consumers.iter().flat_map(|consumer| &consumer.keys);
+                let mut keys: Vec<&str> = config.keys.iter().chain(own).map(String::as_str).collect();
+                // A name the console writes where each consumer has its own.
+                keys.retain(|key| *key != CONSOLE_KEY);
+                keys.dedup();
+                let message = match keys.is_empty() || !config.places(request).is_empty() {
                     true => text.clone(),
-                    false => {
-                        format!("{text}: no key came with the request. Send it as `{}`.", config.keys.join("` or `"))
-                    }
+                    false => format!("{text}: no key came with the request. Send it as `{}`.", keys.join("` or `")),
                 };
                 let body = ApiError::new(kind, message).to_json();
                 Reply::new(status, text).json(body)
@@ -230,21 +238,37 @@ impl KeyAuth {
 impl Config {
     /// The consumer whose credential the request carries, and where. Common keys are tried first, header before query;
     /// unknown values are skipped.
-    fn any_known(&self, request: &Request<'_>) -> Option<(&Consumer, CredentialPlace)> {
+    fn any_known(&self, request: &Request<'_>) -> Option<&Consumer> {
         let common = self.keys.iter().flat_map(|key| found(request, key, self.in_header, self.in_query));
-        for (value, place) in common {
+        for (value, _) in common {
             if let Some(consumer) = self.consumers.iter().find(|c| c.keys.is_empty() && c.has(&value)) {
-                return Some((consumer, place));
+                return Some(consumer);
             }
         }
-        self.consumers.iter().filter(|consumer| !consumer.keys.is_empty()).find_map(|consumer| {
+        self.consumers.iter().filter(|consumer| !consumer.keys.is_empty()).find(|consumer| {
             let in_header = consumer.in_header.unwrap_or(self.in_header);
             let in_query = consumer.in_query.unwrap_or(self.in_query);
             let original = found(request, ORIGINAL_AUTH_HEADER, true, false);
             let own = consumer.keys.iter().flat_map(|key| found(request, key, in_header, in_query));
-            let (_, place) = original.into_iter().chain(own).find(|(value, _)| consumer.has(value))?;
-            Some((consumer, place))
+            original.into_iter().chain(own).any(|(value, _)| consumer.has(&value))
         })
+    }
+
+    /// Where the request has something in the place of a key.
+    fn places(&self, request: &Request<'_>) -> Vec<CredentialPlace> {
+        let common = self.keys.iter().map(|key| (key, self.in_header, self.in_query));
+        let own = self.consumers.iter().flat_map(|consumer| {
+            let in_header = consumer.in_header.unwrap_or(self.in_header);
+            let in_query = consumer.in_query.unwrap_or(self.in_query);
+            consumer.keys.iter().map(move |key| (key, in_header, in_query))
+        });
+        let mut places: Vec<CredentialPlace> = Vec::new();
+        for (_, place) in common.chain(own).flat_map(|(key, header, query)| found(request, key, header, query)) {
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        places
     }
 }
 

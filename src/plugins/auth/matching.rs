@@ -99,7 +99,8 @@ impl MatchRules {
             }
         };
         let rules = each(fields, "match_list", |fields| {
-            let domain = fields.string("match_rule_domain").unwrap_or_default().to_owned();
+            // As written a client could choose by the spelling of its host.
+            let domain = fields.string("match_rule_domain").unwrap_or_default().to_ascii_lowercase();
             let methods = fields.strings("match_rule_method").unwrap_or_default();
             let path = match (fields.string("match_rule_type"), fields.string("match_rule_path")) {
                 (None | Some(""), None | Some("")) => None,
@@ -122,9 +123,9 @@ impl MatchRules {
 
 impl MatchRule {
     fn matches(&self, request: &Request<'_>) -> bool {
-        let authority = request.header("host").unwrap_or_default();
+        let authority = request.header("host").unwrap_or_default().to_ascii_lowercase();
         let is_empty = self.domain.is_empty() && self.methods.is_empty() && self.path.is_none();
-        let domain = || is_like(&self.domain, &request.state.host) || is_like(&self.domain, authority);
+        let domain = || is_like(&self.domain, &request.state.host) || is_like(&self.domain, &authority);
         let method = || self.methods.iter().any(|method| method.eq_ignore_ascii_case(request.head.method.as_str()));
         !is_empty
             && (self.domain.is_empty() || domain())

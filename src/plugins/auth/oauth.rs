@@ -21,7 +21,7 @@ use super::consumers::{self, Gate};
 use super::jwt::{self, Jwks, Jwt};
 use crate::base::secret::Secret;
 use crate::config::model::Phase;
-use crate::plugins::config::{FieldProblem, Fields, is_usable};
+use crate::plugins::config::{FieldProblem, Fields, flag, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
 use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Reply, Request};
@@ -89,8 +89,8 @@ impl Config {
             i64::try_from(given).unwrap_or(i64::from(u32::MAX)).min(i64::from(u32::MAX))
         };
         let (token_ttl, clock_skew) = (seconds("token_ttl", 7200), seconds("clock_skew_seconds", 60));
-        let is_on_everywhere = scope.global.and_then(|global| global.get("global_auth")) == Some(&json!(true));
-        let is_off = scope.rule.and_then(|rule| rule.get("_disable_")) == Some(&json!(true));
+        let is_on_everywhere = scope.global.and_then(|global| global.get("global_auth")).and_then(flag) == Some(true);
+        let is_off = scope.rule.and_then(|rule| rule.get("_disable_")).and_then(flag) == Some(true);
         let config = Config {
             issues: !is_off && (scope.rule.is_some() || scope.n_rules == 0 || is_on_everywhere),
             issuer: fields.string("issuer").unwrap_or("Higress-Gateway").to_owned(),
@@ -103,7 +103,7 @@ impl Config {
             token_ttl,
             clock_skew,
         };
-        config.gate.require(&mut fields, config.consumers.len());
+        config.gate.require(&mut fields, config.consumers.iter().map(|consumer| Some(consumer.name.as_str())));
         (config, fields.finish())
     }
 }
@@ -137,7 +137,7 @@ impl Plugin for OAuth {
         match self.asks_for_token(request) {
             Some(Asked::InQuery) => {
                 // Hides it in the access log.
-                request.state.credential = Some(CredentialPlace::Query("client_secret".into()));
+                request.state.credentials.push(CredentialPlace::Query("client_secret".into()));
                 let Some(query) = request.head.uri.query() else {
                     return Flow::respond(bad_request("Authorize parameters are missing"));
                 };
@@ -246,7 +246,7 @@ impl OAuth {
         if !config.gate.admits(Some(&consumer.name)) || !is_for_route {
             return Flow::respond(consumers::told(403, DENIED, "Access Denied"));
         }
-        request.state.credential = Some(CredentialPlace::Header(config.auth_header.to_string()));
+        request.state.credentials.push(CredentialPlace::Header(config.auth_header.to_string()));
         if !config.keep_token {
             request.head.remove_header(&config.auth_header);
         }
@@ -372,7 +372,7 @@ mod tests {
             let reply = exchange.run(&plugin).unwrap();
             assert_eq!((reply.status, std::str::from_utf8(&reply.body).unwrap()), (400, reason));
             assert_eq!(reply.details, format!("oauth_access_denied{{{}}}", reason.replace(' ', "_")));
-            assert_eq!(exchange.state.credential, Some(CredentialPlace::Query("client_secret".into())));
+            assert_eq!(exchange.state.credentials, [CredentialPlace::Query("client_secret".into())]);
         }
         let form = [("content-type", "application/x-www-form-urlencoded")];
         let reply = Exchange::new("POST", "/token", &form).with_body(ONE).run(&plugin).unwrap();

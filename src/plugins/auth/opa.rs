@@ -10,8 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::Method;
-use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_TYPE, HOST};
 use pingora_http::RequestHeader;
 use serde_json::{Map, Value, json};
 
@@ -21,7 +20,7 @@ use crate::config::model::Phase;
 use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::{Destination, Flow, Host, HttpCall, Plugin, Request};
+use crate::plugins::{Destination, Flow, Host, HttpCall, Plugin, Request, parts};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "opa",
@@ -108,15 +107,8 @@ impl Plugin for Opa {
         if self.wants_body(request) { Flow::Continue } else { self.decide(request).await }
     }
 
-    /// A request over HTTP/2 need not announce its body.
     fn wants_body(&self, request: &Request<'_>) -> bool {
-        match request.header("content-length") {
-            Some(length) => length.trim() != "0",
-            None => {
-                let usual = [Method::POST, Method::PUT, Method::PATCH].contains(&request.head.method);
-                usual || request.head.headers.contains_key(TRANSFER_ENCODING)
-            }
-        }
+        parts::may_have_body(request)
     }
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
@@ -166,7 +158,7 @@ impl Opa {
             None => Destination::Service { host: request.state.service.to_string(), port: request.state.service_port },
         };
         let body = json!({"input": {"request": described(request)}}).to_string().into();
-        Ok(HttpCall { to, head, body, timeout: self.config.timeout, is_question: true })
+        Ok(HttpCall { to, head, body, timeout: self.config.timeout, is_question: true, may_cut: false })
     }
 }
 

@@ -6,9 +6,11 @@ use http::header::COOKIE;
 
 use crate::plugins::{CredentialPlace, Request, without_query};
 
-/// Decoded values of a query parameter (or form field), in written order.
+/// Decoded values of a query parameter, in written order. A plus is a plus, as Higress' C++ plugins have it: keys in Base64 have some.
 pub fn query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, str>> {
-    form_urlencoded::parse(query.as_bytes()).filter(move |(key, _)| key == name).map(|(_, value)| value)
+    let decoded = |text: &'q str| percent_encoding::percent_decode_str(text).decode_utf8_lossy();
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.filter(move |(key, _)| decoded(key) == name).map(move |(_, value)| decoded(value))
 }
 
 /// First value of a cookie, without the quotes it may stand in.

@@ -11,6 +11,10 @@ use crate::plugins::HttpAnswer;
 
 /// Tokens with unknown keys must not make an issuer be asked for each of them.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Nor one that does not answer.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Where the configuration says that a set is not to be kept at all.
+const LEAST_KEPT: Duration = Duration::from_secs(1);
 
 pub struct RemoteKeys {
     /// How long a fetched set is believed.
@@ -22,7 +26,7 @@ pub struct RemoteKeys {
 
 impl RemoteKeys {
     pub fn new(keep: Duration) -> RemoteKeys {
-        RemoteKeys { keep, current: Mutex::default(), asked: tokio::sync::Mutex::default() }
+        RemoteKeys { keep: keep.max(LEAST_KEPT), current: Mutex::default(), asked: tokio::sync::Mutex::default() }
     }
 
     /// Verifies a token with the current keys, after `fetch` where they do not suffice.
@@ -39,12 +43,19 @@ impl RemoteKeys {
             Some(result) => return result,
         }
         let mut asked = self.asked.lock().await;
-        let is_newer = self.fresh().map(|(at, _)| at) != seen.map(|(at, _)| at);
-        if !is_newer && asked.is_none_or(|at| at.elapsed() >= PAUSE) {
+        let is_newer = self.fresh().map(|(at, _)| at) != seen.as_ref().map(|(at, _)| *at);
+        let pause = if seen.is_some() { PAUSE } else { PAUSE_AFTER_FAILURE };
+        // A set that was asked for and came is believed for its time, however short.
+        let has_expired = seen.is_none() && self.current.lock().is_some();
+        if !is_newer && (has_expired || asked.is_none_or(|at| at.elapsed() >= pause)) {
             *asked = Some(Instant::now());
             match fetch().await.and_then(|answer| read(&answer)) {
                 Ok(keys) => *self.current.lock() = Some((Instant::now(), Arc::new(keys))),
-                Err(reason) => tracing::warn!(%reason, "A key set could not be fetched"),
+                Err(reason) => {
+                    tracing::warn!(%reason, "A key set could not be fetched");
+                    // Until the next try.
+                    *self.current.lock() = None;
+                }
             }
         }
         drop(asked);

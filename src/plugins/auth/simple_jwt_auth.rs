@@ -59,7 +59,7 @@ impl Plugin for SimpleJwtAuth {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
         let token = request.header(&self.header).unwrap_or_default();
         if self.is_valid(token, clock::now()) {
-            request.state.credential = Some(CredentialPlace::Header(self.header.clone()));
+            request.state.credentials.push(CredentialPlace::Header(self.header.clone()));
             return Flow::Continue;
         }
         let body = json!({"code": 401, "msg": "认证失败"});

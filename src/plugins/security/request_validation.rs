@@ -109,6 +109,7 @@ impl Plugin for RequestValidation {
             (Some(schema), Ok(body @ Value::Object(_))) if !schema.is_valid(&body) => {
                 self.refuse("request-validation.invalid_body")
             }
+            (Some(_), Err(error)) if might_be_read(body, &error) => self.refuse("request-validation.unreadable_body"),
             _ => Flow::Continue,
         }
     }
@@ -118,6 +119,16 @@ impl RequestValidation {
     fn refuse(&self, details: &str) -> Flow {
         Flow::respond(Reply::new(self.config.rejected_code, details).text(self.config.rejected_msg.clone()))
     }
+}
+
+/// Whether a parser that is less strict may see an object where ours saw none: text that is no Unicode, halves of characters, nesting
+/// without end. What is no JSON for anybody passes, as in Higress.
+fn might_be_read(body: &[u8], error: &serde_json::Error) -> bool {
+    let text = String::from_utf8_lossy(body);
+    let is_object = text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('{');
+    let told = error.to_string();
+    let is_strict = ["recursion limit", "surrogate", "hex escape"].iter().any(|reason| told.contains(reason));
+    is_object && (is_strict || std::str::from_utf8(body).is_err())
 }
 
 fn headers(request: &Request<'_>) -> Value {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 use serde_json::{Map, Value, json};
@@ -36,7 +36,16 @@ pub const SPEC: PluginSpec = PluginSpec {
 };
 
 /// Headers of one connection, which the call beside it and its answer do not share.
-const HOP_BY_HOP: [HeaderName; 5] = [CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE];
+const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
 
 struct Config {
     query: String,
@@ -125,7 +134,14 @@ impl Config {
         }
         let service =
             Destination::Service { host: request.state.service.to_string(), port: request.state.service_port };
-        Ok(HttpCall { to: service, head, body: self.body(request), timeout: self.timeout, is_question: false })
+        Ok(HttpCall {
+            to: service,
+            head,
+            body: self.body(request),
+            timeout: self.timeout,
+            is_question: false,
+            may_cut: false,
+        })
     }
 
     fn body(&self, request: &Request<'_>) -> Bytes {

@@ -1,6 +1,6 @@
 //! Headers, query parameters and form fields as one thing: names with lists of values.
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use pingora_http::ResponseHeader;
 
 use super::form::Values;
@@ -26,10 +26,14 @@ impl Bag for RequestHeaders<'_, '_> {
         match (name, values) {
             (":path", [path, ..]) => set_path_and_query(self.0, path),
             (":method", [method, ..]) => {
-                if let Ok(method) = method.parse() {
+                // The client waits for the answer to the method that it sent, which has a body or has none.
+                let is_head = self.0.head.method == Method::HEAD;
+                if let Some(method) = method.parse().ok().filter(|method| (*method == Method::HEAD) == is_head) {
                     self.0.head.set_method(method);
                 }
             }
+            // They say where the body ends, which no rule changes.
+            ("content-length" | "transfer-encoding", _) => {}
             (":path" | ":method" | ":scheme", _) => {}
             // A request without a host could not be routed or sent.
             (":authority" | "host", []) => {}
@@ -58,8 +62,9 @@ impl Bag for ResponseHeaders<'_> {
 
     fn set(&mut self, name: &str, values: &[String]) {
         if name == ":status" {
-            if let Some(status) = values.first().and_then(|status| status.parse::<u16>().ok()) {
-                // A status that does not exist leaves the answer's own.
+            // One that ends no request leaves the answer's own.
+            let status = values.first().and_then(|status| status.parse::<u16>().ok());
+            if let Some(status) = status.filter(|status| super::STATUSES.contains(status)) {
                 let _ = self.0.set_status(status);
             }
             return;

@@ -103,8 +103,14 @@ fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
 impl Plugin for Caller {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
         let to = Destination::Service { host: self.config.service.clone(), port: Some(self.config.port) };
-        let call =
-            HttpCall { to, head: self.config.head.clone(), body: Bytes::new(), timeout: TIMEOUT, is_question: false };
+        let call = HttpCall {
+            to,
+            head: self.config.head.clone(),
+            body: Bytes::new(),
+            timeout: TIMEOUT,
+            is_question: false,
+            may_cut: false,
+        };
         match self.host.http(call).await {
             Ok(answer) if answer.status() == 200 => {
                 // A header has one line.

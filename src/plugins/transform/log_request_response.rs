@@ -19,7 +19,7 @@ use crate::config::model::Phase;
 use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Request};
+use crate::plugins::{CredentialPlace, Flow, Host, Plugin, Request, without_credentials};
 
 pub const SPEC: PluginSpec = PluginSpec {
     name: "log-request-response",
@@ -109,11 +109,7 @@ impl Plugin for Logger {
             shown.insert("method".into(), request.head.method.as_str().into());
             shown.insert("path".into(), shown_path(request).into());
             shown.insert("scheme".into(), if request.state.is_tls { "https" } else { "http" }.into());
-            let withheld = match &request.state.credential {
-                Some(CredentialPlace::Header(name)) => Some(name.as_str()),
-                _ => None,
-            };
-            show(&request.head.headers, withheld, &mut shown);
+            show(&request.head.headers, &request.state.credentials, &mut shown);
             log(request, "request_headers", Value::Object(shown).to_string());
         }
         let has_body = matches!(request.head.method.as_str(), "POST" | "PUT" | "PATCH");
@@ -132,7 +128,7 @@ impl Plugin for Logger {
         if self.config.response.headers {
             let mut shown = Map::new();
             shown.insert("status".into(), response.status.as_str().into());
-            show(&response.headers, None, &mut shown);
+            show(&response.headers, &[], &mut shown);
             log(request, "response_headers", Value::Object(shown).to_string());
         }
         let is_plain = !response.headers.contains_key(CONTENT_ENCODING);
@@ -188,18 +184,15 @@ fn log_body(request: &mut Request<'_>, field: &str, body: &[u8]) {
     }
 }
 
-/// The path, without a credential that may stand in its query.
+/// The path, without credentials that may stand in its query.
 fn shown_path(request: &Request<'_>) -> String {
-    let path = super::bag::path_and_query(request);
-    match &request.state.credential {
-        Some(CredentialPlace::Query(name)) => crate::plugins::without_query(path, name),
-        _ => path.to_owned(),
-    }
+    without_credentials(super::bag::path_and_query(request), &request.state.credentials)
 }
 
-fn show(headers: &HeaderMap, withheld: Option<&str>, shown: &mut Map<String, Value>) {
+fn show(headers: &HeaderMap, withheld: &[CredentialPlace], shown: &mut Map<String, Value>) {
     for (name, value) in headers {
-        let is_withheld = withheld.is_some_and(|withheld| withheld.eq_ignore_ascii_case(name.as_str()));
+        let is_it = |place: &CredentialPlace| matches!(place, CredentialPlace::Header(header) if header.eq_ignore_ascii_case(name.as_str()));
+        let is_withheld = withheld.iter().any(is_it);
         let text = if is_withheld { "***".into() } else { String::from_utf8_lossy(value.as_bytes()) };
         shown.insert(name.as_str().to_owned(), text.into());
     }
@@ -218,7 +211,7 @@ mod tests {
         let plugin = built(&SPEC, &json!({"request": half, "response": half}));
         let sent = [("host", "a.com"), ("content-type", "application/json; charset=utf-8"), ("x-key", "secret")];
         let mut exchange = Exchange::new("POST", "/p?q=1", &sent);
-        exchange.state.credential = Some(CredentialPlace::Header("X-Key".into()));
+        exchange.state.credentials = vec![CredentialPlace::Header("X-Key".into())];
         exchange.run(&plugin);
         plugin.on_request_chunk(&mut exchange.request(), &Bytes::from("{\"a"));
         plugin.on_request_chunk(&mut exchange.request(), &Bytes::from("\":1}"));

@@ -27,11 +27,14 @@ fn guessed_content_type(body: &str) -> &'static str {
     }
 }
 
+/// What an answer may have: those below announce one, and there are none above.
+const STATUSES: std::ops::RangeInclusive<u16> = 200..=599;
+
 /// A response status as YAML has it, number or text.
 fn status(value: &Value) -> Option<u16> {
     let number = match value {
         Value::String(text) => text.trim().parse().ok(),
         value => value.as_u64().and_then(|number| u16::try_from(number).ok()),
     };
-    number.filter(|status| (100..1000).contains(status))
+    number.filter(|status| STATUSES.contains(status))
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue};
 use pingora_http::ResponseHeader;
 
@@ -192,6 +192,8 @@ impl Plugin for ResponseCache {
             && matches!(request.state.notes.get::<Use>(), Some(Use::Miss(_)))
             && self.config.statuses.contains(&response.status.as_u16())
             && !kind.starts_with(b"text/event-stream")
+            // Given out without the header that says so it could not be read.
+            && !response.headers.contains_key(CONTENT_ENCODING)
     }
 
     async fn on_response_body(&self, request: &mut Request<'_>, _response: &mut ResponseHeader, body: &mut Bytes) {

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -24,6 +24,9 @@ pub use self::limits::{Admitted, Limit, Retrying};
 use super::balance::Balancer;
 use crate::config::model::{OutlierDetection, TrafficPolicy};
 use crate::telemetry::metrics::{ByService, Metrics};
+
+/// How long a failure took, for whom asks which endpoint is fast. It fades within a minute.
+const FAILURE_COUNTS_AS: Duration = Duration::from_secs(10);
 
 /// The clusters of all services, by host and port.
 pub struct Clusters {
@@ -78,18 +81,23 @@ impl Cluster {
         }
     }
 
-    /// An endpoint for the next attempt: one that is well, unless too few are.
+    /// An endpoint for the next attempt: one that is well, unless too few are, and none that was `tried` for this request if there
+    /// is another.
     pub fn pick(
         &self,
         addresses: &[SocketAddr],
         balancer: &Balancer,
         key: Option<u64>,
         policy: &TrafficPolicy,
+        tried: &[SocketAddr],
         now: Instant,
     ) -> Option<Arc<Endpoint>> {
         let members = self.members(addresses, now);
         let now = self.millis(now);
-        let usable = self.usable(&members.endpoints, policy, now);
+        let mut usable = self.usable(&members.endpoints, policy, now);
+        if usable.iter().any(|endpoint| !tried.contains(&endpoint.address)) && !tried.is_empty() {
+            usable.to_mut().retain(|endpoint| !tried.contains(&endpoint.address));
+        }
         match &policy.slow_start {
             None => balancer.pick(&usable, key, now, None),
             Some(slow_start) => {
@@ -200,7 +208,13 @@ impl Lease {
 
     /// There is no connection, or no answer on it.
     pub fn failed(&mut self) {
-        self.report(Outcome::Failed, Instant::now());
+        let now = Instant::now();
+        if !self.is_reported {
+            // Whoever refuses at once is not the fastest.
+            let took = now.saturating_duration_since(self.began).max(FAILURE_COUNTS_AS);
+            self.endpoint.took(took, self.admitted.cluster().millis(now));
+        }
+        self.report(Outcome::Failed, now);
     }
 
     fn report(&mut self, outcome: Outcome, now: Instant) {

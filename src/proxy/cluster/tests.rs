@@ -41,7 +41,7 @@ impl Bench {
     }
 
     fn pick(&self) -> Option<Arc<Endpoint>> {
-        self.cluster.pick(&self.addresses, &self.balancer, None, &self.policy, self.now)
+        self.cluster.pick(&self.addresses, &self.balancer, None, &self.policy, &[], self.now)
     }
 
     /// Ports that get requests, in order.

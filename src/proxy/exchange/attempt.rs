@@ -18,7 +18,7 @@ use crate::llm::error::ErrorKind;
 use crate::llm::observe::{FirstEvent, Observation, classify_first};
 use crate::plugins::{Answered, End, Reply};
 use crate::proxy::cluster::Lease;
-use crate::proxy::failure::BROKEN_BODY;
+use crate::proxy::failure::{BROKEN_BODY, was_refused};
 use crate::proxy::hygiene::authority;
 use crate::proxy::upstream::NoPeer;
 use crate::proxy::{grpc, respond};
@@ -104,6 +104,8 @@ pub enum Failure {
     Reset(String),
     /// What came is no answer in HTTP.
     Nonsense(String),
+    /// An HTTP/2 upstream did nothing with the request.
+    Refused(String),
     /// As `Reset`, on a pooled connection the other side had closed meanwhile: try again at once.
     Stale,
     /// The request cannot be put to this provider.
@@ -118,6 +120,7 @@ impl fmt::Display for Failure {
             Failure::Unreachable(reason) => write!(f, "cannot connect: {reason}"),
             Failure::NotConnected(reason) | Failure::TimedOut(reason) => write!(f, "timed out: {reason}"),
             Failure::Reset(reason) => write!(f, "connection ended before an answer: {reason}"),
+            Failure::Refused(reason) => write!(f, "the upstream did not take the request: {reason}"),
             Failure::Nonsense(reason) => write!(f, "not an answer in HTTP: {reason}"),
             Failure::Overflow(reason) => f.write_str(reason),
             Failure::Stale => f.write_str("a pooled connection had been closed"),
@@ -133,9 +136,11 @@ pub(super) const STOPPING: &str = "the gateway stops";
 impl Failure {
     pub fn outcome(&self) -> AttemptOutcome {
         match self {
-            Failure::Unreachable(_) | Failure::Overflow(_) | Failure::Reset(_) | Failure::Stale => {
-                AttemptOutcome::Unreachable
-            }
+            Failure::Unreachable(_)
+            | Failure::Overflow(_)
+            | Failure::Reset(_)
+            | Failure::Refused(_)
+            | Failure::Stale => AttemptOutcome::Unreachable,
             Failure::Stopping => AttemptOutcome::Cancelled,
             Failure::NotConnected(_) | Failure::TimedOut(_) => AttemptOutcome::TimedOut,
             Failure::Invalid(_) | Failure::Nonsense(_) => AttemptOutcome::ErrorStatus,
@@ -145,7 +150,7 @@ impl Failure {
     /// The status that a provider in the same state would answer with, for policies that are about statuses.
     pub fn as_status(&self) -> Option<u16> {
         match self {
-            Failure::Unreachable(_) | Failure::Reset(_) => Some(503),
+            Failure::Unreachable(_) | Failure::Reset(_) | Failure::Refused(_) => Some(503),
             Failure::Nonsense(_) => Some(502),
             Failure::NotConnected(_) | Failure::TimedOut(_) => Some(504),
             Failure::Overflow(_) | Failure::Stale | Failure::Invalid(_) | Failure::Stopping => None,
@@ -193,6 +198,7 @@ impl Failure {
     fn from_error(error: &Error, may_be_stale: bool) -> Failure {
         match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::TimedOut(error.to_string()),
+            _ if was_refused(error) => Failure::Refused(error.to_string()),
             kind if is_nonsense(kind) => Failure::Nonsense(error.to_string()),
             _ if may_be_stale && !says_something(error) => Failure::Stale,
             _ => Failure::Reset(error.to_string()),
@@ -216,13 +222,14 @@ pub(super) fn without_context(text: &str) -> String {
 }
 
 impl Exchange {
-    /// Makes one attempt. `limit` bounds the time until the answer begins, as the first-byte timeout does. `tried` gets the address.
+    /// Makes one attempt. `limit` bounds the time until the answer begins, as the first-byte timeout does. `tried` are the addresses that were asked
+    /// before, and gets the one that is.
     pub(super) async fn open(
         &self,
         call: &Call,
         token: Option<usize>,
         limit: Option<Duration>,
-        tried: &mut Option<SocketAddr>,
+        tried: &mut Vec<SocketAddr>,
     ) -> Result<Box<Opened>, Failure> {
         let started = Instant::now();
         let first_byte =
@@ -238,21 +245,24 @@ impl Exchange {
         let left = || patience.saturating_sub(started.elapsed());
         let (head, body) = call.prepare(token).map_err(Failure::Invalid)?;
         let host = authority(&head).unwrap_or_default().to_owned();
-        let peer = call.upstream.peer(&host, &call.timeouts, &self.resolver, call.balance_key);
+        let peer = call.upstream.peer(&host, &call.timeouts, &self.resolver, call.balance_key, tried);
         let found = timeout(patience, peer).await;
         let found = found.unwrap_or_else(|_| Err(NoPeer::Missing("the name does not resolve in time".into())));
         let (peer, mut lease) = found.map_err(|error| match error {
             NoPeer::Missing(reason) => Failure::Unreachable(reason),
             NoPeer::Full { .. } => Failure::Overflow(error.to_string()),
         })?;
-        *tried = peer._address.as_inet().copied();
+        tried.push(lease.address());
         let connected = timeout(left(), connect(self.connector(), &peer)).await.unwrap_or_else(|_| {
             Err(Failure::NotConnected(format!("no connection within {} ms ({whose})", ms_rounded_up(patience))))
         });
         let (mut upstream, is_reused) = connected.inspect_err(|_| lease.failed())?;
         upstream.set_write_timeout(Some(call.timeouts.between_reads));
         let reuse = is_reused.then(|| Reuse::of(call));
-        let waited = timeout(left(), send_and_await(&mut upstream, head, body, reuse));
+        // Of a model nothing is sent on before it has begun to answer, so that another may be asked. Others may be silent for long
+        // after their head.
+        let is_model = call.api.is_some() || call.provider.is_some();
+        let waited = timeout(left(), send_and_await(&mut upstream, head, body, reuse, is_model));
         let Ok(begun) = waited.await else {
             lease.failed();
             upstream.shutdown().await;
@@ -377,6 +387,7 @@ async fn send_and_await(
     head: pingora_http::RequestHeader,
     body: Bytes,
     reuse: Option<Reuse>,
+    is_model: bool,
 ) -> Result<Begun, Failure> {
     let broken = |error: Box<Error>| Failure::from_error(&error, reuse.as_ref().is_some_and(Reuse::explains_an_end));
     cork::hold(upstream);
@@ -407,6 +418,9 @@ async fn send_and_await(
     let mut begun = Begun { head, first: Bytes::new(), is_done: false, is_error_event: false, first_byte_at: None };
     // From here the provider has answered: a failure is no longer a stale connection.
     let cut = |error: Box<Error>| Failure::from_error(&error, false);
+    if is_stream && !is_model {
+        return Ok(begun);
+    }
     let Some(first) = upstream.read_response_body().await.map_err(cut)? else {
         begun.is_done = true;
         return Ok(begun);

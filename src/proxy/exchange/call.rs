@@ -53,6 +53,9 @@ const NOT_FORWARDED: &[&str] = &[
     "expect",
     "content-length",
     "x-hi-original-auth",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "http2-settings",
 ];
 
 impl Call {
@@ -86,8 +89,8 @@ impl Call {
             ));
         }
         let provider = ctx.snapshot.chain.provider_at(place).cloned();
-        if let Some(place) = ctx.state.credential.as_ref().filter(|_| llm.is_some() || provider.is_some()) {
-            withhold(&mut head, place);
+        if llm.is_some() || provider.is_some() {
+            ctx.state.credentials.iter().for_each(|place| withhold(&mut head, place));
         }
         if ctx.snapshot.settings.disable_x_envoy_headers {
             strip_x_envoy(&mut head);
@@ -126,9 +129,7 @@ impl Call {
             return Err((blank(model, service), reason));
         };
         let service = upstream.service.clone();
-        if let Some(place) = &call.credential {
-            withhold(&mut call.head, place);
-        }
+        call.credentials.iter().for_each(|place| withhold(&mut call.head, place));
         let place = Place { route: &call.route, host: &call.host, service: &service, port: Some(upstream.port) };
         Ok(Call {
             provider: snapshot.chain.provider_at(place).cloned(),

@@ -15,6 +15,7 @@ mod outbound;
 mod relay;
 mod tokens;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -152,9 +153,9 @@ impl Exchange {
                 .and_then(|provider| provider.config().retry.as_ref())
                 .map(|policy| policy.timeout);
             let limit = [left, retry.per_try_timeout, again.filter(|_| spent.attempts > 0)].into_iter().flatten().min();
-            let mut tried = None;
+            let n_tried = spent.tried.len();
             let outcome = tokio::select! {
-                outcome = self.open(&call, token, limit, &mut tried) => outcome,
+                outcome = self.open(&call, token, limit, &mut spent.tried) => outcome,
                 () = self.ending.cancelled() => Err(Failure::Stopping),
                 gone = departure(session) => {
                     self.count(&call, AttemptOutcome::Cancelled);
@@ -165,7 +166,8 @@ impl Exchange {
             if let Some(token) = token {
                 spent.tokens.push(token);
             }
-            ctx.upstream_address = tried.map(|address| address.to_string()).unwrap_or_default();
+            let address = spent.tried.get(n_tried).map(ToString::to_string);
+            ctx.upstream_address = address.unwrap_or_default();
             let verdict = match outcome {
                 Ok(opened) if opened.is_usable() => {
                     self.tokens.report(&call, token, opened.status());
@@ -238,7 +240,7 @@ impl Exchange {
         let Ok(token) = self.tokens.choose(call, None, &[]) else {
             return failed("every API token of the provider is out".into());
         };
-        match self.open(call, token, None, &mut None).await {
+        match self.open(call, token, None, &mut Vec::new()).await {
             Ok(opened) => {
                 self.tokens.report(call, token, opened.status());
                 relay::collect(self, opened).await
@@ -281,6 +283,8 @@ enum Tried {
 struct Spent {
     attempts: u32,
     tokens: Vec<usize>,
+    /// Endpoints, those that may have failed.
+    tried: Vec<SocketAddr>,
 }
 
 impl Spent {
@@ -307,6 +311,7 @@ impl Spent {
         }
         let is_listed = |on: RetryOn| retry.on.contains(&on);
         let allowed = match failure {
+            Failure::Refused(_) => is_listed(RetryOn::RefusedStream) || is_listed(RetryOn::ServerError),
             // Nothing was sent, so nothing can be done twice.
             Failure::Unreachable(_) | Failure::NotConnected(_) => {
                 is_listed(RetryOn::ConnectFailure) || is_listed(RetryOn::ServerError)

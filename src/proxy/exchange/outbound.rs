@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Uri;
 use http::header::{CONTENT_LENGTH, HOST};
+use http::{StatusCode, Uri};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::Error;
 use pingora_http::RequestHeader;
@@ -54,11 +54,12 @@ impl Exchange {
     }
 
     async fn call_out(&self, snapshot: &Snapshot, call: HttpCall, limit: usize) -> Result<HttpAnswer, String> {
-        let HttpCall { to, mut head, body, is_question, .. } = call;
+        let HttpCall { to, mut head, body, is_question, may_cut, .. } = call;
+        let limit = Limit { bytes: limit, may_cut };
         let bears_repetition = is_question || head.method.is_idempotent();
         let (peer, authority, mut lease) = match &to {
             Destination::Url(url) => {
-                let (peer, authority) = by_url(url).await?;
+                let (peer, authority) = self.by_url(url).await?;
                 (peer, authority, None)
             }
             Destination::Service { host, port } => {
@@ -66,7 +67,7 @@ impl Exchange {
                     format!("service {host} is not configured; add it to the McpBridge or as a Service")
                 })?;
                 let authority = upstream.dns_authority().unwrap_or_else(|| host.clone());
-                let peer = upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver, None).await;
+                let peer = upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver, None, &[]).await;
                 let (peer, lease) = peer.map_err(|error| error.to_string())?;
                 (peer, authority, Some(lease))
             }
@@ -96,7 +97,7 @@ impl Exchange {
         peer: &HttpPeer,
         head: RequestHeader,
         body: Bytes,
-        limit: usize,
+        limit: Limit,
     ) -> Result<HttpAnswer, (String, bool)> {
         let connected = self.connector().get_http_session(peer).await;
         let (mut session, is_reused) = connected.map_err(|error| (error.to_string(), false))?;
@@ -108,13 +109,25 @@ impl Exchange {
         session.write_request_header(Box::new(head)).await.map_err(failed)?;
         session.write_request_body(body, true).await.map_err(failed)?;
         session.finish_request_body().await.map_err(failed)?;
-        session.read_response_header().await.map_err(failed)?;
-        let head = session.response_header().cloned().ok_or_else(|| ("no response head".to_owned(), false))?;
+        let head = loop {
+            session.read_response_header().await.map_err(failed)?;
+            let head = session.response_header().ok_or_else(|| ("no response head".to_owned(), false))?;
+            // 1xx announce the answer and have no body. Nobody asked to switch protocols.
+            if !head.status.is_informational() {
+                break head.clone();
+            }
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(("the service switches protocols".to_owned(), false));
+            }
+        };
         let mut answer = BytesMut::new();
         while let Some(chunk) = session.read_response_body().await.map_err(|error| (error.to_string(), false))? {
-            if answer.len() + chunk.len() > limit {
+            if answer.len() + chunk.len() > limit.bytes {
                 session.shutdown().await;
-                return Err((format!("the answer is longer than {limit} bytes"), false));
+                return match limit.may_cut {
+                    true => Ok(HttpAnswer { head, body: answer.freeze() }),
+                    false => Err((format!("the answer is longer than {} bytes", limit.bytes), false)),
+                };
             }
             answer.extend_from_slice(&chunk);
         }
@@ -123,16 +136,40 @@ impl Exchange {
     }
 }
 
-/// Peer and authority of a URL outside the configured services.
-async fn by_url(url: &str) -> Result<(HttpPeer, String), String> {
-    let uri: Uri = url.parse().map_err(|error| format!("\"{url}\" is not a URL: {error}"))?;
-    let host = uri.host().ok_or_else(|| format!("\"{url}\" names no host"))?;
-    let is_tls = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let name = host.trim_start_matches('[').trim_end_matches(']');
-    let mut addresses =
-        tokio::net::lookup_host((name, port)).await.map_err(|error| format!("{host} does not resolve: {error}"))?;
-    let address = addresses.next().ok_or_else(|| format!("{host} has no address"))?;
-    let authority = uri.authority().map_or(host, |authority| authority.as_str());
-    Ok((HttpPeer::new(address, is_tls, name.to_owned()), authority.to_owned()))
+/// How much of an answer is read.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    bytes: usize,
+    /// Whether what is beyond it is left out, rather than an error.
+    may_cut: bool,
+}
+
+impl Exchange {
+    /// Peer and authority of a URL outside the configured services: of several addresses the first that takes connections, those of
+    /// IPv4 before.
+    async fn by_url(&self, url: &str) -> Result<(HttpPeer, String), String> {
+        let uri: Uri = url.parse().map_err(|error| format!("\"{url}\" is not a URL: {error}"))?;
+        let host = uri.host().ok_or_else(|| format!("\"{url}\" names no host"))?;
+        let is_tls = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        let found =
+            tokio::net::lookup_host((name, port)).await.map_err(|error| format!("{host} does not resolve: {error}"))?;
+        let mut addresses: Vec<SocketAddr> = found.collect();
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+        let authority = uri.authority().map_or(host, |authority| authority.as_str()).to_owned();
+        let mut peers = addresses.into_iter().map(|address| HttpPeer::new(address, is_tls, name.to_owned()));
+        let Some(mut peer) = peers.next() else { return Err(format!("{host} has no address")) };
+        for other in peers {
+            match self.connector().get_http_session(&peer).await {
+                Ok((session, _)) => {
+                    self.connector().release_http_session(session, &peer, Some(IDLE)).await;
+                    break;
+                }
+                // The error of the last is told by whoever asks there.
+                Err(_) => peer = other,
+            }
+        }
+        Ok((peer, authority))
+    }
 }

@@ -162,7 +162,9 @@ async fn stream(
             Err(error) => return Ok(End::Cut(error.to_string())),
         }
     }
-    session.write_response_header(head, is_done && first.is_empty() && trailers.is_none()).await?;
+    let is_all = is_done && first.is_empty() && trailers.is_none();
+    respond::write_head(session, head, is_all).await?;
+    let has_ended = is_all && session.req_header().version == http::Version::HTTP_2;
     let mut chunk = first;
     loop {
         let mut gathered = if is_done { Gathered { chunk, is_done, failed: None } } else { gather(upstream, chunk) };
@@ -186,7 +188,9 @@ async fn stream(
                 }
             }
             let is_last = is_done && trailers.is_none() && gathered.failed.is_none();
-            session.write_response_body(out, is_last).await?;
+            if !has_ended {
+                session.write_response_body(out, is_last).await?;
+            }
         }
         if let Some(error) = gathered.failed {
             return Ok(End::Cut(error.to_string()));

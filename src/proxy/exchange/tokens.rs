@@ -116,7 +116,7 @@ impl Exchange {
         }
         *pool.probed.lock() = Instant::now();
         for token in out {
-            let status = match self.open(&call, Some(token), Some(policy.health_check_timeout), &mut None).await {
+            let status = match self.open(&call, Some(token), Some(policy.health_check_timeout), &mut Vec::new()).await {
                 Ok(opened) => {
                     let status = opened.status();
                     self.discard(opened).await;

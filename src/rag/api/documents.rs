@@ -43,28 +43,34 @@ pub async fn store(base: &KnowledgeBase, request: &ApiRequest) -> Result<ApiResp
     let is_json = request.content_type.as_deref().is_some_and(|media_type| media_type.starts_with("application/json"));
     let documents = if is_json && request.query_field("name").is_none() {
         let upload: Upload = json_body(request)?;
-        upload.documents.into_iter().map(UploadedDocument::read).collect()
+        let tenant = request.query_field("tenant").filter(|tenant| !tenant.is_empty());
+        upload.documents.into_iter().map(|document| document.read(tenant.as_deref())).collect()
     } else {
-        file(request)?
+        file(request).await?
     };
     let report: IngestReport = base.ingest(documents, &|_| {}).await?;
     ok(report)
 }
 
-fn file(request: &ApiRequest) -> Result<Vec<NewDocument>, RagError> {
+async fn file(request: &ApiRequest) -> Result<Vec<NewDocument>, RagError> {
     let name = request.query_field("name").filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| {
         RagError::Invalid("a file needs ?name=, whose ending tells what kind it is; documents as JSON need the content type application/json".to_owned())
     })?;
     let id = request.query_field("id").unwrap_or_else(|| name.clone());
-    let tenant = request.query_field("tenant");
-    let documents = read::read(&name, request.content_type.as_deref(), &request.body, &Limits::default());
+    let tenant = request.query_field("tenant").filter(|tenant| !tenant.is_empty());
+    let (media_type, body) = (request.content_type.clone(), request.body.clone());
+    let named = name.clone();
+    let read = move || read::read(&named, media_type.as_deref(), &body, &Limits::default());
+    // A long file would hold up everything else that this thread does.
+    let documents = tokio::task::spawn_blocking(read).await.map_err(|error| RagError::Failed(error.to_string()))?;
     let documents = documents.map_err(|error| RagError::Unreadable(format!("{name}: {error}")))?;
     Ok(documents.into_iter().map(|document| NewDocument::of_source(&id, document, tenant.clone())).collect())
 }
 
 impl UploadedDocument {
-    fn read(self) -> NewDocument {
+    /// `tenant`: of those that name none themselves.
+    fn read(self, tenant: Option<&str>) -> NewDocument {
         let text_of = |value: Value| match value {
             Value::String(text) => text,
             other => other.to_string(),
@@ -72,7 +78,8 @@ impl UploadedDocument {
         let metadata = self.metadata.into_iter().map(|(name, value)| (name, text_of(value))).collect();
         let document =
             Document { title: self.title, metadata, blocks: read::paragraphs(&self.text), ..Document::default() };
-        NewDocument { id: self.id, document, tenant: self.tenant.filter(|tenant| !tenant.is_empty()) }
+        let tenant = self.tenant.filter(|tenant| !tenant.is_empty()).or_else(|| tenant.map(str::to_owned));
+        NewDocument { id: self.id, document, tenant, source: None }
     }
 }
 
@@ -90,10 +97,9 @@ pub async fn show(base: &KnowledgeBase, filter: &Filter, id: &str) -> Result<Api
 
 pub async fn remove(base: &KnowledgeBase, request: &ApiRequest, id: &str) -> Result<ApiResponse, RagError> {
     operator(request)?;
-    if !base.table().hashes().await?.contains_key(id) {
+    if !base.remove(&[id.to_owned()]).await?.missing.is_empty() {
         return Err(unknown(base, "document", id));
     }
-    base.table().remove(&[id.to_owned()]).await?;
     ok(json!({"deleted": id}))
 }
 

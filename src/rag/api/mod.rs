@@ -121,7 +121,10 @@ async fn list(rag: &Rag, request: &ApiRequest) -> Result<ApiResponse, RagError> 
     let mut data = Vec::new();
     for name in rag.names().await? {
         match admitted(rag, request, &name).await {
-            Ok((base, filter)) => data.push(described(&base, &filter).await?),
+            Ok((base, filter)) => data.push(match described(&base, &filter).await {
+                Ok(described) => described,
+                Err(error) => json!({"name": name, "error": error.to_string()}),
+            }),
             Err(RagError::UnknownBase { .. }) => {}
             Err(error) => data.push(json!({"name": name, "error": error.to_string()})),
         }

@@ -41,6 +41,10 @@ pub enum ReadError {
     NoText,
     #[error("the markup is nested {depth} levels deep, which no genuine document needs; simplify it")]
     TooDeep { depth: usize },
+    #[error(
+        "too many formatting elements (b, i, font, a, ...) are left open, which every paragraph would repeat; close them"
+    )]
+    TooManyOpen,
     #[error("the PDF is encrypted and opens only with a password; save a copy without one and use that")]
     PdfEncrypted,
     #[error(

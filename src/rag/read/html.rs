@@ -2,6 +2,7 @@
 //!
 //! The tree is walked step by step, never recursively: pages may be nested deeper than a stack.
 
+mod bounds;
 mod content;
 
 use std::collections::BTreeMap;
@@ -12,13 +13,10 @@ use super::blocks::{Blocks, clean};
 use super::error::ReadError;
 use crate::rag::document::Document;
 
-/// Deeper nesting than any page has; the parser's time grows with the square of it.
-const MAX_DEPTH: usize = 2_000;
-
 /// # Errors
-/// The page is nested too deep.
+/// The page would take the parser too long, or too much memory.
 pub fn read(text: &str) -> Result<Document, ReadError> {
-    check_depth(text)?;
+    bounds::check(text)?;
     let page = Html::parse_document(text);
     let root = page.root_element();
     let (title, metadata) = head(root);
@@ -37,38 +35,13 @@ pub fn read(text: &str) -> Result<Document, ReadError> {
     Ok(Document { key: String::new(), title, blocks: blocks.into_vec(), metadata })
 }
 
-/// The blocks of HTML inside another format. The caller has checked its depth.
-pub fn fragment(text: &str) -> Blocks {
-    content::blocks(Html::parse_fragment(text).root_element(), true)
-}
-
-/// Counts open tags, roughly: elements whose end tag may be left out do not count.
+/// The blocks of HTML inside another format.
 ///
 /// # Errors
-/// The markup is nested too deep.
-pub fn check_depth(text: &str) -> Result<(), ReadError> {
-    const UNCOUNTED: [&str; 32] = [
-        "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
-        "p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "option", "optgroup", "colgroup", "rt",
-        "rp", "body", "html", "head",
-    ];
-    let mut depth = 0usize;
-    for tag in text.split('<').skip(1) {
-        let is_end = tag.starts_with('/');
-        let name = tag.trim_start_matches('/').split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-        if name.is_empty() || UNCOUNTED.iter().any(|uncounted| name.eq_ignore_ascii_case(uncounted)) {
-            continue;
-        }
-        if is_end {
-            depth = depth.saturating_sub(1);
-        } else if !tag.split('>').next().unwrap_or_default().ends_with('/') {
-            depth += 1;
-        }
-        if depth > MAX_DEPTH {
-            return Err(ReadError::TooDeep { depth });
-        }
-    }
-    Ok(())
+/// As of a page.
+pub fn fragment(text: &str) -> Result<Blocks, ReadError> {
+    bounds::check(text)?;
+    Ok(content::blocks(Html::parse_fragment(text).root_element(), true))
 }
 
 /// Title and metadata of a page.

@@ -13,7 +13,6 @@ use crate::rag::document::{BlockKind, Document};
 /// HTML inside is nested too deep.
 pub fn read(text: &str) -> Result<Document, ReadError> {
     let text = text.trim_start_matches('\u{feff}');
-    html::check_depth(text)?;
     let options = Options::ENABLE_TABLES
         | Options::ENABLE_FOOTNOTES
         | Options::ENABLE_STRIKETHROUGH
@@ -27,6 +26,9 @@ pub fn read(text: &str) -> Result<Document, ReadError> {
         reader.event(event);
     }
     reader.flush();
+    if let Some(error) = reader.error {
+        return Err(error);
+    }
     let mut metadata = front_matter(&reader.front_matter);
     let title = metadata.remove("title").or_else(|| reader.blocks.first_heading().map(str::to_owned));
     Ok(Document { key: String::new(), title: title.unwrap_or_default(), blocks: reader.blocks.into_vec(), metadata })
@@ -43,6 +45,7 @@ struct Reader {
     lists: Vec<Option<u64>>,
     rows: Vec<Vec<String>>,
     front_matter: String,
+    error: Option<ReadError>,
 }
 
 impl Reader {
@@ -117,7 +120,10 @@ impl Reader {
             }
             TagEnd::HtmlBlock => {
                 self.raw = false;
-                self.blocks.append(html::fragment(&std::mem::take(&mut self.text)));
+                match html::fragment(&std::mem::take(&mut self.text)) {
+                    Ok(blocks) => self.blocks.append(blocks),
+                    Err(error) => self.error = self.error.take().or(Some(error)),
+                }
             }
             TagEnd::MetadataBlock(_) => {
                 self.raw = false;

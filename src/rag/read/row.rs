@@ -13,6 +13,10 @@ const ID: [&str; 8] = ["id", "_id", "doc_id", "docid", "document_id", "uuid", "�
 const TITLE: [&str; 4] = ["title", "name", "标题", "名称"];
 const TEXT: [&str; 8] = ["text", "content", "body", "contents", "passage", "正文", "内容", "文本"];
 
+/// Fields that become metadata, and characters of each.
+const MAX_METADATA: usize = 64;
+const MAX_METADATA_CHARS: usize = 256;
+
 /// The documents of a table, row by row.
 pub struct Rows<'a> {
     limits: &'a Limits,
@@ -64,13 +68,26 @@ fn document(mut fields: Vec<(String, String)>) -> Option<Document> {
     if !blocks.is_empty() {
         take(&mut fields, &TITLE);
     }
+    let long: Vec<(String, String)> =
+        fields.iter().filter(|(_, value)| value.chars().count() > MAX_METADATA_CHARS).cloned().collect();
+    if !blocks.is_empty() {
+        // Beside a field of text these would be nowhere.
+        let mut written = Blocks::default();
+        for (column, value) in &long {
+            written.push(BlockKind::Paragraph, &format!("{column}: {value}"));
+        }
+        blocks.extend(written.into_vec());
+    }
     if blocks.is_empty() {
         let (columns, values): (Vec<String>, Vec<String>) = fields.iter().cloned().unzip();
         let mut written = Blocks::default();
         written.push(BlockKind::TableRow, &row_text(&columns, &values));
         blocks = written.into_vec();
     }
-    (!blocks.is_empty()).then(|| Document { key, title, blocks, metadata: fields.into_iter().collect() })
+    // Metadata go with each chunk; what is long is text, and stands there.
+    fields.retain(|(_, value)| value.chars().count() <= MAX_METADATA_CHARS);
+    let metadata = fields.into_iter().take(MAX_METADATA).collect();
+    (!blocks.is_empty()).then_some(Document { key, title, blocks, metadata })
 }
 
 fn take(fields: &mut Vec<(String, String)>, names: &[&str]) -> Option<String> {

@@ -1,5 +1,7 @@
 //! CSV and TSV: a header row, then one document per row. The delimiter is found out where the format does not fix it.
 
+use std::collections::HashSet;
+
 use csv::{ReaderBuilder, StringRecord, Trim};
 
 use super::error::ReadError;
@@ -59,10 +61,11 @@ fn columns(record: &StringRecord) -> Result<Vec<String>, ReadError> {
         return bad("it holds only numbers".to_owned());
     }
     let mut names: Vec<String> = Vec::with_capacity(record.len());
+    let mut known: HashSet<String> = HashSet::with_capacity(record.len());
     for (name, n) in record.iter().zip(1..) {
         // Exports of data frames leave the column of row numbers without a name.
         let name = if name.is_empty() { format!("column{n}") } else { blocks::clean(name) };
-        if names.contains(&name) {
+        if !known.insert(name.clone()) {
             return bad(format!("it names two columns {name:?}"));
         }
         names.push(name);

@@ -38,7 +38,9 @@ impl Filter {
             let _ = write!(sql, " AND {}", in_list("id", &self.ids));
         }
         for (field, value) in &self.metadata {
-            let _ = write!(sql, " AND strpos(metadata, {}) > 0", literal(&member(field, value)));
+            let member = member(field, value);
+            let (first, later) = (literal(&format!("{{{member}")), literal(&format!(",{member}")));
+            let _ = write!(sql, " AND (strpos(metadata, {first}) = 1 OR strpos(metadata, {later}) > 0)");
         }
         sql
     }
@@ -54,8 +56,8 @@ pub fn literal(value: &str) -> String {
     format!("'{}'", value.replace('\'', "''"))
 }
 
-/// The member as it stands in the stored JSON object. A quote inside a string is written `\"` there, so this text cannot
-/// occur inside a value.
+/// The member as it stands in the stored JSON object, at its beginning or behind a comma. A quote inside a string is written `\"`
+/// there, so neither text can occur inside a name or a value.
 fn member(field: &str, value: &str) -> String {
     format!("{}:{}", serde_json::Value::from(field), serde_json::Value::from(value))
 }
@@ -76,7 +78,7 @@ mod tests {
         };
         check(
             filter,
-            r#"(tenant IS NULL OR tenant = 'o''neil') AND document IN ('a', 'b'' OR ''1''=''1') AND strpos(metadata, '"lang":"a\"b''c"') > 0"#,
+            r#"(tenant IS NULL OR tenant = 'o''neil') AND document IN ('a', 'b'' OR ''1''=''1') AND (strpos(metadata, '{"lang":"a\"b''c"') = 1 OR strpos(metadata, ',"lang":"a\"b''c"') > 0)"#,
         );
     }
 }

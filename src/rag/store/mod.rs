@@ -19,6 +19,7 @@ mod table;
 mod tests;
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,18 +71,40 @@ impl Store {
         Ok(Store { connection, uri: uri.to_owned() })
     }
 
-    /// Makes a knowledge base.
+    /// Makes a knowledge base with these settings, in one commit: one that has lost them would be open to everybody.
     ///
     /// # Errors
-    /// The name is taken or cannot be a name, or the place cannot be written.
-    pub async fn create(&self, name: &str, layout: &Layout) -> Result<Table, RagError> {
+    /// The name is taken or cannot be a name, or the place cannot be written; then there is none.
+    pub async fn create(&self, name: &str, layout: &Layout, settings: &str) -> Result<Table, RagError> {
         check_name(name)?;
         if self.names().await?.iter().any(|known| known == name) {
             return Err(RagError::Exists(name.to_owned()));
         }
-        let schema = schema::schema(layout)?;
-        let made = self.connection.create_empty_table(name, schema).execute().await;
-        Table::new(name, made.map_err(|error| self.failed(name, &error))?).await
+        self.clear(name);
+        let schema = schema::schema(layout, settings)?;
+        match self.connection.create_empty_table(name, schema).execute().await {
+            Ok(made) => Table::new(name, made).await,
+            Err(error) => {
+                self.clear(name);
+                Err(self.failed(name, &error))
+            }
+        }
+    }
+
+    /// Removes what a creation that failed, on a full disk for one, has left: a folder that is no table.
+    fn clear(&self, name: &str) {
+        let Some(folder) = self.folder(name).filter(|folder| !is_table(folder)) else { return };
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(folder = %folder.display(), %error, "What is left of a knowledge base cannot be removed");
+            }
+            _ => {}
+        }
+    }
+
+    /// Of a knowledge base; `None` in object storage.
+    pub fn folder(&self, name: &str) -> Option<PathBuf> {
+        (!self.uri.contains("://")).then(|| Path::new(&self.uri).join(format!("{name}.lance")))
     }
 
     /// # Errors
@@ -104,6 +127,7 @@ impl Store {
     pub async fn names(&self) -> Result<Vec<String>, RagError> {
         let names = self.connection.table_names().execute().await;
         let mut names = names.map_err(|error| RagError::store(&self.uri, &error))?;
+        names.retain(|name| self.folder(name).is_none_or(|folder| is_table(&folder)));
         names.sort();
         Ok(names)
     }
@@ -120,6 +144,11 @@ impl Store {
     fn failed(&self, name: &str, error: &lancedb::Error) -> RagError {
         RagError::store(&format!("{}/{name}", self.uri), error)
     }
+}
+
+/// Whether anything was ever committed there.
+fn is_table(folder: &Path) -> bool {
+    std::fs::read_dir(folder.join("_versions")).is_ok_and(|mut versions| versions.next().is_some())
 }
 
 /// A name becomes a folder and a part of URLs.

@@ -51,10 +51,12 @@ pub const VECTOR: &str = "vector";
 
 /// Key of the layout in the schema's metadata.
 const LAYOUT: &str = "weirgate.layout";
+/// Key of the settings that the table was made with.
+pub const FIRST_SETTINGS: &str = "weirgate.first_settings";
 
 /// # Errors
 /// The layout cannot be written down, which no layout is known to do.
-pub fn schema(layout: &Layout) -> Result<SchemaRef, RagError> {
+pub fn schema(layout: &Layout, settings: &str) -> Result<SchemaRef, RagError> {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let number = |name: &str| Field::new(name, DataType::UInt32, false);
     let mut fields = vec![
@@ -75,7 +77,8 @@ pub fn schema(layout: &Layout) -> Result<SchemaRef, RagError> {
         fields.push(Field::new(VECTOR, vector_type(layout.dimensions), true));
     }
     let layout = serde_json::to_string(layout).map_err(|error| RagError::Failed(error.to_string()))?;
-    Ok(Arc::new(Schema::new(fields).with_metadata([(LAYOUT.to_owned(), layout)].into())))
+    let metadata = [(LAYOUT.to_owned(), layout), (FIRST_SETTINGS.to_owned(), settings.to_owned())];
+    Ok(Arc::new(Schema::new(fields).with_metadata(metadata.into())))
 }
 
 /// The layout a table was made with.

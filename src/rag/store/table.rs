@@ -249,6 +249,14 @@ impl Table {
         Ok((documents.len(), n_chunks))
     }
 
+    /// Sees what other processes have written until now.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn refresh(&self) -> Result<(), RagError> {
+        self.inner.checkout_latest().await.map_err(|error| self.failed(&error))
+    }
+
     /// The knowledge base's own settings as JSON text, if it has any.
     ///
     /// # Errors
@@ -256,7 +264,7 @@ impl Table {
     pub async fn settings(&self) -> Result<Option<String>, RagError> {
         let Some(native) = self.inner.as_native() else { return Ok(None) };
         let manifest = native.manifest().await.map_err(|error| self.failed(&error))?;
-        Ok(manifest.config.get(SETTINGS).cloned())
+        Ok(manifest.config.get(SETTINGS).or_else(|| self.schema.metadata().get(schema::FIRST_SETTINGS)).cloned())
     }
 
     /// # Errors

@@ -40,7 +40,7 @@ fn names(names: &[&str]) -> Vec<String> {
 #[tokio::test]
 async fn passages_are_found_by_meaning_and_by_words() {
     let (_dir, store) = store().await;
-    let table = store.create("base", &layout(2)).await.unwrap();
+    let table = store.create("base", &layout(2), "{}").await.unwrap();
     assert!(table.dense(&[1.0, 0.0], 3, &Filter::default()).await.unwrap().is_empty());
     assert!(table.lexical("cat", 3, &Filter::default()).await.unwrap().is_empty());
     let rows = [
@@ -65,7 +65,7 @@ async fn passages_are_found_by_meaning_and_by_words() {
 #[tokio::test]
 async fn rows_that_are_not_indexed_yet_are_found_too() {
     let (_dir, store) = store().await;
-    let table = store.create("base", &layout(2)).await.unwrap();
+    let table = store.create("base", &layout(2), "{}").await.unwrap();
     table.replace(&names(&["a"]), &[row("a", 0, "cat", Some([1.0, 0.0]))], true).await.unwrap();
     table.ensure_words().await.unwrap();
     table.replace(&names(&["b"]), &[row("b", 0, "cat cat", Some([1.0, 0.1]))], true).await.unwrap();
@@ -76,7 +76,7 @@ async fn rows_that_are_not_indexed_yet_are_found_too() {
 #[tokio::test]
 async fn a_document_is_replaced_whole_and_removed_whole() {
     let (_dir, store) = store().await;
-    let table = store.create("base", &layout(2)).await.unwrap();
+    let table = store.create("base", &layout(2), "{}").await.unwrap();
     let rows = [row("a", 0, "one", None), row("a", 1, "two", None), row("b", 0, "three", None)];
     table.replace(&names(&["a", "b"]), &rows, true).await.unwrap();
     let version = table.version().await.unwrap();
@@ -97,7 +97,7 @@ async fn a_document_is_replaced_whole_and_removed_whole() {
 #[tokio::test]
 async fn a_document_without_its_first_chunk_is_still_listed() {
     let (_dir, store) = store().await;
-    let table = store.create("base", &layout(2)).await.unwrap();
+    let table = store.create("base", &layout(2), "{}").await.unwrap();
     table.replace(&names(&["a"]), &[row("a", 0, "one", None), row("a", 1, "two", None)], true).await.unwrap();
     table.remove_chunk("a#0").await.unwrap();
     let documents = table.documents(&Filter::default()).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_document_without_its_first_chunk_is_still_listed() {
 #[tokio::test]
 async fn tenants_and_metadata_are_conditions_of_the_query() {
     let (_dir, store) = store().await;
-    let table = store.create("base", &layout(0)).await.unwrap();
+    let table = store.create("base", &layout(0), "{}").await.unwrap();
     let mut rows = vec![row("open", 0, "cat", None), row("ours", 0, "cat", None), row("theirs", 0, "cat", None)];
     rows[1].tenant = Some("us".into());
     rows[2].tenant = Some("o'them".into());
@@ -139,13 +139,13 @@ async fn tenants_and_metadata_are_conditions_of_the_query() {
 #[tokio::test]
 async fn settings_and_layout_stay_with_the_table() {
     let (dir, store) = store().await;
-    let table = store.create("base", &layout(2)).await.unwrap();
-    assert_eq!(table.settings().await.unwrap(), None);
+    let table = store.create("base", &layout(2), "{}").await.unwrap();
+    assert_eq!(table.settings().await.unwrap().as_deref(), Some("{}"));
     table.set_settings("{\"a\":1}".into()).await.unwrap();
     let again = Store::open(dir.path().to_str().unwrap(), &HashMap::new()).await.unwrap();
     let table = again.table("base").await.unwrap();
     assert_eq!((table.layout(), table.settings().await.unwrap().as_deref()), (&layout(2), Some("{\"a\":1}")));
-    assert!(matches!(again.create("base", &layout(2)).await, Err(RagError::Exists(_))));
+    assert!(matches!(again.create("base", &layout(2), "{}").await, Err(RagError::Exists(_))));
     assert_eq!(again.names().await.unwrap(), ["base"]);
     again.remove("base").await.unwrap();
     assert!(again.names().await.unwrap().is_empty());
@@ -157,7 +157,7 @@ async fn settings_and_layout_stay_with_the_table() {
 async fn names_that_are_no_folders_are_refused() {
     let (_dir, store) = store().await;
     for name in ["", "../x", "a/b", ".hidden", "a b", "知识"] {
-        assert!(matches!(store.create(name, &layout(2)).await, Err(RagError::Name(_))), "{name}");
+        assert!(matches!(store.create(name, &layout(2), "{}").await, Err(RagError::Name(_))), "{name}");
         assert!(matches!(store.table(name).await, Err(RagError::Name(_))), "{name}");
     }
 }

@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::GROUP;
-use super::grants::{End, Grants};
-use crate::base::secret::Secret;
+use super::grants::Grants;
 use crate::config::fields::Fields;
 use crate::config::higress::ingress::host_match;
 use crate::config::higress::secret::Secrets;
 use crate::config::higress::skip_common;
-use crate::config::model::{Certificate, HostMatch, ObjectRef, TlsOptions};
+use crate::config::model::{Certificate, HostMatch, ObjectRef};
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
 
@@ -203,11 +202,11 @@ fn labels(object: &RawObject) -> BTreeMap<String, String> {
     labels.into_iter().flatten().filter_map(text).collect()
 }
 
-struct Reader<'a> {
-    object: &'a RawObject,
-    secrets: &'a Secrets,
-    grants: &'a Grants,
-    report: ObjectReport<'a>,
+pub(super) struct Reader<'a> {
+    pub object: &'a RawObject,
+    pub secrets: &'a Secrets,
+    pub grants: &'a Grants,
+    pub report: ObjectReport<'a>,
 }
 
 impl Reader<'_> {
@@ -241,7 +240,13 @@ impl Reader<'_> {
             }
             // The process' own settings say where it listens.
             spec.inert(&["addresses"]);
-            spec.unsupported(&["allowedListeners", "backendTLS", "infrastructure", "tls"]);
+            spec.unsupported(&["allowedListeners", "backendTLS", "infrastructure"]);
+            // Asks the clients of all listeners for certificates, among others.
+            if spec.value("tls").is_some() {
+                let message = "is not supported; there is no TLS for the hosts of this Gateway";
+                self.report.warn_hint("spec.tls", message, "write frontendValidation for each listener");
+                certificates.iter_mut().for_each(|certificate| certificate.options.is_closed = true);
+            }
             spec.finish();
         }
         fields.finish();
@@ -356,58 +361,6 @@ impl Reader<'_> {
         }
         selector.finish();
         requirements
-    }
-
-    /// The listener's certificates, each for its hosts.
-    fn certificates(&self, mut tls: Fields<'_>, hostname: &HostMatch, certificates: &mut Vec<Certificate>) {
-        let mode_field = tls.path_of("mode");
-        if let Some(mode) = tls.text("mode").filter(|mode| *mode != "Terminate") {
-            self.report.warn(&mode_field, format!("{mode} is not supported; the listener terminates TLS"));
-        }
-        tls.unsupported(&["frontendValidation", "options"]);
-        let own = &self.object.origin;
-        for mut reference in tls.objects("certificateRefs") {
-            let path = reference.path().to_owned();
-            let (group, kind) =
-                (reference.text("group").unwrap_or_default(), reference.text("kind").unwrap_or("Secret"));
-            let namespace = reference.text("namespace").unwrap_or(&own.namespace).to_owned();
-            let name = reference.required_text("name").map(str::to_owned);
-            let is_secret = group.is_empty() && kind == "Secret";
-            reference.finish();
-            let Some(name) = name else { continue };
-            if !is_secret {
-                self.report.warn(&path, format!("{kind} is no kind of certificate; only Secrets are"));
-                continue;
-            }
-            let from = End { group: GROUP, kind: "Gateway", namespace: &own.namespace };
-            let to = End { group: "", kind: "Secret", namespace: &namespace };
-            if !self.grants.allow(from, to, &name) {
-                self.report
-                    .warn(&path, format!("no ReferenceGrant in {namespace} allows the use of its Secret {name}"));
-                continue;
-            }
-            let Some(secret) = self.secrets.get(&namespace, &name) else {
-                self.report.warn(&path, format!("there is no Secret {namespace}/{name}"));
-                continue;
-            };
-            let (Some(chain), Some(key)) = (secret.text("tls.crt"), secret.text("tls.key")) else {
-                self.report.warn(&path, format!("the Secret {namespace}/{name} lacks tls.crt or tls.key"));
-                continue;
-            };
-            let host = match hostname {
-                HostMatch::Any => "*".to_owned(),
-                HostMatch::Exact(host) => host.clone(),
-                HostMatch::Suffix(suffix) => format!("*{suffix}"),
-            };
-            certificates.push(Certificate {
-                hosts: vec![host],
-                secret: secret.origin().clone(),
-                chain: chain.to_owned(),
-                key: Secret::new(key),
-                options: TlsOptions::default(),
-            });
-        }
-        tls.finish();
     }
 }
 

@@ -9,6 +9,7 @@
 mod filters;
 mod gateway;
 mod grants;
+mod listener_tls;
 mod matches;
 mod route;
 

@@ -5,15 +5,14 @@ use super::Reader;
 use crate::base::secret::Secret as Hidden;
 use crate::config::annotations::SecretRule;
 use crate::config::fields::Fields;
-use crate::config::higress::secret::CA_KEYS;
+use crate::config::higress::draft::Ingress;
+use crate::config::higress::secret::{CA_KEYS, CA_SUFFIX};
 use crate::config::model::{Certificate, ClientCa, HostMatch, Identity, TlsOptions, TlsPolicy, UpstreamPolicy};
-
-/// What the name of a Secret with authorities alone ends in.
-const CA_SUFFIX: &str = "-cacert";
 
 /// An entry of `tls`.
 pub(super) struct Tls {
     pub path: String,
+    /// Without any it is for rules without a host.
     hosts: Vec<String>,
     secret: Option<String>,
     pub is_used: bool,
@@ -23,7 +22,7 @@ pub(super) fn entries(spec: &mut Fields<'_>) -> Vec<Tls> {
     let read = |mut entry: Fields<'_>| {
         let tls = Tls {
             path: entry.path().to_owned(),
-            hosts: entry.texts("hosts"),
+            hosts: Some(entry.texts("hosts")).filter(|hosts| !hosts.is_empty()).unwrap_or_else(|| vec!["*".to_owned()]),
             secret: entry.text("secretName").filter(|name| !name.is_empty()).map(str::to_owned),
             is_used: false,
         };
@@ -35,24 +34,20 @@ pub(super) fn entries(spec: &mut Fields<'_>) -> Vec<Tls> {
 
 impl Reader<'_> {
     /// The certificate of a rule's host: that of the first entry that names exactly this host, or of `higress-https`.
-    pub(super) fn certificate(
-        &self,
-        written: &str,
-        host_match: &HostMatch,
-        tls: &mut [Tls],
-        certificates: &mut Vec<Certificate>,
-    ) {
+    pub(super) fn certificate(&self, written: &str, host_match: &HostMatch, tls: &mut [Tls], ingress: &mut Ingress) {
         let host = if written.is_empty() { "*" } else { written };
         let is_there = |certificate: &Certificate| certificate.hosts.iter().any(|it| it.eq_ignore_ascii_case(host));
         let entry = tls.iter().position(|entry| entry.hosts.iter().any(|other| other == written || other == host));
         if let Some(entry) = entry.and_then(|at| tls.get_mut(at)) {
             entry.is_used = true;
         }
-        if tls.is_empty() || certificates.iter().any(is_there) {
+        if ingress.certificates.iter().any(is_there) {
             return;
         }
-        let Some((namespace, name, path)) = self.secret_of(host, host_match, entry.and_then(|at| tls.get(at))) else {
-            return;
+        let named =
+            if tls.is_empty() { None } else { self.secret_of(host, host_match, entry.and_then(|at| tls.get(at))) };
+        let Some((namespace, name, path)) = named else {
+            return ingress.demands.extend(self.demand(host));
         };
         let Some(secret) = self.secrets.get(namespace, name) else {
             self.report.warn(&path, format!("there is no Secret {namespace}/{name}, so `{host}` has no certificate"));
@@ -64,15 +59,22 @@ impl Reader<'_> {
             self.report.warn(&path, message);
             return;
         };
-        let closed = TlsOptions { is_closed: true, ..TlsOptions::default() };
-        let options = self.tls_options(name, host).unwrap_or(closed);
-        certificates.push(Certificate {
+        let options = self.tls_options(name, host);
+        ingress.certificates.push(Certificate {
             hosts: vec![host.to_ascii_lowercase()],
             secret: secret.origin().clone(),
             chain: chain.to_owned(),
             key: Hidden::new(key),
             options,
         });
+    }
+
+    /// What the annotations ask of the clients of a host whose certificate is not this Ingress' own.
+    fn demand(&self, host: &str) -> Option<(String, TlsOptions)> {
+        let named = self.options.downstream.client_ca.as_ref().map(|rule| rule.name.as_str()).unwrap_or_default();
+        // The Secret named may be that of the certificate, wherever that comes from.
+        let options = self.tls_options(named.strip_suffix(CA_SUFFIX).unwrap_or(named), host);
+        (options != TlsOptions::default()).then(|| (host.to_ascii_lowercase(), options))
     }
 
     /// Namespace and name of the Secret with a host's certificate, and the field that says so. `None` if there is none, or
@@ -102,26 +104,24 @@ impl Reader<'_> {
         }
     }
 
-    /// `None` if clients cannot be checked as the Ingress asks for: no TLS is better than TLS for everybody.
-    fn tls_options(&self, certificate: &str, host: &str) -> Option<TlsOptions> {
+    /// Closed if clients cannot be checked as the Ingress asks for: no TLS is better than TLS for everybody.
+    fn tls_options(&self, certificate: &str, host: &str) -> TlsOptions {
+        let closed = TlsOptions { is_closed: true, ..TlsOptions::default() };
         let rule = &self.options.downstream;
         let client_ca = match &rule.client_ca {
             None => None,
-            Some(secret) => Some(self.client_ca(secret, certificate, host)?),
+            Some(secret) => match self.client_ca(secret, certificate, host) {
+                None => return closed,
+                found => found,
+            },
         };
         let (min, max) = (rule.min_version, rule.max_version);
         if min.zip(max).is_some_and(|(min, max)| min > max) {
             let field = self.annotation("tls-min-protocol-version");
             self.report.error(&field, "is above tls-max-protocol-version, so nobody could connect");
-            return None;
+            return closed;
         }
-        Some(TlsOptions {
-            client_ca,
-            min_version: min,
-            max_version: max,
-            ciphers: rule.ciphers.clone(),
-            is_closed: false,
-        })
+        TlsOptions { client_ca, min_version: min, max_version: max, ciphers: rule.ciphers.clone(), is_closed: false }
     }
 
     fn client_ca(&self, rule: &SecretRule, certificate: &str, host: &str) -> Option<ClientCa> {

@@ -235,7 +235,7 @@ fn call_beside(config: &Config, request: &Request<'_>, chat: &ChatRequest, model
     target.service.get_or_insert_with(|| request.state.service.clone());
     LlmCall {
         head: request.head.clone(),
-        credential: request.state.credential.clone(),
+        credentials: request.state.credentials.clone(),
         body: request.state.body.clone().unwrap_or_default(),
         is_stream: chat.stream(),
         route: request.state.route.clone(),

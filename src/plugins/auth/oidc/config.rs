@@ -48,10 +48,20 @@ impl Config {
         (config, fields.finish())
     }
 
+    /// The path that the provider sends users back to.
+    pub fn callback_path(&self) -> String {
+        let path = self.redirect_url.as_ref().map(Uri::path).filter(|path| *path != "/");
+        path.map_or_else(|| format!("{}/callback", self.prefix), str::to_owned)
+    }
+
+    /// What sealed values are for: those of another provider or client are none of ours, whatever the secret.
+    pub fn purpose(&self, cookie: &str) -> String {
+        format!("{cookie}\n{}\n{}", self.issuer, self.client_id)
+    }
+
     /// Where the provider sends users back to.
     pub fn callback_url(&self, request: &Request<'_>) -> String {
-        let path = self.redirect_url.as_ref().map(Uri::path).filter(|path| *path != "/");
-        let path = path.map_or_else(|| format!("{}/callback", self.prefix), str::to_owned);
+        let path = self.callback_path();
         match self.redirect_url.as_ref().and_then(|url| Some((url.scheme_str()?, url.authority()?))) {
             Some((scheme, authority)) => format!("{scheme}://{authority}{path}"),
             None => {

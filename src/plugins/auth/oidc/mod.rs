@@ -78,7 +78,10 @@ struct Renewed(Vec<HeaderValue>);
 #[async_trait]
 impl Plugin for Oidc {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
-        let own = request.path().strip_prefix(self.config.prefix.as_str()).map(str::to_owned);
+        let own = match request.path() {
+            path if path == self.config.callback_path() => Some("/callback".to_owned()),
+            path => path.strip_prefix(self.config.prefix.as_str()).map(str::to_owned),
+        };
         if own.is_none() && self.config.matches.leaves_out(request) {
             return Flow::Continue;
         }
@@ -136,7 +139,8 @@ impl Oidc {
     async fn session(&self, request: &mut Request<'_>, metadata: &Metadata) -> Option<Session> {
         let now = clock::now();
         let config = &self.config;
-        let session: Session = config.sealer.open(&config.cookies.name, &config.cookies.read(request)?)?;
+        let session: Session =
+            config.sealer.open(&config.purpose(&config.cookies.name), &config.cookies.read(request)?)?;
         let lifetime = config.cookies.expire.unwrap_or(i64::MAX);
         if now.saturating_sub(session.created) > lifetime {
             return None;
@@ -148,8 +152,8 @@ impl Oidc {
         let Some(refresh_token) = refresh_token else { return Some(session) };
         match self.provider.refresh(metadata, refresh_token, &session).await {
             Ok(renewed) => {
-                let sealed = config.sealer.seal(&config.cookies.name, &renewed)?;
-                request.state.notes.insert(Renewed(config.cookies.write(&request.state.host, &sealed)));
+                let sealed = config.sealer.seal(&config.purpose(&config.cookies.name), &renewed)?;
+                request.state.notes.insert(Renewed(config.cookies.write(&request.state.host, &sealed)?));
                 Some(renewed)
             }
             Err(reason) => {
@@ -179,7 +183,7 @@ impl Oidc {
         let joint = if metadata.authorization_endpoint.contains('?') { '&' } else { '?' };
         let location = format!("{}{joint}{}", metadata.authorization_endpoint, to.finish());
         let name = config.login_cookie(&login.state);
-        let Some(sealed) = config.sealer.seal(&name, &login) else {
+        let Some(sealed) = config.sealer.seal(&config.purpose(&name), &login) else {
             return Flow::respond(told(500, "oidc.no_random", "the system gives no random numbers"));
         };
         let cookie = config.cookies.one(&request.state.host, &name, &sealed, Some(config.login_expire));
@@ -191,7 +195,7 @@ impl Oidc {
         let query = request.head.uri.query().unwrap_or_default();
         let given: HashMap<String, String> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         // Hides it in the access log.
-        request.state.credential = Some(CredentialPlace::Query("code".into()));
+        request.state.credentials.push(CredentialPlace::Query("code".into()));
         match self.log_in(request, metadata, &given).await {
             Ok((wanted, cookies)) => Flow::respond(redirect(&wanted, cookies)),
             Err(reply) => Flow::respond(*reply),
@@ -215,7 +219,8 @@ impl Oidc {
         let (state, wanted) =
             state.ok_or_else(|| refuse(403, "bad_state", "Error while parsing OAuth2 state: invalid length".into()))?;
         let name = config.login_cookie(state);
-        let login = places::cookie(request, &name).and_then(|sealed| config.sealer.open::<Login>(&name, sealed));
+        let login = places::cookie(request, &name)
+            .and_then(|sealed| config.sealer.open::<Login>(&config.purpose(&name), sealed));
         let login = login.filter(|login| clock::now().saturating_sub(login.created) <= config.login_expire);
         let login = login.ok_or_else(|| {
             let text = "Invalid authentication via OAuth2. The CSRF cookie is missing, unreadable or too old";
@@ -234,10 +239,13 @@ impl Oidc {
             tracing::warn!(%reason, "A login failed");
             refuse(500, "redeem_failed", failed("the provider's answer cannot be used; the gateway's log says why"))
         })?;
-        let sealed = config.sealer.seal(&config.cookies.name, &session);
+        let sealed = config.sealer.seal(&config.purpose(&config.cookies.name), &session);
         let sealed = sealed.ok_or_else(|| refuse(500, "no_random", "the system gives no random numbers".into()))?;
         let host = &request.state.host;
-        let mut cookies = config.cookies.write(host, &sealed);
+        let Some(mut cookies) = config.cookies.write(host, &sealed) else {
+            tracing::warn!("A login failed: the provider's tokens are longer than browsers keep in cookies");
+            return Err(refuse(500, "session_too_long", failed("the tokens are too long for cookies")));
+        };
         cookies.push(config.cookies.one(host, &name, "", Some(0)));
         let wanted = if config.may_redirect(wanted) { wanted } else { "/" };
         Ok((wanted.to_owned(), cookies))
@@ -247,7 +255,8 @@ impl Oidc {
         let config = &self.config;
         let mut wanted = self.wanted(request);
         let sealed = config.cookies.read(request);
-        let session: Option<Session> = sealed.and_then(|sealed| config.sealer.open(&config.cookies.name, &sealed));
+        let session: Option<Session> =
+            sealed.and_then(|sealed| config.sealer.open(&config.purpose(&config.cookies.name), &sealed));
         // The provider's page asks nothing if it knows whom to sign out.
         if let (Some(session), true) = (session, wanted.starts_with("http")) {
             let joint = if wanted.contains('?') { '&' } else { '?' };

@@ -221,7 +221,7 @@ impl Provider {
             }
             _ => Destination::Url(url.to_owned()),
         };
-        let answered = self.host.http(HttpCall { to, head, body, timeout, is_question: false }).await;
+        let answered = self.host.http(HttpCall { to, head, body, timeout, is_question: false, may_cut: false }).await;
         answered.map_err(|reason| format!("{url}: {reason}"))
     }
 }

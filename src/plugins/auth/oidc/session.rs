@@ -115,8 +115,8 @@ impl Cookies {
         Some(value)
     }
 
-    /// Cookies that set the session's value.
-    pub fn write(&self, host: &str, value: &str) -> Vec<HeaderValue> {
+    /// Cookies that set the session's value. `None` if it is longer than would be read.
+    pub fn write(&self, host: &str, value: &str) -> Option<Vec<HeaderValue>> {
         // ASCII, so every byte is a place to cut.
         let parts: Vec<&[u8]> = value.as_bytes().chunks(MAX_PART).collect();
         let n_parts = parts.len();
@@ -127,7 +127,7 @@ impl Cookies {
                 _ => self.one(host, &format!("{}_{index}", self.name), &part, self.expire),
             }
         });
-        named.collect()
+        (n_parts <= MAX_PARTS).then(|| named.collect())
     }
 
     /// Cookies that end the session of a request.

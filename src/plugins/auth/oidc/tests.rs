@@ -187,7 +187,7 @@ fn sessions_are_renewed_in_time() {
             refresh_token: Some("r".into()),
             created: clock::now() - 90,
         };
-        format!("_oauth2_proxy=1.{}", sealer.seal("_oauth2_proxy", &session).unwrap())
+        format!("_oauth2_proxy=1.{}", sealer.seal(&format!("_oauth2_proxy\n{ISSUER}\nme"), &session).unwrap())
     };
     let (mut exchange, reply) = ask(&plugin, "/", &old(1));
     assert!(reply.is_none());

@@ -49,6 +49,9 @@ pub const SPEC: PluginSpec = PluginSpec {
 /// Status of a rule that blocks and names none.
 const DEFAULT_STATUS: u16 = 403;
 
+/// Bytes of a body from which on it is looked at elsewhere than on the request's own thread.
+const LONG_BODY: usize = 16 * 1024;
+
 /// Field of the access log with the ids of the rules that matched.
 const LOG_FIELD: &str = "waf_rules";
 
@@ -94,7 +97,12 @@ struct Waf {
 
 impl Waf {
     fn new(compiled: Compiled) -> Waf {
-        let Compiled { rules, inspected } = compiled;
+        let Compiled { rules, inspected, dead } = compiled;
+        if !dead.is_empty() {
+            let ids: Vec<&str> = dead.iter().map(|(id, _)| id.as_str()).collect();
+            let rules = ids.join(", ");
+            tracing::warn!(rules, "waf: these rules have expressions that are not understood, and match nothing");
+        }
         let inspected = if rules.rules_for_phase(RulePhase::ResponseBody).is_empty() { Vec::new() } else { inspected };
         Waf { statuses: rules::statuses(&rules), telling: rules::telling(&rules), inspected, rules: Arc::new(rules) }
     }
@@ -102,10 +110,6 @@ impl Waf {
 
 /// The engine's view of a request that rules are still to be run on.
 type Open = Arc<Mutex<Transaction>>;
-
-/// One for each firewall that the request has come through, by the address of its rules.
-#[derive(Clone, Default)]
-struct Opened(HashMap<usize, Open>);
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     let (config, problems) = Config::read(scope);
@@ -120,7 +124,7 @@ fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
 #[async_trait]
 impl Plugin for Waf {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
-        self.close(request);
+        request.state.notes.remove::<Open>();
         let mut transaction = self.begin(request);
         let waits = self.wants_body(request);
         let ran = transaction.process_request_headers().and_then(|()| match waits || transaction.has_intervention() {
@@ -130,7 +134,7 @@ impl Plugin for Waf {
         let flow = self.decide(&transaction, ran);
         self.log(request, &transaction);
         if matches!(flow, Flow::Continue) && (waits || self.has_rules_for_answers()) {
-            self.keep(request, Arc::new(Mutex::new(transaction)));
+            request.state.notes.insert(Arc::new(Mutex::new(transaction)));
         }
         flow
     }
@@ -140,25 +144,37 @@ impl Plugin for Waf {
     }
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
-        let Some(open) = self.close(request) else { return Flow::Continue };
-        let mut transaction = open.lock();
-        let body = request.state.body.as_deref().unwrap_or_default();
-        let ran = transaction.append_request_body(body).and_then(|()| transaction.process_request_body());
+        let Some(open) = request.state.notes.remove::<Open>() else { return Flow::Continue };
+        let body = request.state.body.clone().unwrap_or_default();
+        let is_long = body.len() > LONG_BODY;
+        let (of_task, run) = (open.clone(), move |open: &Open, body: &[u8]| {
+            let mut transaction = open.lock();
+            transaction.append_request_body(body).and_then(|()| transaction.process_request_body())
+        });
+        let ran = match is_long {
+            false => run(&open, &body),
+            // A megabyte takes a second, in which this thread's other requests would wait.
+            true => tokio::task::spawn_blocking(move || run(&of_task, &body)).await.unwrap_or_else(|error| {
+                tracing::error!(%error, "waf could not look at a body");
+                Ok(())
+            }),
+        };
+        let transaction = open.lock();
         self.log(request, &transaction);
         let flow = self.decide(&transaction, ran);
         drop(transaction);
         if matches!(flow, Flow::Continue) && self.has_rules_for_answers() {
-            self.keep(request, open);
+            request.state.notes.insert(open);
         }
         flow
     }
 
     fn may_hold_answer(&self, request: &Request<'_>) -> bool {
-        !self.inspected.is_empty() && self.open(request).is_some()
+        !self.inspected.is_empty() && request.state.notes.get::<Open>().is_some()
     }
 
     fn replace_answer(&self, request: &Request<'_>, response: &ResponseHeader) -> Option<Reply> {
-        let mut transaction = self.open(request)?.lock();
+        let mut transaction = request.state.notes.get::<Open>()?.lock();
         transaction.tx_mut().set(rules::RESPONSE_STATUS.to_owned(), response.status.as_u16().to_string());
         for (name, value) in &response.headers {
             // Only stored.
@@ -175,17 +191,18 @@ impl Plugin for Waf {
     }
 
     fn on_response_headers(&self, request: &mut Request<'_>, _response: &mut ResponseHeader) {
-        if let Some(open) = self.open(request).cloned() {
+        if let Some(open) = request.state.notes.get::<Open>().cloned() {
             self.log(request, &open.lock());
         }
     }
 
     fn wants_response_body(&self, request: &Request<'_>, response: &ResponseHeader) -> bool {
-        self.open(request).is_some_and(|open| self.is_inspected(response) && !open.lock().has_intervention())
+        let open = request.state.notes.get::<Open>();
+        open.is_some_and(|open| self.is_inspected(response) && !open.lock().has_intervention())
     }
 
     async fn on_response_body(&self, request: &mut Request<'_>, response: &mut ResponseHeader, body: &mut Bytes) {
-        let Some(open) = self.open(request).cloned() else { return };
+        let Some(open) = request.state.notes.get::<Open>().cloned() else { return };
         let mut transaction = open.lock();
         let ran = transaction.append_response_body(body).and_then(|()| transaction.process_response_body());
         self.log(request, &transaction);
@@ -206,7 +223,7 @@ impl Plugin for Waf {
     }
 
     fn on_log(&self, request: &mut Request<'_>) {
-        let Some(open) = self.close(request) else { return };
+        let Some(open) = request.state.notes.remove::<Open>() else { return };
         let mut transaction = open.lock();
         if let Err(error) = transaction.process_logging() {
             tracing::warn!(%error, "waf could not run the rules for the log");
@@ -216,22 +233,6 @@ impl Plugin for Waf {
 }
 
 impl Waf {
-    fn key(&self) -> usize {
-        Arc::as_ptr(&self.rules).addr()
-    }
-
-    fn open<'a>(&self, request: &'a Request<'_>) -> Option<&'a Open> {
-        request.state.notes.get::<Opened>()?.0.get(&self.key())
-    }
-
-    fn keep(&self, request: &mut Request<'_>, open: Open) {
-        request.state.notes.get_or_insert_default::<Opened>().0.insert(self.key(), open);
-    }
-
-    fn close(&self, request: &mut Request<'_>) -> Option<Open> {
-        request.state.notes.get_mut::<Opened>()?.0.remove(&self.key())
-    }
-
     fn has_rules_for_answers(&self) -> bool {
         let late = [RulePhase::ResponseHeaders, RulePhase::ResponseBody, RulePhase::Logging];
         late.into_iter().any(|phase| !self.rules.rules_for_phase(phase).is_empty())

@@ -8,9 +8,12 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
 use zentinel_modsec::CompiledRuleset;
 use zentinel_modsec::engine::phase::Phase;
-use zentinel_modsec::parser::{Action, Directive, MetadataAction, Parser, Selection, VariableName};
+use zentinel_modsec::parser::{
+    Action, Directive, MetadataAction, OperatorName, OperatorSpec, Parser, Selection, VariableName,
+};
 
 /// Beginnings of directives about logs, files and limits.
 const WITHOUT_EFFECT: &[&str] = &[
@@ -50,10 +53,13 @@ pub fn problems(own: &[String]) -> Vec<(usize, String)> {
         }
         found.extend(parser.into_directives().iter().filter_map(unsupported).map(|message| (index, message)));
     }
-    if found.is_empty()
-        && let Err(error) = Compiled::of(&own.join("\n"))
-    {
-        found.push((0, format!("cannot be used together with the others: {error}")));
+    if found.is_empty() {
+        match Compiled::of(&own.join("\n")) {
+            Err(error) => found.push((0, format!("cannot be used together with the others: {error}"))),
+            Ok(compiled) => found.extend(compiled.dead.into_iter().map(|(rule, reason)| {
+                (0, format!("or a later element has an expression that is not understood, in rule {rule}: {reason}"))
+            })),
+        }
     }
     found
 }
@@ -81,6 +87,8 @@ pub struct Compiled {
     pub rules: CompiledRuleset,
     /// Media types of answers whose bodies are inspected, in lower case; none without `SecResponseBodyAccess On`.
     pub inspected: Vec<String>,
+    /// Rules whose expression the engine cannot read, each with the reason. They match nothing.
+    pub dead: Vec<(String, String)>,
 }
 
 impl Compiled {
@@ -96,16 +104,76 @@ impl Compiled {
             Directive::SecResponseBodyAccess(access) => Some(*access),
             _ => None,
         });
+        let mut dead = Vec::new();
         for directive in &mut directives {
             let Directive::SecRule(rule) = directive else { continue };
+            if let Err(reason) = make_readable(&mut rule.operator) {
+                let id = rule.actions.iter().find_map(|action| match action {
+                    Action::Metadata(MetadataAction::Id(id)) => Some(id.to_string()),
+                    _ => None,
+                });
+                dead.push((id.unwrap_or_else(|| "a link of a chain".to_owned()), reason));
+            }
             for variable in rule.variables.iter_mut().filter(|variable| variable.name == VariableName::ResponseStatus) {
                 variable.name = VariableName::Tx;
                 variable.selection = Some(Selection::Key(RESPONSE_STATUS.to_owned()));
             }
         }
         let inspected = if access == Some(true) { inspected_types(text) } else { Vec::new() };
-        Ok(Compiled { rules: CompiledRuleset::compile(directives)?, inspected })
+        Ok(Compiled { rules: CompiledRuleset::compile(directives)?, inspected, dead })
     }
+}
+
+/// ModSecurity's expressions are those of PCRE, the engine's those of the crate `regex`: a brace that repeats nothing is itself there and an
+/// error here. Looking around and referring back cannot be had.
+fn make_readable(operator: &mut OperatorSpec) -> Result<(), String> {
+    // With a macro it is compiled when it is run.
+    if operator.name != OperatorName::Rx || operator.argument.contains("%{") {
+        return Ok(());
+    }
+    let reason = |error: regex::Error| error.to_string().lines().last().unwrap_or_default().replace("error: ", "");
+    let Err(error) = Regex::new(&operator.argument) else { return Ok(()) };
+    let escaped = with_literal_braces(&operator.argument);
+    if Regex::new(&escaped).is_err() {
+        return Err(reason(error));
+    }
+    operator.argument = escaped;
+    Ok(())
+}
+
+/// Escapes opening braces that begin no repetition (`{2}`, `{2,}`, `{2,3}`) and closing ones that end none, outside of what is escaped.
+fn with_literal_braces(pattern: &str) -> String {
+    let mut out = String::with_capacity(pattern.len() + 8);
+    let mut rest = pattern;
+    while let Some(character) = rest.chars().next() {
+        let mut length = character.len_utf8();
+        match character {
+            '\\' => {
+                let escaped = rest[1..].chars().next();
+                length += escaped.map_or(0, char::len_utf8);
+                // Of \x{41} and \p{L} the brace is part.
+                if escaped.is_some_and(|escaped| "xpPuU".contains(escaped)) && rest[length..].starts_with('{') {
+                    length = rest.find('}').map_or(length, |end| end + 1);
+                }
+            }
+            '{' => {
+                let inner = rest[1..].split_once('}').map(|(inner, _)| inner).unwrap_or("x");
+                let is_count = inner.starts_with(|c: char| c.is_ascii_digit())
+                    && inner.chars().all(|c| c.is_ascii_digit() || c == ',')
+                    && !out.is_empty()
+                    && !out.ends_with(['(', '|', '[']);
+                match is_count {
+                    true => length = inner.len() + 2,
+                    false => out.push('\\'),
+                }
+            }
+            '}' => out.push('\\'),
+            _ => {}
+        }
+        out.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    out
 }
 
 /// The parser drops the arguments of what it does not know.
@@ -137,6 +205,10 @@ pub fn statuses(rules: &CompiledRuleset) -> HashMap<String, u16> {
     all.filter_map(|rule| Some((rule.id.clone()?, rule.actions.iter().find_map(status)?))).collect()
 }
 
+/// Of the configuration that the rule set comes with in Higress: what the engine cannot read its rules do not see.
+const UNREADABLE_BODY: &str = "SecRule REQBODY_ERROR \"!@eq 0\" \
+    \"id:200002,phase:2,t:none,deny,status:400,msg:'Failed to parse request body.'\"\n";
+
 /// Directives that load the Core Rule Set from a folder laid out as its releases are. Answers are inspected, as by the
 /// configuration that the rule set comes with in Higress. The file 980, which sums up a request for the audit log that there is
 /// not, is left out: the engine cannot read that of version 3.3.
@@ -154,7 +226,28 @@ pub fn core_rule_set(folder: &Path) -> Result<String, String> {
     };
     let found = found.display();
     Ok(format!(
-        "SecResponseBodyAccess On\nInclude \"{found}/crs-setup.conf\"\nInclude \"{found}/rules/REQUEST-*.conf\"\n\
+        "{UNREADABLE_BODY}SecResponseBodyAccess On\nInclude \"{found}/crs-setup.conf\"\nInclude \"{found}/rules/REQUEST-*.conf\"\n\
          Include \"{found}/rules/RESPONSE-95*.conf\"\nSecRuleEngine On\n"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_that_repeat_nothing_are_themselves() {
+        for (pattern, matches, other) in [
+            (r"(?:^|{)id", "{id", "x"),
+            (r"a{2}b{1,}c{1,2}", "aabcc", "a{2}"),
+            (r"\x{41}\p{L}{x}", "AB{x}", "AB"),
+            (r"{{", "{{", "{"),
+            (r"a}", "a}", "a"),
+            (r"[{]x{,3}", "{x{,3}", "{x"),
+        ] {
+            let expression =
+                Regex::new(&with_literal_braces(pattern)).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+            assert!(expression.is_match(matches) && !expression.is_match(other), "{pattern}");
+        }
+    }
 }

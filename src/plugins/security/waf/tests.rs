@@ -170,6 +170,8 @@ fn problems_name_their_field() {
         "SecAuditLog /dev/null",
         true,
     ]});
+    let unreadable = json!({"secRules": ["SecRule ARGS \"@rx (\" \"id:1,phase:2,deny\""]});
+    assert_eq!(problem_fields(&SPEC, &unreadable), ["secRules[0]"]);
     let found = problem_fields(&SPEC, &config);
     assert_eq!(found, ["useCRS", "secRules[5]", "secRules[1]", "secRules[2]", "secRules[3]"]);
 }
@@ -219,17 +221,20 @@ fn rules_of_phase_five_are_in_the_log_and_refuse_nothing() {
 /// The second forgot what the first was still to do.
 #[test]
 fn two_firewalls_on_one_request_both_see_its_body() {
-    let of = |word: &str| {
-        json!({"secRules": [format!("SecRule REQUEST_BODY \"@contains {word}\" \"id:1,phase:2,deny\"")]})
-    };
+    let of =
+        |word: &str| json!({"secRules": [format!("SecRule REQUEST_BODY \"@contains {word}\" \"id:1,phase:2,deny\"")]});
     let (first, second) = (built(&SPEC, &of("one")), built(&SPEC, &of("two")));
     let mut exchange = Exchange::new("POST", "/", &[("content-length", "3")]).with_body("one");
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         for plugin in [&first, &second] {
-            assert!(matches!(plugin.on_request_headers(&mut exchange.request()).await, Flow::Continue));
+            let mut request = Request::of(plugin, &mut exchange.head, &mut exchange.state);
+            assert!(matches!(plugin.on_request_headers(&mut request).await, Flow::Continue));
         }
-        assert!(matches!(first.on_request_body(&mut exchange.request()).await, Flow::Respond(_)));
-        assert!(matches!(second.on_request_body(&mut exchange.request()).await, Flow::Continue));
+        for (plugin, refuses) in [(&first, true), (&second, false)] {
+            let mut request = Request::of(plugin, &mut exchange.head, &mut exchange.state);
+            let flow = plugin.on_request_body(&mut request).await;
+            assert_eq!(matches!(flow, Flow::Respond(_)), refuses);
+        }
     });
 }

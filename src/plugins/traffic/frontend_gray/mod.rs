@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HOST, SET_COOKIE};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, HOST, SET_COOKIE};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use pingora_http::ResponseHeader;
 
 use self::choose::User;
@@ -138,14 +138,23 @@ impl Plugin for FrontendGray {
         }
     }
 
-    fn wants_response_body(&self, _request: &Request<'_>, response: &ResponseHeader) -> bool {
+    /// A page that can be read as text, or has another in its place.
+    fn wants_response_body(&self, request: &Request<'_>, response: &ResponseHeader) -> bool {
+        let kind = response.headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
         response.status == StatusCode::OK
+            && request.head.method != Method::HEAD
+            && (!self.config.html.is_empty()
+                || (kind.is_none_or(|kind| kind.starts_with(b"text/html"))
+                    && !response.headers.contains_key(CONTENT_ENCODING)))
     }
 
-    async fn on_response_body(&self, request: &mut Request<'_>, _response: &mut ResponseHeader, body: &mut Bytes) {
+    async fn on_response_body(&self, request: &mut Request<'_>, response: &mut ResponseHeader, body: &mut Bytes) {
         let Some(chosen) = request.state.notes.get::<Chosen>() else { return };
-        let page = self.config.page(&String::from_utf8_lossy(body), chosen.script.as_deref(), &chosen.version);
-        *body = Bytes::from(page);
+        let text = if self.config.html.is_empty() { std::str::from_utf8(body) } else { Ok("") };
+        // What is in another encoding stays as it is.
+        let Ok(text) = text else { return };
+        response.remove_header(&CONTENT_ENCODING);
+        *body = Bytes::from(self.config.page(text, chosen.script.as_deref(), &chosen.version));
     }
 }
 
