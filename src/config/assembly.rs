@@ -51,6 +51,8 @@ impl<'a> Assembly<'a> {
 
     pub fn ingresses(&mut self, mut objects: Vec<&'a RawObject>, secrets: &Secrets, https: &Https) {
         objects.sort_by_key(|object| ingress::creation_order(object));
+        self.routes.reserve(objects.len());
+        self.first_of.reserve(objects.len());
         let mut canaries: Vec<(Draft, CanaryTakes, ObjectReport<'_>)> = Vec::new();
         for object in objects {
             let report_on = self.report.on(&object.origin);

@@ -104,7 +104,7 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
 
 fn resolve_references<'a>(objects: &'a [RawObject], secrets: &Secrets, report: &Report) -> Vec<Cow<'a, RawObject>> {
     let resolve = |object: &'a RawObject| {
-        if object.origin.kind == "Secret" {
+        if object.origin.kind == "Secret" || !object.has_references {
             return Cow::Borrowed(object);
         }
         match secret_refs::resolve(&object.value, secrets, report.on(&object.origin)) {

@@ -144,7 +144,7 @@ fn object(kind: &str, name: &str, value: Value) -> RawObject {
     let file = format!("{kind}/{name}.yaml").into();
     let origin =
         ObjectRef { kind: kind.to_owned(), namespace: SYSTEM_NAMESPACE.to_owned(), name: name.to_owned(), file };
-    RawObject { origin, value: Arc::new(value), digest: [0; 32] }
+    RawObject { origin, value: Arc::new(value), digest: [0; 32], has_references: true }
 }
 
 /// Any JSON, made of the words the readers look for, so that it gets past the first check.

@@ -115,6 +115,8 @@ impl IngressOptions {
 /// The annotations of one Ingress, and which of them somebody understood.
 pub(super) struct Annotations<'a> {
     values: BTreeMap<&'a str, Cow<'a, str>>,
+    /// Those of the two prefixes, by prefix and the rest of their name: some hundred names are asked for, of the few that there are.
+    short: Vec<(&'static str, &'a str, &'a str)>,
     known: RefCell<BTreeSet<String>>,
     /// `metadata.annotations`, or `annotations` in the flat form.
     path: String,
@@ -127,8 +129,10 @@ impl<'a> Annotations<'a> {
     /// Those of an object, in `metadata` or, in the flat form, in the whole; `part` began before that was opened.
     pub fn read(owner: &mut Fields<'a>, part: Part<'_>) -> Self {
         let (path, report) = (owner.path_of("annotations"), owner.report());
-        let values = owner.text_map("annotations").into_iter().collect();
-        Self { values, known: RefCell::default(), path, report, are_whole: part.is_whole() }
+        let values: BTreeMap<&str, Cow<'_, str>> = owner.text_map("annotations").into_iter().collect();
+        let of = |name: &'a str| [HIGRESS, NGINX].into_iter().find_map(|prefix| Some((prefix, name.strip_prefix(prefix)?, name)));
+        let short = values.keys().filter_map(|name| of(name)).collect();
+        Self { values, short, known: RefCell::default(), path, report, are_whole: part.is_whole() }
     }
 
     /// Key with prefix, and value, of `higress.io/<key>` only.
@@ -147,8 +151,8 @@ impl<'a> Annotations<'a> {
     }
 
     fn lookup(&self, prefix: &str, key: &str) -> Option<(String, &str)> {
-        // There are few annotations and many keys that may be asked for: comparing is cheaper than putting names together.
-        let (name, value) = self.values.iter().find(|(name, _)| name.strip_prefix(prefix) == Some(key))?;
+        let (.., name) = self.short.iter().find(|(of, short, _)| *short == key && *of == prefix)?;
+        let value = self.values.get(name)?;
         self.known.borrow_mut().insert((*name).to_owned());
         Some(((*name).to_owned(), value.as_ref()))
     }

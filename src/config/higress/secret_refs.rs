@@ -26,7 +26,8 @@ pub(in crate::config) fn resolve<'a>(value: &'a Value, secrets: &Secrets, report
     Cow::Owned(value)
 }
 
-fn has_reference(value: &Value) -> bool {
+/// Whether there is anything to replace.
+pub(in crate::config) fn has_reference(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains("${secret."),
         Value::Array(elements) => elements.iter().any(has_reference),

@@ -32,6 +32,8 @@ pub struct RawObject {
     pub value: Arc<Value>,
     /// SHA-256 of the file.
     pub digest: [u8; 32],
+    /// Whether a text in it may name a Secret's; looked for once, because most objects have none and stay as they are.
+    pub has_references: bool,
 }
 
 /// What one reading of the folder found.

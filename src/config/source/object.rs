@@ -1,6 +1,6 @@
 //! From the bytes of one file to an object with its place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::scan::Stamp;
 use super::{Listing, RawObject};
+use crate::config::higress::secret_refs::has_reference;
 use crate::config::model::ObjectRef;
 use crate::config::problem::{Problem, Severity};
 use crate::config::{SYSTEM_NAMESPACE, yaml};
@@ -111,33 +112,32 @@ fn identify(
             Some("rename one of them"),
         ));
     }
-    Some(RawObject { origin, value: Arc::new(value), digest })
+    let has_references = has_reference(&value);
+    Some(RawObject { origin, value: Arc::new(value), digest, has_references })
 }
 
 /// An object that two files define is ambiguous: neither may win in silence.
 pub fn reject_doubles(listing: &mut Listing) {
-    let mut first: HashMap<(String, String, String), PathBuf> = HashMap::new();
-    let problems = &mut listing.problems;
-    listing.objects.retain(|RawObject { origin, .. }| {
-        let key = (origin.kind.clone(), origin.namespace.clone(), origin.name.clone());
-        match first.get(&key) {
-            None => {
-                first.insert(key, origin.file.clone());
-                true
-            }
-            Some(other) => {
-                let message = format!("is already defined by {}", other.display());
-                problems.push(problem(
-                    Severity::Error,
-                    origin.file.clone(),
-                    Some(origin.to_string()),
-                    message,
-                    Some("delete one of the files".to_owned()),
-                ));
-                false
-            }
+    let mut first: HashMap<(&str, &str, &str), &Path> = HashMap::with_capacity(listing.objects.len());
+    let mut doubles = HashSet::new();
+    for RawObject { origin, .. } in &listing.objects {
+        let key = (origin.kind.as_str(), origin.namespace.as_str(), origin.name.as_str());
+        let other = *first.entry(key).or_insert(&origin.file);
+        if other != origin.file {
+            let message = format!("is already defined by {}", other.display());
+            listing.problems.push(problem(
+                Severity::Error,
+                origin.file.clone(),
+                Some(origin.to_string()),
+                message,
+                Some("delete one of the files".to_owned()),
+            ));
+            doubles.insert(origin.file.clone());
         }
-    });
+    }
+    if !doubles.is_empty() {
+        listing.objects.retain(|object| !doubles.contains(&object.origin.file));
+    }
 }
 
 pub fn problem(
