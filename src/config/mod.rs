@@ -18,7 +18,7 @@ mod higress;
 mod link;
 pub mod model;
 mod problem;
-mod re2;
+pub mod re2;
 pub mod settings;
 mod source;
 mod suggest;

@@ -2,7 +2,7 @@
 //! stands for itself (`/api/{id}`), and what is between `\Q` and `\E` is literal.
 
 /// The expression for the `regex` crate; what both read alike stays as it is.
-pub(super) fn translated(expression: &str) -> String {
+pub fn translated(expression: &str) -> String {
     let mut out = String::with_capacity(expression.len() + 8);
     let mut rest = expression;
     while let Some(first) = rest.chars().next() {

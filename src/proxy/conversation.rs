@@ -3,7 +3,7 @@
 //!
 //! WebSocket is passed through over HTTP/1.1 only; browsers that speak HTTP/2 open a connection of their own for it.
 
-use http::header::{HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Version};
 use pingora_core::protocols::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -19,6 +19,7 @@ pub fn is_websocket(head: &RequestHeader) -> bool {
         && head.headers.contains_key("sec-websocket-key")
         && head.headers.contains_key(HOST)
         && !head.headers.contains_key(TRANSFER_ENCODING)
+        && head.headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0")
 }
 
 /// Lifts the limits on silence. As in Envoy, the timeout of the route is one for answers, so a WebSocket has none.
@@ -56,6 +57,9 @@ mod tests {
         let mut with_body = whole();
         with_body.insert_header("transfer-encoding", "chunked").unwrap();
         assert!(!is_websocket(&with_body));
+        let mut with_length = whole();
+        with_length.insert_header("content-length", "5").unwrap();
+        assert!(!is_websocket(&with_length));
         let mut other = whole();
         other.insert_header("upgrade", "h2c").unwrap();
         assert!(!is_websocket(&other));

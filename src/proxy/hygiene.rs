@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 use super::context::Context;
 use super::tls::Handshake;
 use super::upstream::host_only;
-use super::{framing, respond, span};
+use super::{conversation, framing, respond, span};
 use crate::llm::error::ErrorKind;
 use crate::plugins::Reply;
 
@@ -90,6 +90,10 @@ pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
         join_cookies(head);
     }
     drop_nominated(head);
+    if !conversation::is_websocket(head) {
+        // Nobody is asked for another protocol on the strength of a word.
+        head.remove_header(&http::header::UPGRADE);
+    }
     for name in present(&head.headers, INTERNAL_HEADERS) {
         head.remove_header(&name);
     }
@@ -170,7 +174,7 @@ fn drop_nominated(head: &mut RequestHeader) {
         head.remove_header(name.as_str());
     }
     head.remove_header(&http::header::CONNECTION);
-    if names.iter().any(is_upgrade) {
+    if names.iter().any(is_upgrade) && conversation::is_websocket(head) {
         set(head, "connection", "upgrade");
     }
 }

@@ -130,7 +130,9 @@ impl<'a> Annotations<'a> {
     pub fn read(owner: &mut Fields<'a>, part: Part<'_>) -> Self {
         let (path, report) = (owner.path_of("annotations"), owner.report());
         let values: BTreeMap<&str, Cow<'_, str>> = owner.text_map("annotations").into_iter().collect();
-        let of = |name: &'a str| [HIGRESS, NGINX].into_iter().find_map(|prefix| Some((prefix, name.strip_prefix(prefix)?, name)));
+        let of = |name: &'a str| {
+            [HIGRESS, NGINX].into_iter().find_map(|prefix| Some((prefix, name.strip_prefix(prefix)?, name)))
+        };
         let short = values.keys().filter_map(|name| of(name)).collect();
         Self { values, short, known: RefCell::default(), path, report, are_whole: part.is_whole() }
     }

@@ -27,8 +27,16 @@ pub(super) fn http(mut fields: Fields<'_>) -> Option<Match> {
     };
     let methods = fields.text("method").map(str::to_ascii_uppercase).into_iter().collect();
     let headers = headers(&mut fields);
-    let queries = pairs(&mut fields, "queryParams")
-        .map(|pairs| pairs.into_iter().map(|(name, value)| QueryMatch { name, value }).collect());
+    let queries = pairs(&mut fields, "queryParams").map(|pairs| {
+        let mut queries: Vec<QueryMatch> = Vec::new();
+        for (name, value) in pairs {
+            // Of those of one name the first counts, as of headers.
+            if queries.iter().all(|known| known.name != name) {
+                queries.push(QueryMatch { name, value });
+            }
+        }
+        queries
+    });
     fields.finish();
     Some(Match { path: path?, methods, headers: headers?, queries: queries? })
 }

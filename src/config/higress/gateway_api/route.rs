@@ -222,10 +222,15 @@ impl Backends<'_> {
         let name = backend.required_text("name");
         let port = backend.port("port");
         let weight = backend.integer::<u32>("weight").unwrap_or(1);
-        backend.unsupported(&["filters"]);
+        let has_filters = backend.list("filters").next().is_some();
         backend.finish();
         let name = name?;
         let host = match (group, kind) {
+            _ if has_filters => {
+                let message = "filters of a single backend are not supported; requests to it are answered with 503";
+                self.report.warn_hint(&format!("{path}.filters"), message, "write them for the rule");
+                String::new()
+            }
             (REGISTRY_GROUP, "Service") => name.to_owned(),
             ("", "Service") => {
                 let from = End { group: GROUP, kind: &self.origin.kind, namespace: &self.origin.namespace };

@@ -15,6 +15,8 @@ use zentinel_modsec::parser::{
     Action, Directive, MetadataAction, OperatorName, OperatorSpec, Parser, Selection, VariableName,
 };
 
+use crate::config::re2::translated;
+
 /// Beginnings of directives about logs, files and limits.
 const WITHOUT_EFFECT: &[&str] = &[
     "SecArgumentSeparator",
@@ -133,47 +135,12 @@ fn make_readable(operator: &mut OperatorSpec) -> Result<(), String> {
     }
     let reason = |error: regex::Error| error.to_string().lines().last().unwrap_or_default().replace("error: ", "");
     let Err(error) = Regex::new(&operator.argument) else { return Ok(()) };
-    let escaped = with_literal_braces(&operator.argument);
+    let escaped = translated(&operator.argument);
     if Regex::new(&escaped).is_err() {
         return Err(reason(error));
     }
     operator.argument = escaped;
     Ok(())
-}
-
-/// Escapes opening braces that begin no repetition (`{2}`, `{2,}`, `{2,3}`) and closing ones that end none, outside of what is escaped.
-fn with_literal_braces(pattern: &str) -> String {
-    let mut out = String::with_capacity(pattern.len() + 8);
-    let mut rest = pattern;
-    while let Some(character) = rest.chars().next() {
-        let mut length = character.len_utf8();
-        match character {
-            '\\' => {
-                let escaped = rest[1..].chars().next();
-                length += escaped.map_or(0, char::len_utf8);
-                // Of \x{41} and \p{L} the brace is part.
-                if escaped.is_some_and(|escaped| "xpPuU".contains(escaped)) && rest[length..].starts_with('{') {
-                    length = rest.find('}').map_or(length, |end| end + 1);
-                }
-            }
-            '{' => {
-                let inner = rest[1..].split_once('}').map(|(inner, _)| inner).unwrap_or("x");
-                let is_count = inner.starts_with(|c: char| c.is_ascii_digit())
-                    && inner.chars().all(|c| c.is_ascii_digit() || c == ',')
-                    && !out.is_empty()
-                    && !out.ends_with(['(', '|', '[']);
-                match is_count {
-                    true => length = inner.len() + 2,
-                    false => out.push('\\'),
-                }
-            }
-            '}' => out.push('\\'),
-            _ => {}
-        }
-        out.push_str(&rest[..length]);
-        rest = &rest[length..];
-    }
-    out
 }
 
 /// The parser drops the arguments of what it does not know.
@@ -229,25 +196,4 @@ pub fn core_rule_set(folder: &Path) -> Result<String, String> {
         "{UNREADABLE_BODY}SecResponseBodyAccess On\nInclude \"{found}/crs-setup.conf\"\nInclude \"{found}/rules/REQUEST-*.conf\"\n\
          Include \"{found}/rules/RESPONSE-95*.conf\"\nSecRuleEngine On\n"
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn braces_that_repeat_nothing_are_themselves() {
-        for (pattern, matches, other) in [
-            (r"(?:^|{)id", "{id", "x"),
-            (r"a{2}b{1,}c{1,2}", "aabcc", "a{2}"),
-            (r"\x{41}\p{L}{x}", "AB{x}", "AB"),
-            (r"{{", "{{", "{"),
-            (r"a}", "a}", "a"),
-            (r"[{]x{,3}", "{x{,3}", "{x"),
-        ] {
-            let expression =
-                Regex::new(&with_literal_braces(pattern)).unwrap_or_else(|error| panic!("{pattern}: {error}"));
-            assert!(expression.is_match(matches) && !expression.is_match(other), "{pattern}");
-        }
-    }
 }

@@ -67,6 +67,8 @@ fn operators_variables_and_actions_decide() {
             Some(403),
         ),
         ("SecRule REMOTE_ADDR \"@ipMatch 10.0.0.0/8\" \"id:1,phase:1,deny\"", "/", &[], "", Some(403)),
+        // A brace that repeats nothing, as the Core Rule Set has them.
+        ("SecRule ARGS \"@rx (?:^|[;{]|{)id\" \"id:1,phase:1,deny\"", "/?a=%7Bid", &[], "", Some(403)),
         ("SecRule REQUEST_METHOD \"!@streq POST\" \"id:1,phase:1,deny\"", "/", &[], "", None),
         (
             "SecRule REQUEST_URI \"@beginsWith /old\" \"id:1,phase:1,redirect:https://a.com/new,status:302\"",
