@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Severity;
-use super::higress::draft::Draft;
+use super::higress::draft::{Draft, Ingress};
 use super::higress::envoy_filter::RouteFilter;
 use super::higress::gateway_api::GatewayApi;
 use super::higress::https::Https;
@@ -13,6 +13,9 @@ use super::link::{Services, link};
 use super::model::{Canary, CanaryTakes, Certificate, Destination, HostMatch, ObjectRef, PathMatch, Route, TlsOptions};
 use super::problem::{ObjectReport, Report};
 use super::source::RawObject;
+
+/// Ingresses that are read on two threads; fewer take milliseconds.
+const MANY: usize = 500;
 
 pub(super) struct Assembly<'a> {
     services: &'a Services,
@@ -54,9 +57,8 @@ impl<'a> Assembly<'a> {
         self.routes.reserve(objects.len());
         self.first_of.reserve(objects.len());
         let mut canaries: Vec<(Draft, CanaryTakes, ObjectReport<'_>)> = Vec::new();
-        for object in objects {
+        for (object, ingress) in objects.iter().zip(self.read(&objects, secrets, https)) {
             let report_on = self.report.on(&object.origin);
-            let ingress = ingress::read(object, secrets, https, self.report);
             self.passthrough.extend(ingress.passthrough.into_iter().map(|host| (host, report_on)));
             self.demands.extend(ingress.demands.into_iter().map(|(host, options)| (host, options, report_on)));
             for draft in ingress.routes {
@@ -72,6 +74,29 @@ impl<'a> Assembly<'a> {
         for (draft, takes, report_on) in canaries {
             self.canary(draft, takes, report_on);
         }
+    }
+
+    /// Each object by itself; many of them on two threads, because a change is waited for.
+    fn read(&self, objects: &[&'a RawObject], secrets: &Secrets, https: &Https) -> Vec<Ingress> {
+        let read = |objects: &[&RawObject], report: &Report| -> Vec<Ingress> {
+            objects.iter().map(|object| ingress::read(object, secrets, https, report)).collect()
+        };
+        if objects.len() < MANY {
+            return read(objects, self.report);
+        }
+        let (first, second) = objects.split_at(objects.len() / 2);
+        let (mut all, (rest, problems)) = std::thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                let report = Report::default();
+                let read = read(second, &report);
+                (read, report.into_problems())
+            });
+            let first = read(first, self.report);
+            (first, second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        all.extend(rest);
+        problems.into_iter().for_each(|problem| self.report.add(problem));
+        all
     }
 
     pub fn gateway_api(&mut self, objects: GatewayApi) {
