@@ -203,13 +203,14 @@ pub fn holds(session: &mut Session, ctx: &mut Context, head: &ResponseHeader) ->
     let is_bare = session.req_header().method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
     // The status of a call comes behind its messages, so they are not to be held as a whole. An answer without its body says how long
     // that would be.
-    !grpc::is_grpc(&head.headers)
-        && !(is_bare && ctx.state.is_upstream_answer)
-        && ctx.ran.iter().any(|plugin| {
-            let request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
-            let may_hold = !request.state.is_upstream_answer || plugin.may_hold_answer(&request);
-            may_hold && plugin.wants_response_body(&request, head)
-        })
+    if grpc::is_grpc(&head.headers) || (is_bare && ctx.state.is_upstream_answer) {
+        return false;
+    }
+    ctx.ran.iter().any(|plugin| {
+        let request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
+        let may_hold = !request.state.is_upstream_answer || plugin.may_hold_answer(&request);
+        may_hold && plugin.wants_response_body(&request, head)
+    })
 }
 
 /// Shows the whole answer to the plugins that want it, in reverse order.
