@@ -90,6 +90,29 @@ fn nacos(api: NacosApi, user: Option<(String, Secret)>) -> RegistryKind {
     }
 }
 
+/// One service that could not be asked for took all of them down.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_consul_does_not_list_costs_no_other() {
+    let mock = MockRegistry::new(&[
+        ("/v1/catalog/services", json!({"shop": ["edge"], "stock": ["edge"]})),
+        ("/v1/health/service/shop", healthy(&[("10.0.0.2", 80)])),
+        ("/v1/health/service/stock", json!("unreachable")),
+    ]);
+    let (directory, recorder) = directory(&mock);
+    directory.follow(&[registry("c", consul())]);
+    until("the one that answers", || hosts(&directory) == [("shop.dc-1.consul".to_owned(), 80)]).await;
+    mock.change(&[("/v1/health/service/stock", healthy(&[("10.0.0.3", 90)]))]);
+    until("the other", || recorder.of("stock.dc-1.consul", 90) == ["10.0.0.3:90"]).await;
+    // It fails again and keeps what it had; the first one moves to another port meanwhile.
+    mock.change(&[
+        ("/v1/health/service/stock", json!("unreachable")),
+        ("/v1/health/service/shop", healthy(&[("10.0.0.4", 81)])),
+    ]);
+    until("the new port", || recorder.of("shop.dc-1.consul", 81) == ["10.0.0.4:81"]).await;
+    assert_eq!(recorder.of("shop.dc-1.consul", 80), ["10.0.0.4:81"], "the configuration that is still in force");
+    assert_eq!(recorder.of("stock.dc-1.consul", 90), ["10.0.0.3:90"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn nacos_is_logged_in_to_and_its_answers_are_kept_as_long_as_they_say() {
     let hosts_of = |ip: &str| {
