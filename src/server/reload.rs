@@ -133,24 +133,25 @@ impl Reloader {
     /// # Errors
     /// The folder itself cannot be read.
     pub fn reload(&self) -> Result<Reloaded, String> {
+        let started = Instant::now();
         let mut state = self.state.lock();
         let listing = state.folder.read().map_err(|error| error.to_string())?;
-        Ok(self.apply(&mut state, listing))
+        Ok(self.apply(&mut state, listing, started))
     }
 
     /// Compiles what is applied again, with what the registries say now: a fault that somebody is about to write into the folder
     /// does not keep a service from moving.
     pub fn rediscover(&self) -> Reloaded {
+        let started = Instant::now();
         let mut state = self.state.lock();
         let (objects, problems) = (state.objects.clone(), std::mem::take(&mut state.problems));
-        let reloaded = self.apply(&mut state, Listing { objects, problems: Vec::new() });
+        let reloaded = self.apply(&mut state, Listing { objects, problems: Vec::new() }, started);
         // Of the folder as it is.
         state.problems = problems;
         reloaded
     }
 
-    fn apply(&self, state: &mut State, listing: Listing) -> Reloaded {
-        let started = Instant::now();
+    fn apply(&self, state: &mut State, listing: Listing, started: Instant) -> Reloaded {
         let compiled = compile_with(&listing.objects, &self.directory.discovered(), &BuiltIns);
         let (certificates, unusable) = Certificates::load(&compiled.gateway.certificates);
         let mut problems = listing.problems;
