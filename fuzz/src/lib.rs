@@ -49,7 +49,7 @@ impl PluginCatalog for Lenient {
         plugin == "key-auth"
     }
 
-    fn check(&self, _: &str, _: &Value, _: bool, _: Option<&Value>) -> Vec<FieldProblem> {
+    fn check(&self, _: &str, _: &Value, _: bool, _: Option<&Value>, _: usize) -> Vec<FieldProblem> {
         Vec::new()
     }
 }
