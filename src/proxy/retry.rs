@@ -45,6 +45,10 @@ pub fn after_failure(session: &Session, ctx: &mut Context, error: &Error, is_reu
         return is_listed(ctx, RetryOn::RefusedStream) && has_attempts(session, ctx) && has_room(ctx);
     }
     let is_stale = is_reused && error.retry.retry() && session.req_header().method.is_idempotent();
+    if is_stale {
+        // The connection was at fault and not the endpoint, which keeps its sessions.
+        ctx.tried.pop();
+    }
     let may_repeat = is_listed(ctx, RetryOn::ServerError) && is_safe(session, ctx) && has_attempts(session, ctx);
     is_stale || (may_repeat && has_room(ctx))
 }

@@ -151,3 +151,24 @@ async fn a_model_is_asked_again_only_if_it_cannot_have_begun() {
         assert_eq!(twice(&upstream, &gateway, "POST", "/v1/chat/completions").await, expected);
     }
 }
+
+/// Sessions stay where they are: it is the connection that had been closed.
+#[tokio::test]
+async fn a_closed_connection_is_no_reason_to_leave_its_endpoint() {
+    let (one, other) = (Forgetful::start(Duration::ZERO).await, Forgetful::start(Duration::ZERO).await);
+    let folder = Folder::new();
+    let registry =
+        json!({"name": "up", "type": "static", "domain": format!("{},{}", one.address, other.address), "port": 80});
+    let object = json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge", "metadata": {"name": "default"},
+        "spec": {"registries": [registry]}});
+    folder.write("mcpbridges/default.yaml", &object);
+    folder.route_with("up", "/", "up.static", &json!({"higress.io/upstream-hash-by": "$host"}));
+    let gateway = Gateway::start(folder);
+    let mut client = connect(&gateway).await;
+    for _ in 0..2 {
+        assert_eq!(ask(&gateway, &mut client, "GET", "/").await.0, 200);
+    }
+    let mut seen = [one.n_requests(), other.n_requests()];
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 3]);
+}

@@ -180,6 +180,10 @@ impl Exchange {
                 }
                 Err(failure) => {
                     self.count(&call, failure.outcome());
+                    if matches!(failure, Failure::Stale) {
+                        // The connection was at fault and not the endpoint, which keeps its sessions.
+                        spent.tried.pop();
+                    }
                     let again = spent.may_repeat_failure(&failure, &call, &retry, &self.tokens);
                     ctx.state.llm_mut().attempts.push(call.answered(End::Failed(failure.to_string()), None, started));
                     (Tried::Failed(failure.into_reply(&call)), again)
