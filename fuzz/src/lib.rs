@@ -22,8 +22,7 @@ pub mod proxy {
     pub mod framing;
 }
 
-use config::{Compiled, FieldProblem, Folder, PluginCatalog, compile};
-use serde_json::Value;
+use config::{Compiled, FieldProblem, Folder, PluginCatalog, Scope, compile};
 
 /// Reads files as a configuration folder and compiles what they say.
 pub fn compile_files(files: &[(&str, &[u8])]) -> Compiled {
@@ -49,7 +48,7 @@ impl PluginCatalog for Lenient {
         plugin == "key-auth"
     }
 
-    fn check(&self, _: &str, _: &Value, _: bool, _: Option<&Value>, _: usize) -> Vec<FieldProblem> {
+    fn check(&self, _: &str, _: &Scope<'_>) -> Vec<FieldProblem> {
         Vec::new()
     }
 }

@@ -31,15 +31,15 @@ pub trait PluginCatalog {
     /// Whether requests must not pass without this plugin, whatever its object says.
     fn guards(&self, plugin: &str) -> bool;
 
-    /// Checks one configuration of a known plugin; with nothing worse than warnings the plugin can be built from it. `config`
-    /// is the global configuration, or with `is_rule` that of one rule; `global` is then the global one, for plugins whose
-    /// rules extend it. `n_rules`: of the whole object.
-    fn check(
-        &self,
-        plugin: &str,
-        config: &Value,
-        is_rule: bool,
-        global: Option<&Value>,
-        n_rules: usize,
-    ) -> Vec<FieldProblem>;
+    /// Checks one configuration of a known plugin; with nothing worse than warnings the plugin can be built from it.
+    fn check(&self, plugin: &str, scope: &Scope<'_>) -> Vec<FieldProblem>;
+}
+
+/// What a plugin is configured with: the global configuration, and that of one rule when it is built for a rule.
+#[derive(Clone, Copy)]
+pub struct Scope<'a> {
+    pub global: Option<&'a Value>,
+    pub rule: Option<&'a Value>,
+    /// Rules of the whole object; some plugins act everywhere only if there are none.
+    pub n_rules: usize,
 }

@@ -24,7 +24,7 @@ mod source;
 mod suggest;
 mod yaml;
 
-pub use catalog::{FieldProblem, PluginCatalog};
+pub use catalog::{FieldProblem, PluginCatalog, Scope};
 pub use compile::{Compiled, Discovered, compile, compile_with};
 pub use diff::{Changes, diff};
 pub use model::Gateway;

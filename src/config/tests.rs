@@ -22,10 +22,12 @@ impl PluginCatalog for TestCatalog {
         plugin == "key-auth"
     }
 
-    fn check(&self, _: &str, config: &Value, is_rule: bool, global: Option<&Value>, _: usize) -> Vec<FieldProblem> {
-        let place = if is_rule { "rule" } else { "global" };
-        let message = format!("is not allowed in the {place} configuration (global: {})", global.is_some());
-        config.get("invalid").map(|_| FieldProblem::error("invalid", message)).into_iter().collect()
+    fn check(&self, _: &str, scope: &Scope<'_>) -> Vec<FieldProblem> {
+        let (place, config) = scope.rule.map_or(("global", scope.global), |rule| ("rule", Some(rule)));
+        let has_both = scope.rule.and(scope.global).is_some();
+        let message = format!("is not allowed in the {place} configuration (global: {has_both})");
+        let invalid = config.and_then(|config| config.get("invalid"));
+        invalid.map(|_| FieldProblem::error("invalid", message)).into_iter().collect()
     }
 }
 

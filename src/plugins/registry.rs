@@ -11,6 +11,7 @@ use super::config::FieldProblem;
 use super::rules::Family;
 use super::{Host, Plugin, ai, auth, security, traffic, transform};
 use crate::config::PluginCatalog;
+pub use crate::config::Scope;
 use crate::config::model::Phase;
 
 /// A built-in plugin.
@@ -27,15 +28,6 @@ pub struct PluginSpec {
 }
 
 pub type BuildResult = Result<Option<Arc<dyn Plugin>>, Vec<FieldProblem>>;
-
-/// What a plugin is configured with: the global configuration, and that of one rule when it is built for a rule.
-#[derive(Clone, Copy)]
-pub struct Scope<'a> {
-    pub global: Option<&'a Value>,
-    pub rule: Option<&'a Value>,
-    /// Rules of the whole object; some plugins act everywhere only if there are none.
-    pub n_rules: usize,
-}
 
 impl Scope<'_> {
     /// The rule laid over the global configuration, member by member: how Higress' overriding plugins read a rule.
@@ -151,20 +143,8 @@ impl PluginCatalog for BuiltIns {
         GUARDS.contains(&plugin)
     }
 
-    fn check(
-        &self,
-        plugin: &str,
-        config: &Value,
-        is_rule: bool,
-        global: Option<&Value>,
-        n_rules: usize,
-    ) -> Vec<FieldProblem> {
-        let Some(spec) = find(plugin) else { return Vec::new() };
-        let scope = match is_rule {
-            true => Scope { global, rule: Some(config), n_rules },
-            false => Scope { global: Some(config), rule: None, n_rules },
-        };
-        (spec.check)(&scope)
+    fn check(&self, plugin: &str, scope: &Scope<'_>) -> Vec<FieldProblem> {
+        find(plugin).map_or_else(Vec::new, |spec| (spec.check)(scope))
     }
 }
 

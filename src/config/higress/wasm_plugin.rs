@@ -9,7 +9,7 @@ use crate::config::model::{FailStrategy, Phase, PluginRule, PluginUse};
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
 use crate::config::suggest::did_you_mean;
-use crate::config::{PluginCatalog, Severity};
+use crate::config::{PluginCatalog, Scope, Severity};
 
 /// `None` if the plugin is off or of no use; faults have been reported.
 pub(in crate::config) fn read(object: &RawObject, catalog: &dyn PluginCatalog, report: &Report) -> Option<PluginUse> {
@@ -107,10 +107,10 @@ impl Config {
     /// A value that a plugin cannot use puts it out of work where it applies; in Higress everywhere.
     fn check(&self, plugin: &str, strategy: FailStrategy, catalog: &dyn PluginCatalog, report: ObjectReport<'_>) {
         let global = self.global.as_ref().map(|(_, config)| config);
-        let parts = self.global.iter().map(|(path, config)| (path, config, false));
-        let rules = self.rules.iter().map(|(path, rule)| (path, &rule.config, true));
-        for (path, config, is_rule) in parts.chain(rules) {
-            for problem in catalog.check(plugin, config, is_rule, global.filter(|_| is_rule), self.rules.len()) {
+        let own = self.global.iter().map(|(path, _)| (path, None));
+        let rules = self.rules.iter().map(|(path, rule)| (path, Some(&rule.config)));
+        for (path, rule) in own.chain(rules) {
+            for problem in catalog.check(plugin, &Scope { global, rule, n_rules: self.rules.len() }) {
                 let field = if problem.field.is_empty() { path.clone() } else { format!("{path}.{}", problem.field) };
                 let (severity, hint) = match problem.severity {
                     Severity::Error => (Severity::Outage, Some(effect(strategy).to_owned())),
