@@ -16,6 +16,7 @@
 
 mod config;
 mod provider;
+mod renewals;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use subtle::ConstantTimeEq as _;
 
 use self::config::Config;
 use self::provider::{Metadata, Provider};
+use self::renewals::Renewals;
 use self::session::{Login, Session};
 use super::consumers::told;
 use super::{clock, places};
@@ -59,13 +61,14 @@ const REDIRECT_HEADER: &str = "x-auth-request-redirect";
 struct Oidc {
     config: Config,
     provider: Provider,
+    renewals: Renewals,
 }
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     match Config::read(scope) {
         (Some(config), problems) if is_usable(&problems) => {
             let provider = Provider::new(&config, host.clone());
-            Ok(Some(Arc::new(Oidc { config, provider }) as Arc<dyn Plugin>))
+            Ok(Some(Arc::new(Oidc { config, provider, renewals: Renewals::new() }) as Arc<dyn Plugin>))
         }
         (_, problems) => Err(problems),
     }
@@ -150,7 +153,8 @@ impl Oidc {
             .as_ref()
             .filter(|_| config.refresh > 0 && now.saturating_sub(session.created) > config.refresh);
         let Some(refresh_token) = refresh_token else { return Some(session) };
-        match self.provider.refresh(metadata, refresh_token, &session).await {
+        let renew = || self.provider.refresh(metadata, refresh_token, &session);
+        match self.renewals.once(refresh_token, renew).await {
             Ok(renewed) => {
                 let sealed = config.sealer.seal(&config.purpose(&config.cookies.name), &renewed)?;
                 request.state.notes.insert(Renewed(config.cookies.write(&request.state.host, &sealed)?));

@@ -19,7 +19,7 @@ const MAX_PART: usize = 3600;
 const MAX_PARTS: usize = 8;
 
 /// Tokens of a user. No `Debug`: they are never shown.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Session {
     pub id_token: String,
     pub access_token: String,

@@ -173,6 +173,30 @@ fn tokens_must_be_for_us_and_current() {
     }
 }
 
+#[tokio::test]
+async fn one_renewal_serves_all_requests_of_a_session() {
+    let renewals = super::renewals::Renewals::new();
+    let n_asked = std::cell::Cell::new(0);
+    let renew = async || {
+        n_asked.set(n_asked.get() + 1);
+        tokio::task::yield_now().await;
+        let access_token = format!("at-{}", n_asked.get());
+        Ok(Session { id_token: String::new(), access_token, refresh_token: None, created: 0 })
+    };
+    let (first, second) = tokio::join!(renewals.once("r", renew), renewals.once("r", renew));
+    assert_eq!([first.unwrap().access_token, second.unwrap().access_token], ["at-1", "at-1"]);
+    assert_eq!(renewals.once("another", renew).await.unwrap().access_token, "at-2");
+    // Failures, too, so that a provider that is slow to fail holds up nobody in turn.
+    let fail = async || {
+        n_asked.set(n_asked.get() + 1);
+        Err("down".to_owned())
+    };
+    for _ in 0..2 {
+        assert!(renewals.once("third", fail).await.is_err());
+    }
+    assert_eq!(n_asked.get(), 3);
+}
+
 #[test]
 fn sessions_are_renewed_in_time() {
     let (host, is_up) = provider(json!({}));
@@ -180,24 +204,24 @@ fn sessions_are_renewed_in_time() {
     let sealer =
         session::Sealer::new(&crate::base::secret::Secret::new("0123456789abcdef0123456789abcdef")).ok().unwrap();
     let id_token = |exp: i64| super::super::jwt::sign("JWT", &json!({"sub": "u1", "exp": exp}), b"x");
-    let old = |exp: i64| {
+    let old = |exp: i64, refresh_token: &str| {
         let session = Session {
             id_token: id_token(exp),
             access_token: "old".into(),
-            refresh_token: Some("r".into()),
+            refresh_token: Some(refresh_token.into()),
             created: clock::now() - 90,
         };
         format!("_oauth2_proxy=1.{}", sealer.seal(&format!("_oauth2_proxy\n{ISSUER}\nme"), &session).unwrap())
     };
-    let (mut exchange, reply) = ask(&plugin, "/", &old(1));
+    let (mut exchange, reply) = ask(&plugin, "/", &old(1, "first"));
     assert!(reply.is_none());
     assert_eq!(exchange.header("x-forwarded-access-token"), Some("at-refresh_token"));
     let answered = exchange.answered(&plugin, answer(200, &[("set-cookie", "own=1")], ""));
     assert!(answered.head.headers.get_all("set-cookie").iter().count() > 1, "the upstream's cookie stays");
     // Once the provider is known, it may be down for a while: a session goes on until its token ends.
     is_up.store(false, Ordering::SeqCst);
-    assert_eq!(ask(&plugin, "/", &old(clock::now() + 60)).0.header("x-forwarded-access-token"), Some("old"));
-    assert_eq!(ask(&plugin, "/", &old(1)).1.unwrap().status, 302);
+    assert_eq!(ask(&plugin, "/", &old(clock::now() + 60, "second")).0.header("x-forwarded-access-token"), Some("old"));
+    assert_eq!(ask(&plugin, "/", &old(1, "third")).1.unwrap().status, 302);
 }
 
 #[test]
