@@ -6,7 +6,8 @@
 //! Differences from Higress: passwords may contain a colon everywhere (the Go port and `encrypted` refuse them); the password
 //! form DES is refused when the configuration is read.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use subtle::ConstantTimeEq as _;
+use tokio::sync::Semaphore;
 
 use super::consumers::{self, Gate};
 use super::password::PasswordHash;
@@ -84,6 +86,7 @@ impl Config {
             realm = fields.string("realm").map_or(realm, str::to_owned);
             credentials = fields.secrets("credentials");
         }
+        let mut known = HashSet::new();
         let mut users = consumers::each(&mut fields, "consumers", |fields| {
             let name = consumers::required(fields, "name");
             let Some(credential) = fields.secret("credential") else {
@@ -92,6 +95,9 @@ impl Config {
                 }
                 return None;
             };
+            if !known.insert(credential.expose().to_owned()) {
+                fields.problem("credential", "is that of a consumer before it, too");
+            }
             let user = User::read(name, &credential, is_hashed);
             user.map_err(|why| fields.problem("credential", why)).ok().map(Arc::new)
         });
@@ -170,11 +176,16 @@ impl BasicAuth {
         let decoded = STANDARD.decode(encoded.trim()).ok()?;
         let colon = decoded.iter().position(|byte| *byte == b':')?;
         let (name, password) = (&decoded[..colon], &decoded[colon + 1..]);
-        let mut found = None;
+        let (mut is_named, mut found) = (false, None);
         for user in self.config.users.iter().filter(|user| user.name.as_bytes() == name) {
+            is_named = true;
             if user.has(password).await {
                 found = Some(user);
             }
+        }
+        if !is_named && let Some(other) = self.config.users.first() {
+            // As slow as a wrong password, so that the time does not tell which names there are.
+            other.has(password).await;
         }
         found
     }
@@ -190,6 +201,10 @@ impl BasicAuth {
     }
 }
 
+/// How many slow hashes are computed at once in the process: guesses of passwords take no more of the machine than this.
+static HASHING: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2))));
+
 impl User {
     async fn has(self: &Arc<User>, password: &[u8]) -> bool {
         let Password::Hashed(hashed) = &self.password else { return self.has_now(password) };
@@ -198,6 +213,7 @@ impl User {
             return true;
         }
         let (user, password) = (self.clone(), password.to_vec());
+        let Ok(_permit) = HASHING.acquire().await else { return false };
         // Off the proxy's threads, which carry all other requests.
         let is_right = tokio::task::spawn_blocking(move || user.has_now(&password)).await.unwrap_or(false);
         if is_right {
@@ -285,6 +301,8 @@ mod tests {
         let config = json!({"encrypted": true, "credentials": ["someone:hunter2", "hunter2"], "typo": 1});
         assert_eq!(problem_fields(&SPEC, &config), ["credentials[0]", "credentials[1]", "typo"]);
         assert_eq!(problem_fields(&SPEC, &json!({"credentials": [7, "a:b"]})), ["credentials[0]"]);
+        let twice = json!({"consumers": [{"name": "a", "credential": "x:y"}, {"name": "b", "credential": "x:y"}]});
+        assert_eq!(problem_fields(&SPEC, &twice), ["consumers[1].credential"]);
         let scope = Scope { global: Some(&config), rule: None, n_rules: 0 };
         let told = format!("{:?}", Config::read(&scope, Family::Cpp).1);
         assert!(!told.contains("hunter2"), "{told}");

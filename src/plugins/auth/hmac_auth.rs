@@ -6,7 +6,7 @@
 //!
 //! Difference from Higress: a Content-MD5 is compared for an empty body, too, so that cutting a body off is noticed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -66,9 +66,14 @@ impl Config {
         let mut fields = Fields::of(&value, "");
         let gate = Gate::read(scope, &mut fields);
         let date_offset = fields.count("date_offset").and_then(|offset| i64::try_from(offset).ok()).unwrap_or(0);
+        let mut known = HashSet::new();
         let mut credentials = consumers::each(&mut fields, "consumers", |fields| {
             let consumer = consumers::required(fields, "name");
-            Some(Credential { consumer, ..read_credential(fields)? })
+            let credential = read_credential(fields)?;
+            if !known.insert(credential.key.clone()) {
+                fields.problem("key", "is that of a consumer before it, too");
+            }
+            Some(Credential { consumer, ..credential })
         });
         let unnamed = consumers::each(&mut fields, "credentials", read_credential);
         if !unnamed.is_empty() && !credentials.is_empty() {
@@ -376,5 +381,8 @@ mod tests {
         }
         let wrong = json!({"consumers": [{"key": "a", "secret": true}], "date_offset": "x"});
         assert_eq!(problem_fields(&SPEC, &wrong), ["date_offset", "consumers[0].name", "consumers[0].secret"]);
+        let twice =
+            json!({"consumers": [{"name": "a", "key": "k", "secret": "s"}, {"name": "b", "key": "k", "secret": "t"}]});
+        assert_eq!(problem_fields(&SPEC, &twice), ["consumers[1].key"]);
     }
 }

@@ -7,6 +7,7 @@
 //! Differences from Higress: with `validate_request_body`, a request whose body is announced by no header is checked, too; an
 //! empty `allow` lets nobody pass.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -66,7 +67,14 @@ impl Config {
         let value = consumers::config_of(scope);
         let mut fields = Fields::of(&value, "");
         let gate = Gate::read(scope, &mut fields);
-        let consumers = consumers::each(&mut fields, "consumers", read_consumer);
+        let mut known = HashSet::new();
+        let consumers = consumers::each(&mut fields, "consumers", |fields| {
+            let consumer = read_consumer(fields)?;
+            if !known.insert(consumer.access_key.clone()) {
+                fields.problem("access_key", "is that of a consumer before it, too");
+            }
+            Some(consumer)
+        });
         let known = || ALGORITHMS.iter().map(|(name, _)| (*name).to_owned());
         let mut algorithms = fields.strings("allowed_algorithms").unwrap_or_default();
         if algorithms.is_empty() {
@@ -358,5 +366,8 @@ mod tests {
             json!({"allowed_algorithms": ["md5"], "consumers": [{"access_key": "", "secret_key": [1]}], "x": 1});
         let named = problem_fields(&SPEC, &wrong);
         assert_eq!(named, ["consumers[0].access_key", "consumers[0].secret_key", "allowed_algorithms[0]", "x"]);
+        let twice =
+            json!({"consumers": [{"access_key": "k", "secret_key": "a"}, {"access_key": "k", "secret_key": "b"}]});
+        assert_eq!(problem_fields(&SPEC, &twice), ["consumers[1].access_key"]);
     }
 }
