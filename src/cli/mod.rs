@@ -65,7 +65,7 @@ pub struct Places {
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Folder of model files (overrides config.toml).
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     models_dir: Option<PathBuf>,
 }
 

@@ -19,7 +19,7 @@ use crate::rag::api;
 use crate::rag::ask::{Ask, AskSteps, Listener};
 use crate::rag::cross_encoder::CrossEncoderScore;
 use crate::rag::embed::SentenceModel;
-use crate::rag::knowledge_base::{Models, NewBase, Rag};
+use crate::rag::knowledge_base::{Access, Models, NewAccess, NewBase, Rag};
 use crate::rag::retrieve::{Search, Steps};
 use crate::rag::store::Filter;
 use crate::server::knowledge;
@@ -106,6 +106,24 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Change who may see a knowledge base; what is left out stays.
+    Access {
+        base: String,
+        /// Name of a consumer that may search it; once for each.
+        #[arg(long = "consumer", value_name = "NAME", conflicts_with = "everybody")]
+        consumers: Vec<String>,
+        /// All consumers may.
+        #[arg(long)]
+        everybody: bool,
+        /// Whose it is.
+        #[arg(long, conflicts_with = "no_tenant")]
+        tenant: Option<String>,
+        /// It belongs to all.
+        #[arg(long)]
+        no_tenant: bool,
+        #[arg(long)]
+        json: bool,
+    },
     /// Delete documents of a knowledge base, or the whole base where none is named.
     Remove {
         base: String,
@@ -124,7 +142,7 @@ pub fn run(args: &RagArgs) -> Result<(), CliError> {
 async fn act(args: &RagArgs) -> Result<(), CliError> {
     let settings = args.places.settings()?;
     let place = knowledge::place(&settings);
-    let needs_model = !matches!(args.action, Action::List { .. } | Action::Remove { .. });
+    let needs_model = !matches!(args.action, Action::List { .. } | Action::Access { .. } | Action::Remove { .. });
     let models = if needs_model { models(&settings) } else { Models::default() };
     let own = SocketAddr::new(settings.listen.bind, settings.listen.http_port);
     let rag = Rag::new(place, models).with_outside(outside(&settings, own).map_err(CliError::Usage)?);
@@ -159,6 +177,11 @@ async fn act(args: &RagArgs) -> Result<(), CliError> {
         }
         Action::List { base: Some(base), json } => list_documents(&rag, base, *json).await,
         Action::List { base: None, json } => list_bases(&rag, *json).await,
+        Action::Access { base, consumers, everybody, tenant, no_tenant, json } => {
+            let consumers = (*everybody || !consumers.is_empty()).then(|| consumers.clone());
+            let tenant = (*no_tenant || tenant.is_some()).then(|| tenant.clone());
+            access(&rag, base, NewAccess { consumers, tenant }, *json).await
+        }
         Action::Remove { base, documents, all } => remove(&rag, base, documents, *all).await,
     }
 }
@@ -276,6 +299,19 @@ async fn list_documents(rag: &Rag, base: &str, json: bool) -> Result<(), CliErro
     let mut rows = vec![["document", "chunks", "title"].map(str::to_owned).to_vec()];
     rows.extend(documents.into_iter().map(|document| vec![document.id, document.chunks.to_string(), document.title]));
     table(&rows);
+    Ok(())
+}
+
+async fn access(rag: &Rag, name: &str, new: NewAccess, json: bool) -> Result<(), CliError> {
+    let base = rag.base(name).await.map_err(CliError::failed)?;
+    let Access { consumers, tenant } = base.change_access(new).await.map_err(CliError::failed)?;
+    if json {
+        say_json(&json!({"name": name, "consumers": consumers, "tenant": tenant}));
+        return Ok(());
+    }
+    let consumers = if consumers.is_empty() { "everybody".to_owned() } else { consumers.join(", ") };
+    let whose = tenant.map_or(String::new(), |tenant| format!(", of the tenant {tenant} alone"));
+    say(&format!("{name} may be seen by {consumers}{whose}"));
     Ok(())
 }
 

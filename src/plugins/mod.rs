@@ -35,6 +35,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -168,6 +169,8 @@ pub enum Flow {
     Continue,
     /// Answer now; later plugins and the upstream are not reached.
     Respond(Box<Reply>),
+    /// The same with an answer that takes a while: given up when the client leaves. Of [`Plugin::on_request_body`] only.
+    Later(BoxFuture<'static, Reply>),
 }
 
 impl Flow {

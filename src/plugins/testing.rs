@@ -149,16 +149,16 @@ impl Exchange {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut request = self.request();
-            if let Flow::Respond(reply) = plugin.on_request_headers(&mut request).await {
-                return Some(*reply);
-            }
-            if plugin.wants_body(&request) {
+            let mut flow = plugin.on_request_headers(&mut request).await;
+            if matches!(flow, Flow::Continue) && plugin.wants_body(&request) {
                 request.state.body.get_or_insert_default();
-                if let Flow::Respond(reply) = plugin.on_request_body(&mut request).await {
-                    return Some(*reply);
-                }
+                flow = plugin.on_request_body(&mut request).await;
             }
-            None
+            match flow {
+                Flow::Continue => None,
+                Flow::Respond(reply) => Some(*reply),
+                Flow::Later(reply) => Some(reply.await),
+            }
         })
     }
 

@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+use pingora_error::Result;
 use pingora_proxy::Session;
 
-use super::body;
 use super::context::Context;
-use super::gate;
+use super::departure::{LEFT, departure};
 use super::snapshot::Snapshot;
+use super::{body, gate};
 use crate::config::model::{ObjectRef, PluginRule};
 use crate::llm::provider::Provider;
 use crate::plugins::rules::{Family, Place, matches};
@@ -71,14 +73,16 @@ impl Chain {
 ///
 /// # Errors
 /// Reading the body failed because the client went away; there is nobody to answer.
-pub async fn run(session: &mut Session, ctx: &mut Context) -> pingora_error::Result<Option<Reply>> {
+pub async fn run(session: &mut Session, ctx: &mut Context) -> Result<Option<Reply>> {
     let snapshot: Arc<Snapshot> = ctx.snapshot.clone();
     for entry in &snapshot.chain.entries {
         let Some(plugin) = entry.at(ctx.place()) else { continue };
         ctx.ran.push(plugin.clone());
         let mut request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
-        if let Flow::Respond(reply) = plugin.on_request_headers(&mut request).await {
-            return Ok(Some(*reply));
+        match plugin.on_request_headers(&mut request).await {
+            Flow::Continue => {}
+            Flow::Respond(reply) => return Ok(Some(*reply)),
+            Flow::Later(reply) => return Ok(Some(reply.await)),
         }
         if plugin.wants_body(&request) {
             if request.state.body.is_none() {
@@ -88,8 +92,10 @@ pub async fn run(session: &mut Session, ctx: &mut Context) -> pingora_error::Res
                 }
             }
             let mut request = Request::of(plugin, session.req_header_mut(), &mut ctx.state);
-            if let Flow::Respond(reply) = plugin.on_request_body(&mut request).await {
-                return Ok(Some(*reply));
+            match plugin.on_request_body(&mut request).await {
+                Flow::Continue => {}
+                Flow::Respond(reply) => return Ok(Some(*reply)),
+                Flow::Later(reply) => return unless_left(session, ctx, reply).await.map(Some),
             }
         }
         let is_told = std::mem::take(&mut ctx.state.told_upstream) && snapshot.routes.look_at_headers();
@@ -100,6 +106,18 @@ pub async fn run(session: &mut Session, ctx: &mut Context) -> pingora_error::Res
         }
     }
     Ok(None)
+}
+
+/// The answer, unless the client goes first.
+async fn unless_left(session: &mut Session, ctx: &mut Context, reply: BoxFuture<'static, Reply>) -> Result<Reply> {
+    tokio::select! {
+        biased;
+        reply = reply => Ok(reply),
+        gone = departure(session) => {
+            ctx.state.details = LEFT.into();
+            Err(gone)
+        }
+    }
 }
 
 /// Whether a plugin that ran may hold this request's answer back.

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::OnceCell;
 
 use super::RagError;
@@ -73,6 +73,21 @@ pub struct Access {
     /// The tenant it belongs to; none means all.
     #[serde(default)]
     pub tenant: Option<String>,
+}
+
+/// Whom a knowledge base is for from now on; what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewAccess {
+    pub consumers: Option<Vec<String>>,
+    /// `Some(None)`, `null` in JSON: it belongs to all.
+    #[serde(default, deserialize_with = "given")]
+    pub tenant: Option<Option<String>>,
+}
+
+/// A member that is there, `null` or not.
+fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(value).map(Some)
 }
 
 /// What is kept with a knowledge base beside its rows.
@@ -305,6 +320,18 @@ impl KnowledgeBase {
     /// The table cannot be written.
     pub async fn set_settings(&self, settings: &BaseSettings) -> Result<(), RagError> {
         self.table.set_settings(written(settings)?).await
+    }
+
+    /// # Errors
+    /// As for [`Self::settings`] and [`Self::set_settings`].
+    pub async fn change_access(&self, new: NewAccess) -> Result<Access, RagError> {
+        let _alone = self.writing.lock().await;
+        let mut settings = self.settings().await?;
+        let Access { consumers, tenant } = &mut settings.access;
+        *consumers = new.consumers.unwrap_or_else(|| std::mem::take(consumers));
+        *tenant = new.tenant.unwrap_or_else(|| tenant.take());
+        self.set_settings(&settings).await?;
+        Ok(settings.access)
     }
 
     /// The model that made the vectors here; `None` where there are none.

@@ -3,6 +3,10 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::*;
 
@@ -192,6 +196,35 @@ async fn a_stream_that_its_model_breaks_off_does_not_look_complete() {
     let last: Value = serde_json::from_str(broken.last().unwrap()).unwrap();
     assert_eq!(last["error"]["code"], "upstream_cut", "{broken:?}");
     assert!(broken.iter().any(|chunk| chunk.contains("Cats purr when they are content. [1]")));
+}
+
+/// Regression: the model went on writing for a client of a whole answer that had left.
+#[tokio::test]
+async fn a_client_that_leaves_cancels_the_model() {
+    for stream in [false, true] {
+        let (asked, left) = (CancellationToken::new(), CancellationToken::new());
+        let (is_asked, is_left) = (asked.clone(), left.clone());
+        let model = Upstream::start(move |_, _| {
+            let (asked, left) = (is_asked.clone(), is_left.clone().drop_guard());
+            async move {
+                asked.cancel();
+                std::future::pending::<()>().await;
+                drop(left);
+                ok(&json!({}))
+            }
+        })
+        .await;
+        let gateway = gateway(&model, MODEL, &json!({})).await;
+        let mut body = question("rag/pets", "When do cats purr?");
+        body["stream"] = json!(stream);
+        let body = body.to_string();
+        let mut client = TcpStream::connect(gateway.http).await.unwrap();
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-bob\r\nContent-Type: application/json";
+        client.write_all(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+        timeout(PATIENCE, asked.cancelled()).await.expect("the model is asked");
+        drop(client);
+        timeout(PATIENCE, left.cancelled()).await.expect("the model's connection ends");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! | Path below `/v1/rag` | |
 //! |---|---|
 //! | `GET knowledge-bases` | all that the caller may see |
-//! | `PUT`, `GET`, `DELETE knowledge-bases/{kb}` | make, describe, delete |
+//! | `PUT`, `GET`, `PATCH`, `DELETE knowledge-bases/{kb}` | make, describe, change who may see it, delete |
 //! | `POST knowledge-bases/{kb}/documents` | store documents (JSON) or one file (any other content type) |
 //! | `GET knowledge-bases/{kb}/documents` | list |
 //! | `GET`, `DELETE knowledge-bases/{kb}/documents/{id}` | one document |
@@ -92,6 +92,12 @@ async fn answer(rag: &Rag, request: &ApiRequest) -> Result<ApiResponse, RagError
             operator(request)?;
             let base = rag.create(name, &json_body_or_default::<NewBase>(request)?).await?;
             Ok(ApiResponse { status: 201, body: described(&base, &Filter::default()).await? })
+        }
+        ("PATCH", ["knowledge-bases", name]) => {
+            operator(request)?;
+            let base = rag.base(name).await?;
+            base.change_access(json_body(request)?).await?;
+            ok(described(&base, &Filter::everything()).await?)
         }
         ("DELETE", ["knowledge-bases", name]) => {
             operator(request)?;

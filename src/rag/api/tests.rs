@@ -117,6 +117,7 @@ async fn others_see_neither_the_base_nor_its_rows_nor_change_them() {
     assert_eq!(documents(Some("us")).await, ["ours", "pets/cats"]);
     for (method, path) in [
         ("PUT", "knowledge-bases/new"),
+        ("PATCH", "knowledge-bases/open"),
         ("DELETE", "knowledge-bases/open"),
         ("POST", "knowledge-bases/open/documents"),
         ("DELETE", "knowledge-bases/open/documents/dogs"),
@@ -125,6 +126,23 @@ async fn others_see_neither_the_base_nor_its_rows_nor_change_them() {
         let (status, error) = client.ask_as(bob(None), method, path, cats_and_dogs()).await;
         assert_eq!((status, &error["error"]["code"]), (403, &json!("forbidden")), "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn who_may_see_a_base_can_be_changed() {
+    let client = Client::new();
+    client.ask("PUT", "knowledge-bases/pets", json!({"tenant": "us"})).await;
+    let status = async |name: &str, tenant: Option<&str>| {
+        let caller = Caller::Consumer { name: Some(name.to_owned()), tenant: tenant.map(str::to_owned) };
+        client.ask_as(caller, "GET", "knowledge-bases/pets", Value::Null).await.0
+    };
+    assert_eq!((status("bob", Some("us")).await, status("ann", None).await), (200, 404));
+    let (_, base) = client.ask("PATCH", "knowledge-bases/pets", json!({"consumers": ["ann"]})).await;
+    assert_eq!((&base["consumers"], &base["tenant"]), (&json!(["ann"]), &json!("us")));
+    assert_eq!((status("bob", Some("us")).await, status("ann", Some("us")).await), (404, 200));
+    let (_, base) = client.ask("PATCH", "knowledge-bases/pets", json!({"tenant": null})).await;
+    assert_eq!((&base["consumers"], &base["tenant"]), (&json!(["ann"]), &Value::Null));
+    assert_eq!((status("bob", None).await, status("ann", None).await), (404, 200));
 }
 
 #[tokio::test]
@@ -147,7 +165,9 @@ async fn what_is_wrong_with_a_request_is_said() {
     check("POST", "knowledge-bases/pets/search", json!({}), 400, "`query`").await;
     check("GET", "knowledge-bases/pets/chunks?limit=x", Value::Null, 400, "limit=x").await;
     check("GET", "knowledge-bases/nothing", Value::Null, 404, "\"nothing\"").await;
-    check("PATCH", "knowledge-bases/pets", Value::Null, 404, "openapi.json").await;
+    check("PATCH", "knowledge-bases/pets", json!({"model": "none"}), 400, "`model`").await;
+    check("PATCH", "knowledge-bases/nothing", json!({}), 404, "\"nothing\"").await;
+    check("POST", "knowledge-bases/pets", Value::Null, 404, "openapi.json").await;
 }
 
 /// The description names each path that is answered, and no other.
@@ -170,7 +190,8 @@ fn the_description_has_the_paths_of_this_module() {
         .flat_map(|row| {
             let cell = row.split(" |").next().unwrap_or_default();
             let path = cell.rsplit(' ').next().unwrap_or_default().trim_matches('`').to_owned();
-            let methods = cell.split([' ', '`', ',']).filter(|word| ["GET", "PUT", "POST", "DELETE"].contains(word));
+            let methods =
+                cell.split([' ', '`', ',']).filter(|word| ["GET", "PUT", "PATCH", "POST", "DELETE"].contains(word));
             methods.map(|method| format!("{method} {path}")).collect::<Vec<_>>()
         })
         .collect();

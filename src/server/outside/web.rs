@@ -70,8 +70,13 @@ impl WebClient {
 }
 
 async fn read(mut response: Response, max_bytes: usize) -> Result<WebResponse, String> {
-    let content_type = response.headers().get(reqwest::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let content_type = content_type.unwrap_or_default().to_owned();
+    let header =
+        |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let coding = header(reqwest::header::CONTENT_ENCODING);
+    if !matches!(coding.as_str(), "" | "identity") {
+        return Err(format!("the answer is compressed ({coding}), which was not asked for"));
+    }
+    let content_type = header(reqwest::header::CONTENT_TYPE);
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| described(&error))? {

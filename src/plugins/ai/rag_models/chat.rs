@@ -67,6 +67,7 @@ impl Chat {
         let told = Told {
             model: model.clone(),
             started: Instant::now(),
+            has_begun: false,
             first: None,
             end: None,
             seen: Observation::default(),
@@ -210,6 +211,8 @@ fn url(passage: &Passage, base: &str) -> String {
 pub struct Told {
     model: String,
     started: Instant,
+    /// There is an answer, or was to be one.
+    pub has_begun: bool,
     first: Option<Duration>,
     /// `None` while there is more to come.
     end: Option<End>,

@@ -29,7 +29,7 @@ use crate::plugins::rules::Family;
 use crate::plugins::{BodyStream, Flow, Host, Plugin, Reply, Request};
 use crate::rag::RagError;
 use crate::rag::api;
-use crate::rag::ask::{Ask, AskSteps, Event};
+use crate::rag::ask::{Ask, AskSteps, Event, Events};
 use crate::rag::knowledge_base::Caller;
 use crate::rag::retrieve::{Search, Steps};
 
@@ -131,10 +131,24 @@ impl Plugin for RagModels {
         llm.api = Some(Api::ChatCompletions);
         llm.requested_model = chat.model().to_owned();
         llm.stream = chat.stream();
-        Flow::respond(match self.answer(base, &chat, request).await {
-            Ok(reply) => reply,
-            Err(error) => error_reply(&error),
-        })
+        if !self.config.admits(base) {
+            return Flow::respond(error_reply(&unknown(chat.model())));
+        }
+        let ask = match self.ask(&chat) {
+            Ok(ask) => ask,
+            Err(error) => return Flow::respond(error_reply(&error)),
+        };
+        let answer = Chat::new(&request.state.id.to_string(), &chat);
+        request.state.notes.insert(answer.told.clone());
+        let (host, base, caller) = (self.host.clone(), base.to_owned(), caller(request));
+        Flow::Later(Box::pin(async move {
+            let told = |error: RagError| error_reply(&told(error, chat.model()));
+            match host.ask_documents(&base, ask, caller).await {
+                Ok(events) if chat.stream() => streamed(events, answer).await.unwrap_or_else(told),
+                Ok(events) => whole(events, &answer).await.unwrap_or_else(told),
+                Err(error) => told(error),
+            }
+        }))
     }
 
     /// The list of models may be an upstream's.
@@ -155,8 +169,10 @@ impl Plugin for RagModels {
     /// Tells the plugins that count model calls what this one came to.
     fn on_log(&self, request: &mut Request<'_>) {
         let Some(told) = request.state.notes.get::<Arc<Mutex<Told>>>().cloned() else { return };
-        let answered = told.lock().answered();
-        request.state.llm_mut().attempts.push(answered);
+        let told = told.lock();
+        if told.has_begun {
+            request.state.llm_mut().attempts.push(told.answered());
+        }
     }
 }
 
@@ -170,41 +186,36 @@ impl RagModels {
         bases.into_iter().filter(|base| self.config.admits(base)).map(|base| format!("{PREFIX}{base}")).collect()
     }
 
-    async fn answer(&self, base: &str, chat: &ChatRequest, request: &mut Request<'_>) -> Result<Reply, ApiError> {
-        if !self.config.admits(base) {
-            return Err(unknown(chat.model()));
-        }
+    /// What the documents are asked for.
+    fn ask(&self, chat: &ChatRequest) -> Result<Ask, ApiError> {
         let (question, turns) = chat::conversation(chat)?;
         let search =
             Search { query: question, top_k: self.config.top_k, steps: self.config.steps, ..Search::default() };
-        let ask = Ask { turns, steps: self.config.further, max_tokens: self.config.max_tokens, ..Ask::new(search) };
-        let told = |error: RagError| told(error, chat.model());
-        let mut events = self.host.ask_documents(base, ask, caller(request)).await.map_err(told)?;
-        // Whatever goes wrong before the first word is an error with a status.
-        let mut first = events.next().await;
-        let answer = Chat::new(&request.state.id.to_string(), chat);
-        request.state.notes.insert(answer.told.clone());
-        if chat.stream() {
-            if let Some(Event::End(Err(error))) = first {
-                return Err(told(error));
-            }
-            let pieces = answer.pieces(futures_util::stream::iter(first).chain(events));
-            let reply = Reply::new(200, "rag-models.stream").stream(BodyStream::new(pieces));
-            return Ok(reply
-                .header(http::header::CONTENT_TYPE, "text/event-stream")
-                .header(http::header::CACHE_CONTROL, "no-cache"));
-        }
-        loop {
-            match first {
-                Some(Event::Text(_)) => first = events.next().await,
-                Some(Event::End(Ok(asked))) => {
-                    return Ok(Reply::new(200, "rag-models.answer").json(answer.whole(&asked)));
-                }
-                Some(Event::End(Err(error))) => return Err(told(error)),
-                None => return Err(told(RagError::Unavailable("the gateway is stopping".to_owned()))),
-            }
+        Ok(Ask { turns, steps: self.config.further, max_tokens: self.config.max_tokens, ..Ask::new(search) })
+    }
+}
+
+/// Whatever goes wrong before the first word is an error with a status.
+async fn streamed(mut events: Events, answer: Chat) -> Result<Reply, RagError> {
+    let first = events.next().await;
+    answer.told.lock().has_begun = true;
+    if let Some(Event::End(Err(error))) = first {
+        return Err(error);
+    }
+    let pieces = answer.pieces(futures_util::stream::iter(first).chain(events));
+    let reply = Reply::new(200, "rag-models.stream").stream(BodyStream::new(pieces));
+    let reply = reply.header(http::header::CONTENT_TYPE, "text/event-stream");
+    Ok(reply.header(http::header::CACHE_CONTROL, "no-cache"))
+}
+
+async fn whole(mut events: Events, answer: &Chat) -> Result<Reply, RagError> {
+    while let Some(event) = events.next().await {
+        answer.told.lock().has_begun = true;
+        if let Event::End(end) = event {
+            return Ok(Reply::new(200, "rag-models.answer").json(answer.whole(&*end?)));
         }
     }
+    Err(RagError::Unavailable("the gateway is stopping".to_owned()))
 }
 
 fn caller(request: &Request<'_>) -> Caller {

@@ -186,7 +186,7 @@ impl Plugin for Waf {
         });
         match self.decide(&transaction, ran) {
             Flow::Respond(reply) => Some(*reply),
-            Flow::Continue => None,
+            Flow::Continue | Flow::Later(_) => None,
         }
     }
 

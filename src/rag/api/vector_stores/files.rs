@@ -129,7 +129,9 @@ pub async fn store(base: &KnowledgeBase, uploads: &Files, asked: &Attach) -> Res
     }
     let info = uploads.info(&asked.file_id).await?;
     let bytes = uploads.content(&info.id).await?;
-    let documents = read::read(&info.filename, None, &bytes, &Limits::default());
+    let filename = info.filename.clone();
+    let read = move || read::read(&filename, None, &bytes, &Limits::default());
+    let documents = tokio::task::spawn_blocking(read).await.map_err(|error| RagError::Failed(error.to_string()))?;
     let documents = documents.map_err(|error| RagError::Unreadable(format!("{}: {error}", info.filename)))?;
     let documents = documents.into_iter().map(|mut document| {
         for (name, value) in asked.attributes.iter().flatten() {
