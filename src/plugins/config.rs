@@ -176,7 +176,7 @@ const NO_SECRET: &str =
 
 /// Whether a reference was left as it is, because what it names is missing.
 fn is_open_reference(text: &str) -> bool {
-    text.contains("${secret.")
+    text.contains("${secret.") || text.contains("${configmap.")
 }
 
 /// What `read` gets from the value or, where that is a text, from the number it spells.
@@ -266,7 +266,7 @@ mod tests {
     /// Regression: the text of a reference to a missing Secret was a key that anybody could send.
     #[test]
     fn a_reference_to_a_missing_secret_is_no_credential() {
-        let value = json!({"key": "${secret.gone.k}", "keys": ["a", "${secret.gone.k}"]});
+        let value = json!({"key": "${secret.gone.k}", "keys": ["a", "${configmap.c.k}"]});
         let mut fields = Fields::of(&value, "");
         fields.secret("key");
         fields.secrets("keys");

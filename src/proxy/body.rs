@@ -33,7 +33,7 @@ async fn read_whole(session: &mut Session, ctx: &Context) -> Result<Result<Bytes
     if announced.is_some_and(|length| length > limit) {
         return Ok(Err(too_large(session, limit)));
     }
-    continue_if_asked(session).await.map_err(|error| error.into_down())?;
+    invite(session).await?;
     let patience = ctx.snapshot.limits.client_read_timeout;
     let Some(first) = next_piece(session, patience).await? else { return Ok(Ok(Bytes::new())) };
     if first.len() > limit {
@@ -62,18 +62,22 @@ async fn next_piece(session: &mut Session, patience: Duration) -> Result<Option<
     }
 }
 
-/// Clients that send `Expect: 100-continue` (curl above 1 MiB) wait for this line before they send the body.
-async fn continue_if_asked(session: &mut Session) -> Result<()> {
+/// Clients that send `Expect: 100-continue` (curl above 1 MiB) wait for this line before they send the body. Whether it was sent.
+///
+/// # Errors
+/// The client went away.
+pub async fn invite(session: &mut Session) -> Result<bool> {
     let head = session.req_header();
     let asked = head
         .headers
         .get(http::header::EXPECT)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if asked && head.version == Version::HTTP_11 {
-        session.write_continue_response().await?;
+    let is_waiting = asked && head.version == Version::HTTP_11;
+    if is_waiting {
+        session.write_continue_response().await.map_err(|error| error.into_down())?;
         session.req_header_mut().remove_header(&http::header::EXPECT);
     }
-    Ok(())
+    Ok(is_waiting)
 }
 
 fn too_large(session: &mut Session, limit: usize) -> Reply {

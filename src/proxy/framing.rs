@@ -23,9 +23,9 @@ impl Refusal {
 }
 
 /// More than this pingora does not parse.
-const MAX_FIELDS: usize = 256;
+pub const MAX_FIELDS: usize = 256;
 
-const TOO_MANY: Refusal = Refusal {
+pub const TOO_MANY: Refusal = Refusal {
     kind: ErrorKind::HeadersTooLarge,
     reason: "too_many_headers",
     message: "There are more than 256 headers.",

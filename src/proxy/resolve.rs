@@ -91,6 +91,12 @@ impl Resolver {
         self.reported(service, port).store(Arc::new(addresses));
     }
 
+    /// Forgets names that no snapshot asks for any more, and services that no registry reports either.
+    pub fn forget_unused(&self) {
+        self.names.lock().retain(|_, name| Arc::strong_count(name) > 1);
+        self.reported.lock().retain(|_, reported| Arc::strong_count(reported) > 1 || !reported.load().is_empty());
+    }
+
     /// The addresses of all `names` that have some.
     ///
     /// # Errors
@@ -326,5 +332,21 @@ mod tests {
         assert!(reported.load().is_empty());
         resolver.report("a.dc1.consul", 80, vec!["10.0.0.1:80".parse().unwrap()]);
         assert_eq!(reported.load().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn names_out_of_use_are_forgotten() {
+        let resolver = Resolver::new(Tasks::new(Handle::current()));
+        let used = resolver.name("a.example.com", 443);
+        drop(resolver.name("b.example.com", 443));
+        resolver.report("a.dc1.consul", 80, vec!["10.0.0.1:80".parse().unwrap()]);
+        resolver.report("b.dc1.consul", 80, vec![]);
+        resolver.forget_unused();
+        assert_eq!(resolver.names.lock().len(), 1);
+        assert!(Arc::ptr_eq(&used, &resolver.name("a.example.com", 443)));
+        assert_eq!(
+            resolver.reported.lock().keys().map(|(service, _)| service.as_str()).collect::<Vec<_>>(),
+            ["a.dc1.consul"]
+        );
     }
 }

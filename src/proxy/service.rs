@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, Version};
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -174,6 +175,12 @@ impl ProxyHttp for Gateway {
         if session.get_keepalive().is_some() {
             session.set_keepalive(Some(limits.client_idle.as_secs().max(1)));
         }
+        if let (Version::HTTP_10, ServerSession::H1(client)) =
+            (session.req_header().version, session.as_downstream_mut())
+        {
+            // It would take what comes before the answer for the answer.
+            client.set_ignore_info_resp(true);
+        }
         if let Err(reply) = hygiene::admit(session, ctx) {
             respond::write(session, ctx, reply).await?;
             return Ok(true);
@@ -241,10 +248,14 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        if request.version == Version::HTTP_2 && body::invite(session).await? {
+            // Here, because the client of HTTP/2 does not pass on what an upstream says before its answer.
+            request.remove_header(&http::header::EXPECT);
+        }
         outgoing::prepare(request, ctx)?;
         if ctx.snapshot.settings.disable_x_envoy_headers {
             hygiene::strip_x_envoy(request);
@@ -258,7 +269,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        hygiene::clean_answer(response);
+        hygiene::clean_answer(session.req_header(), response)?;
         let is_final = !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS;
         if let Some(lease) = ctx.lease.as_mut().filter(|_| is_final) {
             lease.answered(grpc::http_status(response));

@@ -204,6 +204,7 @@ impl Reloader {
         self.snapshot.store(Arc::new(snapshot));
         self.directory.follow(&compiled.gateway.registries);
         self.checks.follow();
+        self.checks.resolver.forget_unused();
         if !out.is_empty() {
             let files: BTreeSet<String> = out.iter().map(|(file, _)| file.display().to_string()).collect();
             let files: Vec<String> = files.into_iter().collect();

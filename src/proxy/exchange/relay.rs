@@ -35,7 +35,7 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
     let begun = opened.started;
     let Opened { mut upstream, peer, mut head, first, is_done, call, lease: _lease, .. } = *opened;
 
-    prepare_head(session, &mut head, is_event_stream);
+    prepare_head(session, &mut head, is_event_stream)?;
     respond::mark_upstream_answer(ctx, &mut head, begun.elapsed());
     if let Some(body) = respond::finish_upstream_head(session, ctx, &mut head)? {
         let answered = watch.answered(&call, End::Complete);
@@ -265,8 +265,8 @@ fn gather(upstream: &mut HttpSession, chunk: Bytes) -> Gathered {
     gathered
 }
 
-fn prepare_head(session: &Session, head: &mut ResponseHeader, is_event_stream: bool) {
-    clean_answer(head);
+fn prepare_head(session: &Session, head: &mut ResponseHeader, is_event_stream: bool) -> Result<()> {
+    clean_answer(session.req_header(), head)?;
     for name in present(&head.headers, NOT_RELAYED) {
         head.remove_header(&name);
     }
@@ -282,6 +282,7 @@ fn prepare_head(session: &Session, head: &mut ResponseHeader, is_event_stream: b
         let _ = head.insert_header(header::TRANSFER_ENCODING, "chunked");
     }
     head.set_version(version);
+    Ok(())
 }
 
 /// A cut stream must not look complete: an event stream gets an error event and no `[DONE]`, anything else loses its
