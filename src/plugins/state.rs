@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::COOKIE;
 use http::{Extensions, HeaderName, HeaderValue};
+use pingora_http::RequestHeader;
 use serde_json::{Map, Value};
 
 use crate::base::ids::RequestId;
@@ -142,18 +144,50 @@ impl Notes {
     }
 }
 
-/// A header or query parameter that holds a credential.
+/// A header, query parameter or cookie that holds a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialPlace {
     Header(String),
     Query(String),
+    Cookie(String),
+}
+
+impl CredentialPlace {
+    /// Takes what stands there out of a head.
+    pub fn clear(&self, head: &mut RequestHeader) {
+        match self {
+            CredentialPlace::Header(name) => drop(head.remove_header(name.as_str())),
+            CredentialPlace::Query(name) => {
+                let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+                // A path without one of its query parameters is still a path.
+                let _ = head.set_raw_path(without_query(path, name).as_bytes());
+            }
+            CredentialPlace::Cookie(name) => remove_cookie(head, name),
+        }
+    }
+}
+
+/// Takes one cookie out of what goes upstream; the others stay as written.
+fn remove_cookie(head: &mut RequestHeader, name: &str) {
+    let is_it =
+        |pair: &&[u8]| pair.split(|byte| *byte == b'=').next().map(<[u8]>::trim_ascii_end) == Some(name.as_bytes());
+    let headers = head.headers.get_all(COOKIE).into_iter().map(HeaderValue::as_bytes);
+    let pairs = headers.flat_map(|header| header.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
+    let others = pairs.filter(|pair| !pair.is_empty() && !is_it(pair)).collect::<Vec<_>>().join(&b"; "[..]);
+    head.remove_header(&COOKIE);
+    if let Ok(others) = HeaderValue::from_bytes(&others)
+        && !others.is_empty()
+    {
+        // Of a name and a value.
+        let _ = head.insert_header(COOKIE, others);
+    }
 }
 
 /// Path and query without the parameters that hold credentials.
 pub fn without_credentials(path_and_query: &str, places: &[CredentialPlace]) -> String {
     places.iter().fold(path_and_query.to_owned(), |path, place| match place {
         CredentialPlace::Query(name) => without_query(&path, name),
-        CredentialPlace::Header(_) => path,
+        CredentialPlace::Header(_) | CredentialPlace::Cookie(_) => path,
     })
 }
 

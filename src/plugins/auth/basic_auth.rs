@@ -75,9 +75,9 @@ struct Hashed {
 
 impl Config {
     fn read(scope: &Scope<'_>, family: Family) -> (Config, Vec<FieldProblem>) {
-        let value = consumers::config_of(scope);
+        let value = consumers::config_of(scope, family);
         let mut fields = Fields::of(&value, "");
-        let gate = Gate::read(scope, &mut fields);
+        let gate = Gate::read(scope, family, &mut fields);
         let mut is_hashed = false;
         let mut realm = "MSE Gateway".to_owned();
         let mut credentials = None;

@@ -7,8 +7,9 @@
 //! | `false` | requests that match a rule with `allow` |
 //! | not given | everything if there are no rules, otherwise what matches one |
 //!
-//! A rule with consumers of its own stands alone and has no `allow`. Difference from Higress: the Go ports refuse an empty
-//! `allow` and go on without the plugin; here it lets nobody pass, as in the C++ plugins.
+//! A rule with consumers of its own stands alone. Beside them the Go ports read `allow` for the common consumers.
+//! Differences from Higress: an `allow` beside consumers of the rule's own counts (there such a rule has none, so that `global_auth: false`
+//! leaves the route open), and an empty one lets nobody pass in the Go ports, too, which refuse it and go on without the plugin.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue};
@@ -16,18 +17,36 @@ use serde_json::Value;
 
 use crate::plugins::config::{Fields, flag, type_name};
 use crate::plugins::registry::Scope;
+use crate::plugins::rules::Family;
 use crate::plugins::{Reply, Request};
 
 /// Header the authenticated consumer's name is sent upstream in.
 const CONSUMER_HEADER: HeaderName = HeaderName::from_static("x-mse-consumer");
 
+/// Who is known.
+const LISTS: [&str; 2] = ["consumers", "credentials"];
+
 /// The configuration that `scope` is read from.
-pub fn config_of(scope: &Scope<'_>) -> Value {
-    if stands_alone(scope) { scope.alone() } else { scope.overlaid() }
+pub fn config_of(scope: &Scope<'_>, family: Family) -> Value {
+    let Some(rule) = scope.rule.and_then(Value::as_object).filter(|_| !stands_alone(scope, family)) else {
+        return if scope.rule.is_some() { scope.alone() } else { scope.overlaid() };
+    };
+    let mut rule = rule.clone();
+    rule.retain(|key, _| !LISTS.contains(&key.as_str()));
+    Scope { rule: Some(&Value::Object(rule)), ..*scope }.overlaid()
 }
 
-fn stands_alone(scope: &Scope<'_>) -> bool {
-    scope.rule.is_some_and(|rule| rule.get("consumers").is_some() || rule.get("credentials").is_some())
+fn stands_alone(scope: &Scope<'_>, family: Family) -> bool {
+    let Some(rule) = scope.rule else { return false };
+    if family == Family::Go && rule.get("allow").is_some() {
+        return false;
+    }
+    LISTS.iter().filter_map(|list| rule.get(list)).any(|list| match list {
+        Value::Null => false,
+        // Beside `allow` it is no list of its own: it would open what `allow` closes.
+        Value::Array(list) if list.is_empty() => rule.get("allow").is_none(),
+        _ => true,
+    })
 }
 
 /// Whether a scope checks, and who passes there.
@@ -42,22 +61,30 @@ pub struct Gate {
 
 impl Gate {
     /// Reads the fields that all these plugins have besides their own; `fields` is over [`config_of`] the scope.
-    pub fn read(scope: &Scope<'_>, fields: &mut Fields<'_>) -> Gate {
+    pub fn read(scope: &Scope<'_>, family: Family, fields: &mut Fields<'_>) -> Gate {
         let is_rule = scope.rule.is_some();
+        let of_rule = |key: &str| scope.rule.and_then(|rule| rule.get(key));
         fields.boolean("global_auth");
+        fields.boolean("_disable_");
         let global_auth = scope.global.and_then(|global| global.get("global_auth")).and_then(flag);
-        let is_disabled = is_rule && fields.boolean("_disable_").unwrap_or(false);
+        let is_disabled = of_rule("_disable_").and_then(flag).unwrap_or(false);
         if is_rule && fields.is_null("allow") {
             fields.problem("allow", "has no value; write the consumers that may pass, or [] for nobody");
         }
-        let written = fields.strings("allow");
-        if written.is_some() && is_rule && stands_alone(scope) {
-            fields.warn("allow", "has no effect beside consumers or credentials of the rule's own");
-        }
         // The global part may carry an `allow`, which means nothing there (the console writes an empty one).
-        let allow = written.filter(|_| is_rule && !stands_alone(scope));
-        if stands_alone(scope) && global_auth == Some(false) && !is_disabled {
-            fields.warn("consumers", "are not asked for: with global_auth false only rules with `allow` are checked");
+        let allow = fields.strings("allow").filter(|_| of_rule("allow").is_some());
+        if is_rule && allow.is_none() && global_auth == Some(false) && !is_disabled {
+            fields.warn(
+                "allow",
+                "is missing, so the rule asks for nobody: with global_auth false only rules with `allow` are checked",
+            );
+        }
+        if of_rule("global_auth").is_some() {
+            fields.warn("global_auth", "has no effect in a rule; write it into defaultConfig");
+        }
+        let is_go_with_allow = family == Family::Go && of_rule("allow").is_some();
+        for list in LISTS.iter().filter(|list| is_go_with_allow && of_rule(list).is_some()) {
+            fields.warn(list, "has no effect beside `allow`, as in Higress' Go ports; write it into defaultConfig");
         }
         let is_active = match global_auth {
             _ if is_disabled => false,
@@ -159,8 +186,8 @@ mod tests {
 
     fn gate(global: &Value, rule: Option<&Value>, n_rules: usize) -> Gate {
         let scope = Scope { global: Some(global), rule, n_rules };
-        let value = config_of(&scope);
-        Gate::read(&scope, &mut Fields::of(&value, ""))
+        let value = config_of(&scope, Family::Cpp);
+        Gate::read(&scope, Family::Cpp, &mut Fields::of(&value, ""))
     }
 
     #[test]
@@ -182,6 +209,26 @@ mod tests {
             let global = json!({"global_auth": global_auth, "allow": []});
             assert_eq!(gate(&global, rule, n_rules).is_active, expected, "{global_auth} {rule:?} {n_rules}");
         }
+    }
+
+    /// Regression: an empty list of consumers in the rule opened the route, and `_disable_` and `allow` were inherited.
+    #[test]
+    fn what_a_rule_allows_counts_whatever_stands_beside_it() {
+        let global = json!({"global_auth": false, "consumers": [{"name": "a"}], "allow": [], "_disable_": true});
+        let consumers = |scope: &Scope<'_>, family| config_of(scope, family)["consumers"][0]["name"].clone();
+        for (own, of_cpp) in [(json!(null), "a"), (json!([]), "a"), (json!([{"name": "b"}]), "b")] {
+            for (family, expected) in [(Family::Cpp, of_cpp), (Family::Go, "a")] {
+                let rule = json!({"allow": [expected], "consumers": own, "credentials": null});
+                let scope = Scope { global: Some(&global), rule: Some(&rule), n_rules: 1 };
+                let value = config_of(&scope, family);
+                let gate = Gate::read(&scope, family, &mut Fields::of(&value, ""));
+                assert_eq!(consumers(&scope, family), expected, "{rule}");
+                assert!(gate.is_active && gate.admits(Some(expected)) && !gate.admits(Some("c")), "{rule}");
+            }
+        }
+        let global = json!({"global_auth": true, "allow": []});
+        let keys = json!({"keys": ["x-other"]});
+        assert!(gate(&global, Some(&keys), 1).admits(Some("a")));
     }
 
     #[test]

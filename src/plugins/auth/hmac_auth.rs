@@ -62,9 +62,9 @@ struct Credential {
 
 impl Config {
     fn read(scope: &Scope<'_>) -> (Config, Vec<FieldProblem>) {
-        let value = consumers::config_of(scope);
+        let value = consumers::config_of(scope, Family::Cpp);
         let mut fields = Fields::of(&value, "");
-        let gate = Gate::read(scope, &mut fields);
+        let gate = Gate::read(scope, Family::Cpp, &mut fields);
         let date_offset = fields.count("date_offset").and_then(|offset| i64::try_from(offset).ok()).unwrap_or(0);
         let mut known = HashSet::new();
         let mut credentials = consumers::each(&mut fields, "consumers", |fields| {

@@ -64,9 +64,9 @@ struct Consumer {
 
 impl Config {
     fn read(scope: &Scope<'_>) -> (Config, Vec<FieldProblem>) {
-        let value = consumers::config_of(scope);
+        let value = consumers::config_of(scope, Family::Go);
         let mut fields = Fields::of(&value, "");
-        let gate = Gate::read(scope, &mut fields);
+        let gate = Gate::read(scope, Family::Go, &mut fields);
         let mut known = HashSet::new();
         let consumers = consumers::each(&mut fields, "consumers", |fields| {
             let consumer = read_consumer(fields)?;

@@ -85,9 +85,9 @@ struct ClaimHeader {
 
 impl Config {
     fn read(scope: &Scope<'_>, family: Family) -> (Config, Vec<FieldProblem>) {
-        let value = consumers::config_of(scope);
+        let value = consumers::config_of(scope, family);
         let mut fields = Fields::of(&value, "");
-        let gate = Gate::read(scope, &mut fields);
+        let gate = Gate::read(scope, family, &mut fields);
         let enable_headers = fields.strings("enable_headers").unwrap_or_default();
         let mut names: Vec<String> = Vec::new();
         let consumers = consumers::each(&mut fields, "consumers", |fields| {
@@ -221,6 +221,12 @@ fn build(scope: &Scope<'_>, host: &Arc<dyn Host>, family: Family) -> BuildResult
 
 #[async_trait]
 impl Plugin for JwtAuth {
+    fn secret_parameters(&self) -> Vec<String> {
+        let places = self.config.consumers.iter().flat_map(|consumer| &consumer.places);
+        let names = places.filter_map(|place| if let Place::Query(name) = place { Some(name.clone()) } else { None });
+        names.collect()
+    }
+
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
         let enable = &self.config.enable_headers;
         if !enable.is_empty() && !enable.iter().any(|name| request.head.headers.contains_key(name.as_str())) {
@@ -243,7 +249,7 @@ impl Plugin for JwtAuth {
         // A token that was refused is a token all the same.
         let places = self.config.consumers.iter().flat_map(|consumer| &consumer.places);
         let found: Vec<CredentialPlace> =
-            places.filter(|place| place.read(request).is_some()).filter_map(Place::credential).collect();
+            places.filter(|place| place.read(request).is_some()).map(Place::credential).collect();
         request.state.credentials.extend(found);
         Flow::respond(match self.config.family {
             Family::Cpp => refuse(request, &results),
@@ -339,10 +345,11 @@ fn refuse(request: &Request<'_>, results: &[(&str, Option<Fault>)]) -> Reply {
 impl Consumer {
     fn let_pass(&self, request: &mut Request<'_>, tokens: &[(&Place, Jwt)]) {
         for (place, jwt) in tokens {
-            request.state.credentials.extend(place.credential());
+            let credential = place.credential();
             if !self.keep_token {
-                place.remove(request);
+                credential.clear(request.head);
             }
+            request.state.credentials.push(credential);
             for to in &self.claims_to_headers {
                 // Without the claim there is no header either: the client's own would pass for the token's.
                 if to.replaces {

@@ -71,9 +71,9 @@ struct Consumer {
 impl Config {
     /// Reads the scope and every problem in it.
     fn read(scope: &Scope<'_>, family: Family) -> (Config, Vec<FieldProblem>) {
-        let value = consumers::config_of(scope);
+        let value = consumers::config_of(scope, family);
         let mut fields = Fields::of(&value, "");
-        let gate = Gate::read(scope, &mut fields);
+        let gate = Gate::read(scope, family, &mut fields);
         let (in_header, in_query) = (fields.boolean("in_header"), fields.boolean("in_query"));
         let is_given = in_header.is_some() || in_query.is_some();
         // The Go port looks only where it is told to.
@@ -163,6 +163,11 @@ fn build(scope: &Scope<'_>, family: Family) -> BuildResult {
 
 #[async_trait]
 impl Plugin for KeyAuth {
+    fn secret_parameters(&self) -> Vec<String> {
+        let own = self.config.consumers.iter().flat_map(|consumer| &consumer.keys);
+        self.config.keys.iter().chain(own).cloned().collect()
+    }
+
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
         let found = match self.config.family {
             Family::Cpp => {

@@ -66,9 +66,9 @@ struct Consumer {
 
 impl Config {
     fn read(scope: &Scope<'_>) -> (Config, Vec<FieldProblem>) {
-        let value = consumers::config_of(scope);
+        let value = consumers::config_of(scope, Family::Cpp);
         let mut fields = Fields::of(&value, "");
-        let gate = Gate::read(scope, &mut fields);
+        let gate = Gate::read(scope, Family::Cpp, &mut fields);
         let consumers: Vec<Consumer> = consumers::each(&mut fields, "consumers", read_consumer);
         for (index, consumer) in consumers.iter().enumerate() {
             let before = &consumers[..index];
@@ -155,6 +155,10 @@ impl Plugin for OAuth {
         }
     }
 
+    fn secret_parameters(&self) -> Vec<String> {
+        vec!["client_secret".to_owned()]
+    }
+
     fn wants_body(&self, request: &Request<'_>) -> bool {
         matches!(self.asks_for_token(request), Some(Asked::InForm))
     }
@@ -188,7 +192,7 @@ impl OAuth {
             Ok(token) => {
                 let answer =
                     json!({"token_type": "bearer", "access_token": token, "expires_in": self.config.token_ttl});
-                let mut reply = Reply::new(200, "").header(CACHE_CONTROL, "no-store");
+                let mut reply = Reply::new(200, "oauth.token").header(CACHE_CONTROL, "no-store");
                 reply.headers.push((CONTENT_TYPE, http::HeaderValue::from_static("application/json")));
                 reply.body = Bytes::from(answer.to_string());
                 reply

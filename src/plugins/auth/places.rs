@@ -1,10 +1,10 @@
-//! Where credentials stand in a request: headers, query parameters, cookies. Reading them, and taking them out.
+//! Where credentials stand in a request: headers, query parameters, cookies.
 
 use std::borrow::Cow;
 
 use http::header::COOKIE;
 
-use crate::plugins::{CredentialPlace, Request, without_query};
+use crate::plugins::{CredentialPlace, Request};
 
 /// Decoded values of a query parameter, in written order. A plus is a plus, as Higress' C++ plugins have it: keys in Base64 have some.
 pub fn query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, str>> {
@@ -15,9 +15,11 @@ pub fn query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<
 
 /// First value of a cookie, without the quotes it may stand in.
 pub fn cookie<'r>(request: &'r Request<'_>, name: &str) -> Option<&'r str> {
-    let headers = request.head.headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = headers.flat_map(|header| header.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let (_, value) = pairs.find(|(key, _)| key.trim_end() == name)?;
+    let headers = request.head.headers.get_all(COOKIE).into_iter().map(|value| value.as_bytes());
+    let pairs = headers.flat_map(|header| header.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
+    // Other cookies may be no text at all.
+    let mut texts = pairs.filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('='));
+    let (_, value) = texts.find(|(key, _)| key.trim_end() == name)?;
     Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
 }
 
@@ -44,42 +46,13 @@ impl Place {
         Some(token).filter(|token| !token.is_empty())
     }
 
-    /// Takes the token out of what goes upstream.
-    pub fn remove(&self, request: &mut Request<'_>) {
+    /// As the rest of the gateway knows it.
+    pub fn credential(&self) -> CredentialPlace {
         match self {
-            Place::Header { name, .. } => drop(request.head.remove_header(name.as_str())),
-            Place::Query(name) => {
-                let path = request.head.uri.path_and_query().map_or("/", |path| path.as_str());
-                // A path without one of its query parameters is still a path.
-                let _ = request.head.set_raw_path(without_query(path, name).as_bytes());
-            }
-            Place::Cookie(name) => remove_cookie(request, name),
+            Place::Header { name, .. } => CredentialPlace::Header(name.clone()),
+            Place::Query(name) => CredentialPlace::Query(name.clone()),
+            Place::Cookie(name) => CredentialPlace::Cookie(name.clone()),
         }
-    }
-
-    /// As the rest of the gateway knows it; cookies are not logged anywhere.
-    pub fn credential(&self) -> Option<CredentialPlace> {
-        match self {
-            Place::Header { name, .. } => Some(CredentialPlace::Header(name.clone())),
-            Place::Query(name) => Some(CredentialPlace::Query(name.clone())),
-            Place::Cookie(_) => None,
-        }
-    }
-}
-
-/// Takes one cookie out of what goes upstream; the others stay as written.
-pub fn remove_cookie(request: &mut Request<'_>, name: &str) {
-    let headers = request.head.headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-    let others: Vec<&str> = headers
-        .flat_map(|header| header.split(';'))
-        .map(str::trim)
-        .filter(|pair| !pair.is_empty() && pair.split('=').next().map(str::trim_end) != Some(name))
-        .collect();
-    let others = others.join("; ");
-    request.head.remove_header(&COOKIE);
-    if !others.is_empty() {
-        // Made of what was a header value before.
-        let _ = request.head.insert_header(COOKIE, others);
     }
 }
 
@@ -97,21 +70,20 @@ mod tests {
             "/p?a=1&t=x%2By&b=2",
             &[("authorization", "Bearer abc"), ("cookie", "a=1; s=\"q\""), ("cookie", "b=2; ss=3")],
         );
-        let mut request = exchange.request();
+        let request = exchange.request();
         assert_eq!(header.read(&request).as_deref(), Some("abc"));
         assert_eq!(query.read(&request).as_deref(), Some("x+y"));
         assert_eq!(cookie.read(&request).as_deref(), Some("q"));
         for place in [&header, &query, &cookie] {
-            place.remove(&mut request);
+            place.credential().clear(request.head);
             assert_eq!(place.read(&request), None);
         }
         assert_eq!(exchange.head.uri.to_string(), "/p?a=1&b=2");
         assert_eq!(exchange.header("cookie"), Some("a=1; b=2; ss=3"));
         let mut only = Exchange::new("GET", "/", &[("cookie", "s=1")]);
-        cookie.remove(&mut only.request());
+        cookie.credential().clear(&mut only.head);
         assert_eq!(only.header("cookie"), None);
-        let basic = Exchange::new("GET", "/", &[("authorization", "Basic abc")]);
-        let mut basic = basic;
+        let mut basic = Exchange::new("GET", "/", &[("authorization", "Basic abc")]);
         assert_eq!(header.read(&basic.request()), None);
     }
 }

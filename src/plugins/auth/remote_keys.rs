@@ -49,7 +49,10 @@ impl RemoteKeys {
         let has_expired = seen.is_none() && self.current.lock().is_some();
         if !is_newer && (has_expired || asked.is_none_or(|at| at.elapsed() >= pause)) {
             *asked = Some(Instant::now());
-            match fetch().await.and_then(|answer| read(&answer)) {
+            let fetched = fetch().await;
+            // Who waited meanwhile has waited for this: the pause begins with the answer, or what came instead of one.
+            *asked = Some(Instant::now());
+            match fetched.and_then(|answer| read(&answer)) {
                 Ok(keys) => *self.current.lock() = Some((Instant::now(), Arc::new(keys))),
                 Err(reason) => {
                     tracing::warn!(%reason, "A key set could not be fetched");

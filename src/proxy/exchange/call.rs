@@ -14,7 +14,7 @@ use crate::llm::observe::{Observation, Want};
 use crate::llm::provider::{Api, ClientRequest, Provider, recognise};
 use crate::llm::splice::{Edit, splice};
 use crate::plugins::rules::Place;
-use crate::plugins::{Answered, CredentialPlace, End, LlmCall, Reply, Target, without_query};
+use crate::plugins::{Answered, End, LlmCall, Reply, Target};
 use crate::proxy::context::Context;
 use crate::proxy::hygiene::{authority, present, strip_x_envoy};
 use crate::proxy::snapshot::Snapshot;
@@ -90,7 +90,7 @@ impl Call {
         }
         let provider = ctx.snapshot.chain.provider_at(place).cloned();
         if llm.is_some() || provider.is_some() {
-            ctx.state.credentials.iter().for_each(|place| withhold(&mut head, place));
+            ctx.state.credentials.iter().for_each(|place| place.clear(&mut head));
         }
         if ctx.snapshot.settings.disable_x_envoy_headers {
             strip_x_envoy(&mut head);
@@ -129,7 +129,7 @@ impl Call {
             return Err((blank(model, service), reason));
         };
         let service = upstream.service.clone();
-        call.credentials.iter().for_each(|place| withhold(&mut call.head, place));
+        call.credentials.iter().for_each(|place| place.clear(&mut call.head));
         let place = Place { route: &call.route, host: &call.host, service: &service, port: Some(upstream.port) };
         Ok(Call {
             provider: snapshot.chain.provider_at(place).cloned(),
@@ -215,17 +215,6 @@ impl Call {
 }
 
 /// Takes the client's credential for the gateway out of a head that goes to a model provider.
-fn withhold(head: &mut RequestHeader, place: &CredentialPlace) {
-    match place {
-        CredentialPlace::Header(name) => drop(head.remove_header(name.as_str())),
-        CredentialPlace::Query(name) => {
-            let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-            // A path without one of its query parameters is still a path.
-            let _ = head.set_raw_path(without_query(path, name).as_bytes());
-        }
-    }
-}
-
 fn blank(model: Arc<str>, service: Arc<str>) -> Answered {
     Answered {
         model,

@@ -83,7 +83,9 @@ impl Plugin for Oidc {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
         let own = match request.path() {
             path if path == self.config.callback_path() => Some("/callback".to_owned()),
-            path => path.strip_prefix(self.config.prefix.as_str()).map(str::to_owned),
+            path => {
+                path.strip_prefix(self.config.prefix.as_str()).filter(|own| own.starts_with('/')).map(str::to_owned)
+            }
         };
         if own.is_none() && self.config.matches.leaves_out(request) {
             return Flow::Continue;
@@ -125,6 +127,10 @@ impl Oidc {
             return self.start(request, metadata, &path);
         };
         request.head.remove_header(&ACCESS_TOKEN_HEADER);
+        // None of it is for model providers.
+        let cookies = self.config.cookies.names(request).into_iter().map(CredentialPlace::Cookie);
+        let headers = [AUTHORIZATION, ACCESS_TOKEN_HEADER].map(|name| CredentialPlace::Header(name.to_string()));
+        request.state.credentials.extend(cookies.chain(headers));
         let mut set = |name: HeaderName, value: String| {
             // Tokens are visible ASCII; one that is not is not passed on.
             let _ = request.head.insert_header(name, value);
@@ -285,7 +291,7 @@ fn wants_json(request: &Request<'_>) -> bool {
 }
 
 fn redirect(location: &str, cookies: Vec<HeaderValue>) -> Reply {
-    let mut reply = Reply::new(302, "")
+    let mut reply = Reply::new(302, "oidc.redirect")
         .header(LOCATION, location)
         .header(CACHE_CONTROL, "no-cache, no-store, must-revalidate, max-age=0");
     reply.headers.extend(cookies.into_iter().map(|cookie| (SET_COOKIE, cookie)));

@@ -130,11 +130,16 @@ impl Cookies {
         (n_parts <= MAX_PARTS).then(|| named.collect())
     }
 
-    /// Cookies that end the session of a request.
-    pub fn clear(&self, request: &Request<'_>) -> Vec<HeaderValue> {
+    /// Names of the cookies that a request's session stands in, or may stand in.
+    pub fn names(&self, request: &Request<'_>) -> Vec<String> {
         let parts = (1..MAX_PARTS).map(|part| format!("{}_{part}", self.name));
         let there = parts.filter(|name| cookie(request, name).is_some());
-        let names = std::iter::once(self.name.clone()).chain(there);
+        std::iter::once(self.name.clone()).chain(there).collect()
+    }
+
+    /// Cookies that end the session of a request.
+    pub fn clear(&self, request: &Request<'_>) -> Vec<HeaderValue> {
+        let names = self.names(request).into_iter();
         names.map(|name| self.one(&request.state.host, &name, "", Some(0))).collect()
     }
 
