@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::output::{say, say_json};
+use super::validate::unusable_files;
 use super::{CliError, Places};
 use crate::config::{Folder, Gateway, Problem, RawObject, compile, flattened, replace};
 use crate::plugins::compatibility;
@@ -49,6 +50,7 @@ pub fn run(args: &ImportArgs) -> Result<(), CliError> {
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     problems.extend(unusable_identities(&compiled.gateway));
+    problems.extend(unusable_files(&compiled.gateway, &settings.data_dir));
     let report = Report::of(&listing.objects, &compiled.gateway, &problems);
     match args.report {
         Form::Json => say_json(&report),

@@ -1,6 +1,6 @@
 //! `weirgate validate [DIR]`: everything `serve` would refuse or warn about, without starting anything.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -10,7 +10,7 @@ use super::{CliError, Places, router};
 use crate::config::model::Gateway;
 use crate::config::{Folder, Listing, Problem, Severity, compile};
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, State};
-use crate::plugins::registry::BuiltIns;
+use crate::plugins::registry::{self, BuiltIns, Scope};
 use crate::proxy::tls::{Certificates, unusable_identities};
 use crate::server;
 
@@ -46,6 +46,7 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     problems.extend(unusable_identities(&compiled.gateway));
+    problems.extend(unusable_files(&compiled.gateway, &settings.data_dir));
     problems.extend(missing_models(&compiled.gateway, &library));
     problems.extend(missing_providers(&compiled.gateway));
     problems.sort_by_key(|problem| problem.severity);
@@ -82,6 +83,25 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
 
 fn of_place(file: PathBuf, message: String) -> Problem {
     Problem { severity: Severity::Error, file, line: None, object: None, field: None, message, hint: None }
+}
+
+/// What plugins say of the files they read, where the rest of their configuration is right.
+pub fn unusable_files(gateway: &Gateway, data_dir: &Path) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for plugin in &gateway.plugins {
+        let rules = plugin.rules.iter().enumerate();
+        let rules = rules.map(|(index, rule)| (format!("spec.matchRules[{index}].config"), Some(&rule.config)));
+        let global = plugin.global.iter().map(|_| ("spec.defaultConfig".to_owned(), None));
+        for (at, rule) in global.chain(rules) {
+            let scope = Scope { global: plugin.global.as_ref(), rule, n_rules: plugin.rules.len() };
+            for found in registry::check_files(&plugin.plugin, &scope, data_dir) {
+                let severity = found.severity.max(Severity::Outage);
+                let problem = Problem::error(&plugin.object, &format!("{at}.{}", found.field), found.message);
+                problems.push(Problem { severity, ..problem });
+            }
+        }
+    }
+    problems
 }
 
 /// Candidates of routers whose provider is no service: asked for, they are answered with 503.

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, has_reference};
 pub use crate::config::FieldProblem;
 use crate::config::Severity;
 
@@ -49,6 +49,11 @@ impl<'a> Fields<'a> {
         self.object.and_then(|object| object.get(key)).is_some_and(Value::is_null)
     }
 
+    /// Whether a member is a list without elements.
+    pub fn is_empty(&self, key: &str) -> bool {
+        self.object.and_then(|object| object.get(key)).and_then(Value::as_array).is_some_and(Vec::is_empty)
+    }
+
     pub fn problem(&mut self, key: &str, message: impl Into<String>) {
         self.add(Severity::Error, key, message);
     }
@@ -80,9 +85,9 @@ impl<'a> Fields<'a> {
         self.typed(key, "a string", Value::as_str)
     }
 
-    /// A string, or the digits of an unquoted number: names and keys are often numbers.
+    /// A string, or what an unquoted number, true or false spells, as Higress' plugins in Go read texts.
     pub fn name(&mut self, key: &'static str) -> Option<String> {
-        self.typed(key, "a string", scalar_text)
+        self.typed(key, "a string", |value| scalar_text(value).or_else(|| value.as_bool().map(|flag| flag.to_string())))
     }
 
     /// A value as text, however YAML spelled it: `10`, `"10"` and `true` alike; objects and lists as JSON.
@@ -96,7 +101,7 @@ impl<'a> Fields<'a> {
         let secret = scalar_text(value);
         match &secret {
             None => self.problem(key, format!("must be a string, found {}", type_name(value))),
-            Some(text) if is_open_reference(text) => self.problem(key, NO_SECRET),
+            Some(text) if has_reference(text) => self.problem(key, NO_SECRET),
             Some(_) => {}
         }
         secret.map(Secret::new)
@@ -109,7 +114,7 @@ impl<'a> Fields<'a> {
             self.problem(&format!("{key}[{index}]"), format!("must be a string, found {}", type_name(value)));
         }
         let texts = list.iter().enumerate().filter_map(|(index, value)| Some((index, scalar_text(value)?)));
-        for (index, _) in texts.filter(|(_, text)| is_open_reference(text)) {
+        for (index, _) in texts.filter(|(_, text)| has_reference(text)) {
             self.problem(&format!("{key}[{index}]"), NO_SECRET);
         }
         list.iter().map(|value| scalar_text(value).map(Secret::new)).collect()
@@ -173,11 +178,6 @@ impl<'a> Fields<'a> {
 
 const NO_SECRET: &str =
     "is a reference to a Secret or key that is not there; taken as it stands anybody could write it";
-
-/// Whether a reference was left as it is, because what it names is missing.
-fn is_open_reference(text: &str) -> bool {
-    text.contains("${secret.") || text.contains("${configmap.")
-}
 
 /// What `read` gets from the value or, where that is a text, from the number it spells.
 fn unquoted<T: std::str::FromStr>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<T> {

@@ -118,6 +118,16 @@ pub trait Plugin: Send + Sync {
     /// outside it, because the snapshot may still be refused; this may.
     fn activate(&self) {}
 
+    /// Query parameters that hold credentials where this plugin runs: they are in no log, even of requests that were answered before it.
+    fn secret_parameters(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether it also treats the answers to requests that were refused before the chain, by the route's own limits.
+    fn treats_refusals(&self) -> bool {
+        false
+    }
+
     /// The model provider this configuration names, if any. The exchange asks for it per upstream service, because one
     /// request may try several.
     fn provider(&self) -> Option<&Arc<Provider>> {

@@ -3,11 +3,12 @@
 //! This table is the single source for chain defaults, `weirgate validate` and the documentation. Phases and priorities are
 //! those of the Higress console's plugin list; a WasmPlugin object may name others.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::config::FieldProblem;
+use super::config::{FieldProblem, flag};
 use super::rules::Family;
 use super::{Host, Plugin, ai, auth, security, traffic, transform};
 use crate::config::PluginCatalog;
@@ -25,6 +26,14 @@ pub struct PluginSpec {
     pub build: fn(&Scope<'_>, &Arc<dyn Host>) -> BuildResult,
     /// Reads the configuration only, for validation without a running process.
     pub check: fn(&Scope<'_>) -> Vec<FieldProblem>,
+}
+
+impl PluginSpec {
+    /// Whether a rule says that the plugin is off where it matches, which the C++ plugins know.
+    pub fn is_switched_off(&self, scope: &Scope<'_>) -> bool {
+        let says = scope.rule.and_then(|rule| rule.get("_disable_")).and_then(flag);
+        self.family == Family::Cpp && says == Some(true)
+    }
 }
 
 pub type BuildResult = Result<Option<Arc<dyn Plugin>>, Vec<FieldProblem>>;
@@ -126,6 +135,17 @@ const GUARDS: &[&str] = &[
     "waf",
 ];
 
+/// What plugins have to say about the files they read, for validation without a running process.
+type FileCheck = fn(&Scope<'_>, &Path) -> Vec<FieldProblem>;
+const READ_FILES: &[(&str, FileCheck)] =
+    &[("geo-ip", traffic::geo_ip::check_files), ("waf", security::waf::check_files)];
+
+/// Problems with files of the data folder that only building a plugin would show.
+pub fn check_files(plugin: &str, scope: &Scope<'_>, data_dir: &Path) -> Vec<FieldProblem> {
+    let check = READ_FILES.iter().find(|(name, _)| *name == plugin);
+    check.map_or_else(Vec::new, |(_, check)| check(scope, data_dir))
+}
+
 pub fn find(name: &str) -> Option<&'static PluginSpec> {
     let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
     PLUGINS.iter().find(|spec| spec.name == name)
@@ -144,7 +164,8 @@ impl PluginCatalog for BuiltIns {
     }
 
     fn check(&self, plugin: &str, scope: &Scope<'_>) -> Vec<FieldProblem> {
-        find(plugin).map_or_else(Vec::new, |spec| (spec.check)(scope))
+        let spec = find(plugin).filter(|spec| !spec.is_switched_off(scope));
+        spec.map_or_else(Vec::new, |spec| (spec.check)(scope))
     }
 }
 

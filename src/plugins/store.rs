@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::config::Fields;
-use crate::base::secret::Secret;
 use crate::stores::redis::RedisConfig;
 
 /// What the two sections call the same.
@@ -30,7 +29,8 @@ fn read(section: &mut Fields<'_>, names: &Names) -> Option<RedisConfig> {
     let text = |value: Option<&str>| value.filter(|text| !text.is_empty()).map(str::to_owned);
     let service = text(section.string(names.service));
     let port = section.count(names.port).filter(|port| *port != 0);
-    let (username, password) = (text(section.string("username")), text(section.string("password")));
+    let username = text(section.string("username"));
+    let password = section.secret("password").filter(|password| !password.is_empty());
     let timeout = section.count("timeout").filter(|millis| *millis != 0).unwrap_or(names.timeout_ms);
     let database = section.count("database").unwrap_or(0);
     let Some(service) = service else {
@@ -46,7 +46,6 @@ fn read(section: &mut Fields<'_>, names: &Names) -> Option<RedisConfig> {
         section.problem("database", format!("must be the number of a database, found {database}"));
         return None;
     };
-    let password = password.map(Secret::new);
     Some(RedisConfig { service, port, username, password, database, timeout: Duration::from_millis(timeout) })
 }
 

@@ -17,12 +17,14 @@ use super::{body, gate};
 use crate::config::model::{ObjectRef, PluginRule};
 use crate::llm::provider::Provider;
 use crate::plugins::rules::{Family, Place, matches};
-use crate::plugins::{Flow, Plugin, Reply, Request};
+use crate::plugins::{CredentialPlace, Flow, Plugin, Reply, Request};
 
 /// All plugins of a snapshot, in order.
 #[derive(Default)]
 pub struct Chain {
     pub entries: Vec<ChainEntry>,
+    /// See [`Plugin::secret_parameters`].
+    pub secret_parameters: Vec<CredentialPlace>,
 }
 
 /// One WasmPlugin object, built.
@@ -58,6 +60,14 @@ impl ChainEntry {
 }
 
 impl Chain {
+    pub fn new(entries: Vec<ChainEntry>) -> Chain {
+        let plugins = entries.iter().flat_map(ChainEntry::plugins);
+        let mut names: Vec<String> = plugins.flat_map(|plugin| plugin.secret_parameters()).collect();
+        names.sort_unstable();
+        names.dedup();
+        Chain { entries, secret_parameters: names.into_iter().map(CredentialPlace::Query).collect() }
+    }
+
     /// The model provider configured for a service, if any plugin names one there.
     pub fn provider_at(&self, place: Place<'_>) -> Option<&Arc<Provider>> {
         self.entries.iter().find_map(|entry| entry.at(place).and_then(|plugin| plugin.provider()))
@@ -67,6 +77,14 @@ impl Chain {
     pub fn providers(&self) -> impl Iterator<Item = &Provider> {
         self.entries.iter().flat_map(ChainEntry::plugins).filter_map(|plugin| plugin.provider()).map(AsRef::as_ref)
     }
+}
+
+/// Lets those plugins treat the answer that are there for refusals, too: the chain has not begun.
+pub fn join_refusal(ctx: &mut Context) {
+    let snapshot: Arc<Snapshot> = ctx.snapshot.clone();
+    let plugins = snapshot.chain.entries.iter().filter_map(|entry| entry.at(ctx.place()));
+    let treating: Vec<_> = plugins.filter(|plugin| plugin.treats_refusals()).cloned().collect();
+    ctx.ran.extend(treating);
 }
 
 /// Runs the request half of the chain. `Some` is an answer to give now.

@@ -75,10 +75,16 @@ pub async fn finish_and_write(
 ///
 /// # Errors
 /// The client went away.
-pub async fn write_whole(session: &mut Session, ctx: &mut Context, head: ResponseHeader, body: Bytes) -> Result<()> {
+pub async fn write_whole(
+    session: &mut Session,
+    ctx: &mut Context,
+    mut head: ResponseHeader,
+    body: Bytes,
+) -> Result<()> {
     ctx.status = Some(head.status.as_u16());
+    without_length(&mut head);
     // A HEAD request and the statuses without body get the head alone.
-    let is_bare = body.is_empty() || session.req_header().method == Method::HEAD;
+    let is_bare = body.is_empty() || session.req_header().method == Method::HEAD || is_bare(head.status);
     write_head(session, Box::new(head), is_bare).await?;
     if !is_bare {
         session.write_response_body(Some(body), true).await.map_err(|error| error.into_down())?;
@@ -88,6 +94,19 @@ pub async fn write_whole(session: &mut Session, ctx: &mut Context, head: Respons
         let _ = tokio::time::timeout(DRAIN_LIMIT, session.drain_request_body()).await;
     }
     Ok(())
+}
+
+/// Whether an answer of this status has no body, whatever a plugin made it of.
+pub fn is_bare(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// No length is said where there is no body; a 304 says that of what was not sent.
+fn without_length(head: &mut ResponseHeader) {
+    if head.status == StatusCode::NO_CONTENT {
+        head.remove_header(&CONTENT_LENGTH);
+        head.remove_header(&TRANSFER_ENCODING);
+    }
 }
 
 /// Sends a head. In HTTP/2 one that is all there is ends the stream: clients of gRPC take no other for an answer without messages.
@@ -190,6 +209,7 @@ pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut Response
     if let Some(cors) = ctx.route.as_ref().and_then(|entry| entry.route.admission.cors.as_ref()) {
         cors::decorate(cors, session.req_header(), head);
     }
+    without_length(head);
     if ctx.snapshot.settings.disable_x_envoy_headers {
         for name in x_envoy(&head.headers) {
             head.remove_header(&name);

@@ -80,6 +80,9 @@ impl Gateway {
     /// to give now.
     async fn before_upstream(&self, session: &mut Session, ctx: &mut Context) -> Result<Option<Reply>> {
         if let Err(reply) = gate::enter(ctx, session.req_header()) {
+            if reply.status >= 400 {
+                chain::join_refusal(ctx);
+            }
             return Ok(Some(reply));
         }
         if let Some(reply) = chain::run(session, ctx).await? {
@@ -320,6 +323,10 @@ impl ProxyHttp for Gateway {
             return Err(error.into_up());
         }
         respond::pass_chunk(session, ctx, chunk);
+        if chunk.is_some() && session.response_written().is_some_and(|head| respond::is_bare(head.status)) {
+            // A plugin made it an answer that has no body.
+            *chunk = Some(Bytes::new());
+        }
         Ok(None)
     }
 
@@ -331,7 +338,7 @@ impl ProxyHttp for Gateway {
         mut error: Box<Error>,
     ) -> Box<Error> {
         if let Some(lease) = &mut ctx.lease {
-            lease.failed();
+            lease.not_connected(&error);
         }
         error.set_retry(retry::after_no_connection(session, ctx));
         error
@@ -360,6 +367,8 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         if let Some((head, body)) = ctx.replacement.take() {
             let error_code = head.status.as_u16();
+            // pingora ends the connection here, and the answer says so.
+            session.set_keepalive(None);
             let written = respond::finish_and_write(session, ctx, head, body).await;
             return FailToProxy { error_code, can_reuse_downstream: written.is_ok() };
         }

@@ -173,7 +173,7 @@ impl Snapshot {
         Snapshot {
             number: before.number + 1,
             routes,
-            chain: Chain { entries },
+            chain: Chain::new(entries),
             certificates,
             passthrough,
             settings: gateway.settings.clone(),
@@ -222,8 +222,11 @@ fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>, problems: &mut Vec<Prob
             None if is_for_rules => None,
             _ => Some(Arc::new(Unavailable { object: plugin.object.to_string() })),
         };
-        let Some(spec) = spec else { return unavailable };
+        let Some(spec) = spec else { return unavailable.filter(|_| plugin.fail_strategy == FailStrategy::FailClose) };
         let scope = Scope { global, rule, n_rules: plugin.rules.len() };
+        if spec.is_switched_off(&scope) {
+            return None;
+        }
         let found = match (spec.build)(&scope, host) {
             Ok(built) => {
                 built.iter().for_each(|built| built.placed(&format!("{}.{at}", plugin.object)));

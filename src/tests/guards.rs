@@ -38,6 +38,36 @@ async fn other_spellings_of_a_path_meet_its_rules() {
     assert_eq!((known.status, upstream.last().path.as_str()), (200, "/admin"), "the upstream gets what was judged");
 }
 
+/// Regression: custom answers passed the gateway's own refusals by, and the key stood in the log of requests that ended before key-auth.
+#[tokio::test]
+async fn a_refusal_before_the_chain_is_treated_and_shows_no_key() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]).route("outer", "/", "up.static");
+    let sources = json!({"higress.io/whitelist-source-range": "203.0.113.0/24"});
+    folder.route_with("inner", "/inner", "up.static", &sources);
+    keys(&folder, &json!([{"name": "ann", "keys": ["apikey"], "in_query": true, "credential": "secret"}]), &json!([]));
+    folder.plugin("custom-response", &json!({"enable_on_status": [403], "status_code": 418, "body": "no"}), &json!([]));
+    let gateway = Gateway::start(folder);
+    let refused = gateway.get("/inner?apikey=secret&x=1").await;
+    assert_eq!((refused.status, refused.text().as_str()), (418, "no"));
+    let line = &gateway.access_log(1)[0];
+    assert_eq!((&line["path"], &line["response_code_details"]), (&json!("/inner?x=1"), &json!("custom-response")));
+    assert_eq!(gateway.get("/").await.status, 200);
+}
+
+/// `_disable_` in a rule of a C++ plugin is another way to say that the plugin is off there.
+#[tokio::test]
+async fn a_rule_may_switch_a_plugin_off() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]).route("open", "/open", "up.static").route("outer", "/", "up.static");
+    let rules = json!([{"ingress": ["open"], "config": {"_disable_": true, "block_urls": ["x"]}}]);
+    folder.plugin("request-block", &json!({"block_urls": ["x"]}), &rules);
+    let gateway = Gateway::start(folder);
+    assert_eq!((gateway.get("/open/x").await.status, gateway.get("/x").await.status), (200, 403));
+}
+
 /// The console writes it before the first consumer is made; the change was refused, and the route stayed open.
 #[tokio::test]
 async fn a_plugin_whom_nobody_may_pass_closes_its_route_at_once() {

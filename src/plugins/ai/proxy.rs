@@ -87,7 +87,8 @@ fn parse(fields: &mut Fields<'_>, provider: &Value, at: &str, is_active: bool) -
                     FieldErrorKind::Unsupported => Severity::Warning,
                 };
                 if at == NAMED {
-                    fields.add(severity, at, format!("names a provider whose `{field}` {message}"));
+                    let id = provider.get("id").and_then(Value::as_str).unwrap_or_default();
+                    fields.add(severity, at, format!("names the provider \"{id}\", whose `{field}` {message}"));
                 } else {
                     fields.add(severity, &format!("{at}.{field}"), message);
                 }

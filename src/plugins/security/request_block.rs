@@ -85,7 +85,12 @@ fn read_list(fields: &mut Fields<'_>, key: &'static str, family: Family, ignore_
     if let Some(index) = list.iter().position(String::is_empty) {
         fields.problem(&format!("{key}[{index}]"), "must not be empty: it would block every request");
     }
-    if ignore_case { list.iter().map(|text| text.to_ascii_lowercase()).collect() } else { list }
+    if ignore_case { list.iter().map(|text| lower_case(family, text)).collect() } else { list }
+}
+
+/// Of ASCII alone in the C++ plugin, which compares bytes.
+fn lower_case(family: Family, text: &str) -> String {
+    if family == Family::Go { text.to_lowercase() } else { text.to_ascii_lowercase() }
 }
 
 struct RequestBlock {
@@ -171,7 +176,11 @@ impl Config {
     }
 
     fn folded<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
-        if self.ignore_case { Cow::Owned(text.to_ascii_lowercase()) } else { Cow::Borrowed(text) }
+        match std::str::from_utf8(text) {
+            _ if !self.ignore_case => Cow::Borrowed(text),
+            Ok(text) => Cow::Owned(lower_case(self.family, text).into_bytes()),
+            Err(_) => Cow::Owned(text.to_ascii_lowercase()),
+        }
     }
 }
 

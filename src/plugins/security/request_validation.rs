@@ -105,6 +105,8 @@ impl Plugin for RequestValidation {
 
     async fn on_request_body(&self, request: &mut Request<'_>) -> Flow {
         let body = request.state.body.as_deref().unwrap_or_default();
+        // Parsers in front of which it stands skip a byte order mark.
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         match (&self.config.body, serde_json::from_slice(body)) {
             (Some(schema), Ok(body @ Value::Object(_))) if !schema.is_valid(&body) => {
                 self.refuse("request-validation.invalid_body")
@@ -122,12 +124,14 @@ impl RequestValidation {
 }
 
 /// Whether a parser that is less strict may see an object where ours saw none: text that is no Unicode, halves of characters, nesting
-/// without end. What is no JSON for anybody passes, as in Higress.
+/// without end, numbers beyond all bounds. What is no JSON for anybody passes, as in Higress.
 fn might_be_read(body: &[u8], error: &serde_json::Error) -> bool {
     let text = String::from_utf8_lossy(body);
     let is_object = text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('{');
     let told = error.to_string();
-    let is_strict = ["recursion limit", "surrogate", "hex escape"].iter().any(|reason| told.contains(reason));
+    let is_strict = ["recursion limit", "surrogate", "hex escape", "number out of range"]
+        .iter()
+        .any(|reason| told.contains(reason));
     is_object && (is_strict || std::str::from_utf8(body).is_err())
 }
 

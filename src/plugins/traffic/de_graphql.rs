@@ -65,7 +65,7 @@ impl Config {
     fn read(scope: &Scope<'_>) -> (Config, Vec<FieldProblem>) {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
-        let query = fields.string("gql").unwrap_or_default().to_owned();
+        let query = fields.name("gql").unwrap_or_default();
         if query.trim().is_empty() && fields.is_usable() {
             fields.problem("gql", "must be a GraphQL query");
         }
@@ -75,7 +75,7 @@ impl Config {
             fields.problem("endpoint", format!("must be a path, found \"{endpoint}\""));
         }
         let timeout = fields.count("timeout").filter(|millis| *millis > 0).unwrap_or(5000);
-        let domain = fields.string("domain").unwrap_or_default().to_owned();
+        let domain = fields.name("domain").unwrap_or_default();
         if HeaderValue::from_str(&domain).is_err() {
             fields.problem("domain", "must be a host name");
         }

@@ -94,7 +94,7 @@ impl Config {
         if total > TOTAL_WEIGHT {
             fields.problem("weightGroups", format!("weigh {total} together; at most {TOTAL_WEIGHT}"));
         }
-        let named = |fields: &mut Fields<'_>, key| fields.string(key).is_some_and(|text| !text.is_empty());
+        let named = |fields: &mut Fields<'_>, key| fields.name(key).is_some_and(|text| !text.is_empty());
         let is_default = [named(&mut fields, "defaultTagKey"), named(&mut fields, "defaultTagVal")] == [true, true];
         let default = if is_default { Tag::read(&mut fields, "defaultTagKey", "defaultTagVal") } else { None };
         (Config { groups, weights, default }, fields.finish())
@@ -103,9 +103,9 @@ impl Config {
 
 impl Tag {
     fn read(fields: &mut Fields<'_>, name_key: &'static str, value_key: &'static str) -> Option<Tag> {
-        let name = fields.string(name_key).unwrap_or_default();
-        let value = fields.string(value_key).unwrap_or_default();
-        let header = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value));
+        let name = fields.name(name_key).unwrap_or_default();
+        let value = fields.name(value_key).unwrap_or_default();
+        let header = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value));
         match header {
             (Ok(name), Ok(header)) if !value.is_empty() => return Some(Tag { name, value: header }),
             (Err(_), _) => fields.problem(name_key, format!("must be the name of a header, found \"{name}\"")),
@@ -156,7 +156,7 @@ impl Condition {
                 None
             }
         };
-        let key = fields.string("key").unwrap_or_default().to_owned();
+        let key = fields.name("key").unwrap_or_default();
         if key.is_empty() {
             fields.problem("key", "must be given");
         }

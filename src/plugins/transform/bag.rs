@@ -1,6 +1,6 @@
 //! Headers, query parameters and form fields as one thing: names with lists of values.
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora_http::ResponseHeader;
 
 use super::form::Values;
@@ -39,8 +39,9 @@ impl Bag for RequestHeaders<'_, '_> {
             (":authority" | "host", []) => {}
             (":authority" | "host", [host, ..]) => set_authority(self.0, host),
             _ => {
+                let written = headers(&self.0.head.headers, name, values);
                 let _ = self.0.head.remove_header(name);
-                for (name, value) in headers(name, values) {
+                for (name, value) in written {
                     // Both are checked; appending fails only on malformed ones.
                     let _ = self.0.head.append_header(name, value);
                 }
@@ -69,8 +70,13 @@ impl Bag for ResponseHeaders<'_> {
             }
             return;
         }
+        // They say where the body ends, which no rule changes.
+        if matches!(name, "content-length" | "transfer-encoding") {
+            return;
+        }
+        let written = headers(&self.0.headers, name, values);
         let _ = self.0.remove_header(name);
-        for (name, value) in headers(name, values) {
+        for (name, value) in written {
             let _ = self.0.append_header(name, value);
         }
     }
@@ -138,10 +144,14 @@ fn texts(values: &http::header::GetAll<'_, HeaderValue>) -> Vec<String> {
     values.iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
 }
 
-/// What of `values` can be sent as header `name`.
-fn headers<'a>(name: &str, values: &'a [String]) -> impl Iterator<Item = (HeaderName, HeaderValue)> + 'a {
-    let name = name.parse::<HeaderName>().ok();
-    values.iter().filter_map(move |value| Some((name.clone()?, HeaderValue::from_str(value).ok()?)))
+/// What of `values` can be sent as header `name`. One that was there stays byte for byte, also if it is no Unicode.
+fn headers(before: &HeaderMap, name: &str, values: &[String]) -> Vec<(HeaderName, HeaderValue)> {
+    let Ok(name) = name.parse::<HeaderName>() else { return Vec::new() };
+    let known = |value: &String| {
+        before.get_all(&name).iter().find(|old| String::from_utf8_lossy(old.as_bytes()) == value.as_str()).cloned()
+    };
+    let made = values.iter().filter_map(|value| known(value).or_else(|| HeaderValue::from_str(value).ok()));
+    made.map(|value| (name.clone(), value)).collect()
 }
 
 #[cfg(test)]

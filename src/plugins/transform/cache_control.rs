@@ -44,7 +44,7 @@ impl Config {
     fn read(scope: &Scope<'_>) -> (Config, Vec<FieldProblem>) {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
-        let suffix = fields.string("suffix").unwrap_or_default();
+        let suffix = fields.name("suffix").unwrap_or_default();
         let suffixes =
             suffix.split('|').filter(|suffix| !suffix.is_empty()).map(|suffix| format!(".{suffix}")).collect();
         let expires = match fields.text("expires").as_deref().map(str::trim) {
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn problems_name_their_field() {
         assert_eq!(
-            problem_fields(&SPEC, &json!({"suffix": 1, "expires": "soon", "typo": 1})),
+            problem_fields(&SPEC, &json!({"suffix": [1], "expires": "soon", "typo": 1})),
             ["suffix", "expires", "typo"]
         );
         assert_eq!(problem_fields(&SPEC, &json!({})), ["expires"]);

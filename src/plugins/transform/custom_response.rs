@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 use pingora_http::ResponseHeader;
 use serde_json::Value;
@@ -123,7 +123,7 @@ fn read_reply(fields: &mut Fields<'_>) -> Reply {
         });
         match pair {
             None => fields.problem(&format!("headers[{index}]"), "must be name=value"),
-            Some((name, _)) if name == CONTENT_LENGTH => {}
+            Some((name, _)) if name == CONTENT_LENGTH || name == TRANSFER_ENCODING => {}
             Some((name, value)) if name == CONTENT_TYPE => content_type = Some(value),
             Some(pair) => reply.headers.push(pair),
         }
@@ -150,6 +150,10 @@ impl Plugin for CustomResponse {
             Some(reply) if self.config.instead.is_empty() => Flow::respond(reply.clone()),
             _ => Flow::Continue,
         }
+    }
+
+    fn treats_refusals(&self) -> bool {
+        true
     }
 
     fn replace_answer(&self, _request: &Request<'_>, response: &ResponseHeader) -> Option<Reply> {

@@ -1,49 +1,63 @@
 //! Named values as queries and form bodies carry them: `application/x-www-form-urlencoded` and `multipart/form-data`.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use memchr::memmem;
+use percent_encoding::{AsciiSet, percent_decode, percent_encode};
 
 use crate::llm::multipart::boundary;
 
 /// Names with their values, in order of first appearance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Values(Vec<(String, Vec<String>)>);
+pub struct Values {
+    pairs: Vec<(String, Vec<String>)>,
+    /// Pairs that are no Unicode, encoded as they came: no rule can name or change them.
+    foreign: Vec<String>,
+}
 
 impl Values {
     /// Reads `a=b&c=d`, decoding `%XX` and `+`.
     pub fn parse(encoded: &[u8]) -> Values {
         let mut values = Values::default();
-        for (name, value) in form_urlencoded::parse(encoded) {
-            values.push(&name, value.into_owned());
+        for pair in encoded.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
+            let spaced: Vec<u8> = pair.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+            let mut halves = spaced.splitn(2, |byte| *byte == b'=');
+            let decoded =
+                |half: Option<&[u8]>| percent_decode(half.unwrap_or_default()).decode_utf8().map(Cow::into_owned);
+            match (decoded(halves.next()), decoded(halves.next())) {
+                (Ok(name), Ok(value)) => values.push(&name, value),
+                _ => values.foreign.push(percent_encode(pair, NO_ASCII).to_string()),
+            }
         }
         values
     }
 
     pub fn get(&self, name: &str) -> &[String] {
-        self.0.iter().find(|(own, _)| own == name).map_or(&[], |(_, values)| values)
+        self.pairs.iter().find(|(own, _)| own == name).map_or(&[], |(_, values)| values)
     }
 
     /// Gives `name` these values and no others; none removes it.
     pub fn replace(&mut self, name: &str, values: &[String]) {
-        match self.0.iter_mut().find(|(own, _)| own == name) {
-            Some(_) if values.is_empty() => self.0.retain(|(own, _)| own != name),
+        match self.pairs.iter_mut().find(|(own, _)| own == name) {
+            Some(_) if values.is_empty() => self.pairs.retain(|(own, _)| own != name),
             Some((_, own)) => *own = values.to_vec(),
             None if values.is_empty() => {}
-            None => self.0.push((name.to_owned(), values.to_vec())),
+            None => self.pairs.push((name.to_owned(), values.to_vec())),
         }
     }
 
     fn push(&mut self, name: &str, value: String) {
-        match self.0.iter_mut().find(|(own, _)| own == name) {
+        match self.pairs.iter_mut().find(|(own, _)| own == name) {
             Some((_, values)) => values.push(value),
-            None => self.0.push((name.to_owned(), vec![value])),
+            None => self.pairs.push((name.to_owned(), vec![value])),
         }
     }
 
     /// Names in alphabetical order and escaped as Go's `url.Values` does it, so that signatures and caches over the query
     /// see what they see behind Higress.
     pub fn encode(&self) -> String {
-        let mut sorted: Vec<&(String, Vec<String>)> = self.0.iter().collect();
+        let mut sorted: Vec<&(String, Vec<String>)> = self.pairs.iter().collect();
         sorted.sort_by(|a, b| a.0.cmp(&b.0));
         let mut encoded = String::new();
         for (name, values) in sorted {
@@ -56,9 +70,18 @@ impl Values {
                 escape(value, &mut encoded);
             }
         }
+        for pair in &self.foreign {
+            if !encoded.is_empty() {
+                encoded.push('&');
+            }
+            encoded.push_str(pair);
+        }
         encoded
     }
 }
+
+/// ASCII stays as it is.
+const NO_ASCII: &AsciiSet = &AsciiSet::EMPTY;
 
 fn escape(text: &str, encoded: &mut String) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
@@ -94,12 +117,13 @@ impl Form {
         }
         let boundary = boundary(content_type)?;
         let (mut fields, mut files) = (Values::default(), Vec::new());
-        for part in parts(body, boundary) {
-            let split = memmem::find(&part, b"\r\n\r\n")?;
-            let head = std::str::from_utf8(&part[..split]).ok()?;
-            let is_file = parameter(head, "filename").is_some();
-            match parameter(head, "name").filter(|name| !name.is_empty() && !is_file) {
-                Some(name) => fields.push(name, String::from_utf8_lossy(&part[split + 4..]).into_owned()),
+        for part in parts(body, boundary)? {
+            let (head, value) = head_and_value(&part)?;
+            let head = std::str::from_utf8(head).ok()?;
+            let is_file = ["filename", "filename*"].iter().any(|name| parameter(head, name).is_some());
+            let name = parameter(head, "name").filter(|name| !name.is_empty() && !is_file);
+            match name.zip(std::str::from_utf8(value).ok()) {
+                Some((name, value)) => fields.push(name, value.to_owned()),
                 None => files.push(part),
             }
         }
@@ -118,7 +142,7 @@ impl Form {
             Form::UrlEncoded(fields) => fields.encode().into(),
             Form::Multipart { boundary, fields, files } => {
                 let mut body = Vec::new();
-                for (name, values) in &fields.0 {
+                for (name, values) in &fields.pairs {
                     let name = name.replace('"', "%22");
                     for value in values {
                         let head = format!(
@@ -144,17 +168,43 @@ pub fn media_type(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// The parts between the delimiters, heads included, without the line breaks that belong to the delimiters.
-fn parts(body: &Bytes, boundary: &str) -> Vec<Bytes> {
+/// The parts between the delimiters, heads included, without the line breaks that belong to the delimiters. `None` if the body is broken
+/// off: what came of it must not look whole. Line breaks may lack their CR, as in Go.
+fn parts(body: &Bytes, boundary: &str) -> Option<Vec<Bytes>> {
     let delimiter = format!("--{boundary}");
-    let found: Vec<usize> = memmem::find_iter(body, &delimiter).collect();
-    let bounds = found.windows(2).map(|pair| (pair[0] + delimiter.len(), pair[1]));
-    let inner = bounds.filter_map(|(start, end)| {
-        let part = body.slice(start..end);
-        let part = part.strip_prefix(b"\r\n".as_slice())?.strip_suffix(b"\r\n".as_slice())?;
-        Some(body.slice_ref(part))
-    });
-    inner.collect()
+    let (mut found, mut begin) = (Vec::new(), None);
+    for at in memmem::find_iter(body, &delimiter).filter(|at| *at == 0 || body[at - 1] == b'\n') {
+        let rest = &body[at + delimiter.len()..];
+        let is_last = rest.starts_with(b"--");
+        let next = line_break(rest).map(|length| at + delimiter.len() + length);
+        // Anything else that begins like it is content.
+        if !is_last && next.is_none() {
+            continue;
+        }
+        if let Some(begin) = begin {
+            let part = body.get(begin..at)?;
+            let part = part.strip_suffix(b"\r\n").or_else(|| part.strip_suffix(b"\n"))?;
+            found.push(body.slice_ref(part));
+        }
+        if is_last {
+            return Some(found);
+        }
+        begin = next;
+    }
+    None
+}
+
+/// Length of the rest of a delimiter's line, which is space, if it is.
+fn line_break(rest: &[u8]) -> Option<usize> {
+    let end = memchr::memchr(b'\n', rest)?;
+    rest[..end].iter().all(|byte| b" \t\r".contains(byte)).then_some(end + 1)
+}
+
+fn head_and_value(part: &[u8]) -> Option<(&[u8], &[u8])> {
+    let with_cr = memmem::find(part, b"\r\n\r\n").map(|at| (at, 4));
+    let without = memmem::find(part, b"\n\n").map(|at| (at, 2));
+    let (at, length) = [with_cr, without].into_iter().flatten().min()?;
+    Some((&part[..at], &part[at + length..]))
 }
 
 /// A parameter of `Content-Disposition`.
@@ -192,5 +242,33 @@ mod tests {
         let expected = "--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n2\r\n--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n3\r\n--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a.bin\"\r\n\r\n\u{0}\u{1}--x\r\n--B--\r\n";
         assert_eq!(form.encode(), expected);
         assert!(Form::parse("text/plain", &Bytes::from("a=1")).is_none());
+    }
+
+    #[test]
+    fn what_is_no_unicode_stays_as_it_came() {
+        let mut values = Values::parse(b"kw=%C4%E3&b=1&\xff=2");
+        values.replace("b", &["2".into()]);
+        assert_eq!(values.encode(), "b=2&kw=%C4%E3&%FF=2");
+        let body = b"--B\r\nContent-Disposition: form-data; name=\"k\"\r\n\r\n\xc4\xe3\r\n--B--\r\n";
+        let form = Form::parse("multipart/form-data; boundary=B", &Bytes::from_static(body)).unwrap();
+        assert_eq!(form.encode(), body[..]);
+    }
+
+    #[test]
+    fn multipart_bodies_are_cut_at_their_delimiters_and_nowhere_else() {
+        let parsed = |body: &str| {
+            let mut form = Form::parse("multipart/form-data; boundary=B", &Bytes::from(body.to_owned()))?;
+            let fields = form.fields().clone();
+            let Form::Multipart { files, .. } = form else { return None };
+            Some((fields.get("a").to_vec(), files.len()))
+        };
+        let field = "Content-Disposition: form-data; name=\"a\"";
+        let file = "Content-Disposition: form-data; name=\"f\"; filename*=UTF-8''x";
+        let one = || Some((vec!["1".to_owned()], 0));
+        assert_eq!(parsed(&format!("--B\n{field}\n\n1\n--B--\n")), one(), "without CR");
+        assert_eq!(parsed(&format!("--B  \r\n{field}\r\n\r\n1\r\n--B--")), one(), "space behind the delimiter");
+        assert_eq!(parsed(&format!("--B\r\n{field}\r\n\r\n1\r\n")), None, "broken off");
+        let content = format!("--B\r\n{file}\r\n\r\nx--B\r\n--Bx\r\n--B\r\n{field}\r\n\r\n1\r\n--B--\r\n");
+        assert_eq!(parsed(&content), Some((vec!["1".to_owned()], 1)), "a file with what looks like delimiters");
     }
 }

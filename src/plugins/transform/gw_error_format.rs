@@ -36,6 +36,8 @@ const ENVOY_TEXTS: &[(&str, &str)] = &[
     ("request_payload_too_large", "Payload Too Large"),
     ("request_timeout", "request timeout"),
     ("route_not_found", ""),
+    ("rbac_access_denied", "RBAC: access denied"),
+    ("local_rate_limited", "local_rate_limited"),
 ];
 
 struct Config {
@@ -111,6 +113,10 @@ struct Matched;
 
 #[async_trait]
 impl Plugin for GwErrorFormat {
+    fn treats_refusals(&self) -> bool {
+        true
+    }
+
     fn on_response_headers(&self, request: &mut Request<'_>, response: &mut ResponseHeader) {
         let rule = self.config.rules.iter().find(|rule| rule.status == response.status.as_u16());
         let Some(rule) = rule.filter(|_| !request.state.is_upstream_answer) else { return };

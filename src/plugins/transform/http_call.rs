@@ -49,7 +49,7 @@ impl Config {
         if head.is_none() {
             fields.problem("requestPath", "must be a path that begins with /");
         }
-        let name = fields.string("serviceName").unwrap_or_default();
+        let name = fields.name("serviceName").unwrap_or_default();
         if name.is_empty() {
             fields.problem("serviceName", "must be given");
         }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::header::COOKIE;
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 use regex::{Captures, Regex};
 
@@ -92,12 +92,12 @@ fn read_rule(rule: &mut Fields<'_>, problems: &mut Vec<FieldProblem>) -> Option<
             None
         }
     };
-    let replacement = rule.string("replacement").unwrap_or_default().to_owned();
+    let replacement = rule.name("replacement").unwrap_or_default();
     if replacement.is_empty() {
         rule.problem("replacement", "must be given");
     }
-    let given = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
-    let query = match (given(rule.string("query_append")), given(rule.string("query_template"))) {
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let query = match (given(rule.name("query_append")), given(rule.name("query_template"))) {
         (Some(_), Some(_)) => {
             rule.problem("query_template", "cannot be combined with query_append");
             None
@@ -219,6 +219,10 @@ fn apply(request: &mut Request<'_>, query: &mut String, variable: &Variable, val
 }
 
 fn put(request: &mut Request<'_>, name: &HeaderName, value: &str) {
+    // Where the body ends, and whom the request is for, is no variable.
+    if [CONTENT_LENGTH, TRANSFER_ENCODING, HOST].contains(name) {
+        return;
+    }
     if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
         // Insertion fails only on names that are not header names.
         let _ = request.head.insert_header(name.clone(), value);

@@ -61,7 +61,7 @@ impl Config {
     fn read(scope: &Scope<'_>) -> (Config, Vec<FieldProblem>) {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
-        let mut prefix = fields.string("cacheKeyPrefix").map(str::to_owned);
+        let mut prefix = fields.name("cacheKeyPrefix");
         let mut time = None;
         let mut redis = None;
         if let Some(cache) = fields.object("cache") {
@@ -76,7 +76,7 @@ impl Config {
                 cache.get(other);
             }
             time = cache.count("cacheTTL").filter(|seconds| *seconds > 0).map(Duration::from_secs);
-            prefix = cache.string("cacheKeyPrefix").map(str::to_owned).or(prefix);
+            prefix = cache.name("cacheKeyPrefix").or(prefix);
             fields.problems.extend(cache.finish());
         }
         let mut statuses = Vec::new();
@@ -89,8 +89,8 @@ impl Config {
         if statuses.is_empty() {
             statuses.push(200);
         }
-        let header = fields.string("cacheKeyFromHeader").unwrap_or_default().to_ascii_lowercase();
-        let path = fields.string("cacheKeyFromBody").unwrap_or_default().to_owned();
+        let header = fields.name("cacheKeyFromHeader").unwrap_or_default().to_ascii_lowercase();
+        let path = fields.name("cacheKeyFromBody").unwrap_or_default();
         if !header.is_empty() && !path.is_empty() {
             fields.problem("cacheKeyFromBody", "cannot be combined with cacheKeyFromHeader");
         }

@@ -108,6 +108,12 @@ impl Waf {
     }
 }
 
+/// What building says of the rule set in the data folder.
+pub fn check_files(scope: &Scope<'_>, data_dir: &Path) -> Vec<FieldProblem> {
+    let (config, problems) = Config::read(scope);
+    if is_usable(&problems) { config.compile(data_dir).err().into_iter().collect() } else { Vec::new() }
+}
+
 /// The engine's view of a request that rules are still to be run on.
 type Open = Arc<Mutex<Transaction>>;
 
@@ -272,7 +278,8 @@ impl Waf {
         let status = self.statuses.get(rule).copied().unwrap_or(intervention.status);
         tracing::info!(rule, status, phase = intervention.phase.number(), "waf refused a request or its answer");
         let mut reply = Reply::new(status, "waf");
-        if let Some(url) = intervention.url.as_deref().and_then(|url| HeaderValue::from_str(url).ok()) {
+        let url = intervention.url.as_deref().map(|url| url.trim_matches('\''));
+        if let Some(url) = url.and_then(|url| HeaderValue::from_str(url).ok()) {
             reply.headers.push((LOCATION, url));
         }
         reply

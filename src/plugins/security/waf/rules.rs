@@ -5,8 +5,10 @@
 //! effect, because bodies are inspected up to the gateway's own limit and logs are the gateway's: [`WITHOUT_EFFECT`] and the
 //! directives of the engine's own body limits.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use regex::Regex;
 use zentinel_modsec::CompiledRuleset;
@@ -31,9 +33,9 @@ const WITHOUT_EFFECT: &[&str] = &[
     "SecPcreMatchLimit",
     "SecRequestBodyInMemoryLimit",
     "SecRequestBodyJsonDepthLimit",
-    "SecRequestBodyLimitAction",
+    "SecRequestBodyLimit",
     "SecRequestBodyNoFilesLimit",
-    "SecResponseBodyLimitAction",
+    "SecResponseBodyLimit",
     "SecResponseBodyMimeType",
     "SecStatusEngine",
     "SecTmpDir",
@@ -49,7 +51,7 @@ pub fn problems(own: &[String]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (index, text) in own.iter().enumerate() {
         let mut parser = Parser::new();
-        if let Err(error) = parser.parse(text) {
+        if let Err(error) = parser.parse(&with_plain_ids(text)) {
             found.push((index, format!("cannot be used: {error}")));
             continue;
         }
@@ -64,6 +66,15 @@ pub fn problems(own: &[String]) -> Vec<(usize, String)> {
         }
     }
     found
+}
+
+#[expect(clippy::expect_used, reason = "a constant expression, compiled in every test")]
+static QUOTED_ID: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r#"([",\s])id:'([0-9]+)'"#).expect("the expression is valid"));
+
+/// The engine reads the ids of rules without the quotes that the recommended configuration has.
+fn with_plain_ids(text: &str) -> Cow<'_, str> {
+    QUOTED_ID.replace_all(text, "${1}id:${2}")
 }
 
 fn unsupported(directive: &Directive) -> Option<String> {
@@ -100,7 +111,7 @@ impl Compiled {
     /// The engine cannot read them.
     pub fn of(text: &str) -> zentinel_modsec::Result<Compiled> {
         let mut parser = Parser::new();
-        parser.parse(text)?;
+        parser.parse(&with_plain_ids(text))?;
         let mut directives = parser.into_directives();
         let access = directives.iter().rev().find_map(|directive| match directive {
             Directive::SecResponseBodyAccess(access) => Some(*access),

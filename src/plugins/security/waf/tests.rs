@@ -1,5 +1,7 @@
 //! Rules of the kinds the reference documents, and a small rule set in place of the Core Rule Set.
 
+use http::HeaderValue;
+use http::header::LOCATION;
 use serde_json::{Value, json};
 
 use super::*;
@@ -176,6 +178,16 @@ fn problems_name_their_field() {
     assert_eq!(problem_fields(&SPEC, &unreadable), ["secRules[0]"]);
     let found = problem_fields(&SPEC, &config);
     assert_eq!(found, ["useCRS", "secRules[5]", "secRules[1]", "secRules[2]", "secRules[3]"]);
+}
+
+/// Regression: what ModSecurity's recommended configuration has put the plugin out of work.
+#[test]
+fn quoted_ids_and_limits_are_read() {
+    let config = json!({"secRules": ["SecRequestBodyLimit 13107200", "SecResponseBodyLimit 524288",
+        "SecRule REQUEST_URI \"@contains x\" \"id:'200000',phase:1,redirect:'https://a.com/'\""]});
+    assert!(problem_fields(&SPEC, &config).is_empty());
+    let reply = Exchange::new("GET", "/x", &[]).run(&built(&SPEC, &config)).unwrap();
+    assert_eq!(reply.headers, [(LOCATION, HeaderValue::from_static("https://a.com/"))]);
 }
 
 /// Status and body that the client gets, and the rules that are logged, of an answer of the upstream.

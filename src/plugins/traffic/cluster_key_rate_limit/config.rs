@@ -70,7 +70,7 @@ impl Config {
     pub fn read(scope: &Scope<'_>) -> (Config, Vec<FieldProblem>) {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
-        let rule_name = fields.string("rule_name").unwrap_or_default().to_owned();
+        let rule_name = fields.name("rule_name").unwrap_or_default();
         if rule_name.is_empty() && fields.is_usable() {
             fields.problem("rule_name", "must be given; counters are kept under it");
         }

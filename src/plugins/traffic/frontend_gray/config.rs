@@ -160,9 +160,9 @@ impl Deployment {
             fields.problem("weight", format!("must be at most 100, found {weight}"));
         }
         Deployment {
-            name: fields.string("name").unwrap_or_default().to_owned(),
-            version: fields.string("version").unwrap_or_default().trim().to_owned(),
-            backend_version: fields.string("backendVersion").unwrap_or_default().to_owned(),
+            name: fields.name("name").unwrap_or_default(),
+            version: fields.name("version").unwrap_or_default().trim().to_owned(),
+            backend_version: fields.name("backendVersion").unwrap_or_default(),
             weight,
             predicates: by_length(values::text_map(fields, "versionPredicates")),
         }
@@ -172,9 +172,9 @@ impl Deployment {
 impl Rule {
     fn read(fields: &mut Fields<'_>) -> Rule {
         Rule {
-            name: fields.string("name").unwrap_or_default().to_owned(),
+            name: fields.name("name").unwrap_or_default(),
             key_values: values::texts(fields, "grayKeyValue"),
-            tag_key: fields.string("grayTagKey").unwrap_or_default().to_owned(),
+            tag_key: fields.name("grayTagKey").unwrap_or_default(),
             tag_values: values::texts(fields, "grayTagValue"),
         }
     }
@@ -192,7 +192,8 @@ impl Injection {
             };
             let key = name(section, "key", "HIGRESS_CONSOLE_CONFIG");
             let feature_key = name(section, "featureKey", "FEATURE_STATUS");
-            let value = section.string("value").unwrap_or_default().trim();
+            let value = section.name("value").unwrap_or_default();
+            let value = value.trim();
             let value = value.strip_prefix('{').unwrap_or(value);
             let value = value.strip_suffix('}').unwrap_or(value).to_owned();
             section.boolean("enabled").unwrap_or(false).then_some(Variable { key, feature_key, value })

@@ -141,7 +141,8 @@ impl Plugin for FrontendGray {
     /// A page that can be read as text, or has another in its place.
     fn wants_response_body(&self, request: &Request<'_>, response: &ResponseHeader) -> bool {
         let kind = response.headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
-        response.status == StatusCode::OK
+        self.may_hold_answer(request)
+            && response.status == StatusCode::OK
             && request.head.method != Method::HEAD
             && (!self.config.html.is_empty()
                 || (kind.is_none_or(|kind| kind.starts_with(b"text/html"))

@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use http::{HeaderName, HeaderValue};
 
 use self::table::Table;
+use crate::config::Severity;
 use crate::config::model::Phase;
 use crate::plugins::address::AddressSource;
 use crate::plugins::config::{FieldProblem, Fields, is_usable};
@@ -74,7 +75,8 @@ impl Config {
 }
 
 struct GeoIp {
-    source: AddressSource,
+    /// `None`: no address is looked up.
+    source: Option<AddressSource>,
     /// `None`: only internal addresses are known.
     table: Option<Table>,
 }
@@ -86,11 +88,30 @@ fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     }
     // As in Higress, IPv6 is accepted and looked up nowhere.
     if !config.is_ipv4 {
-        return Ok(None);
+        return Ok(Some(Arc::new(GeoIp { source: None, table: None })));
     }
     let table = load(config.database.as_deref(), host.data_dir())
         .map_err(|message| vec![FieldProblem::error("database", message)])?;
-    Ok(Some(Arc::new(GeoIp { source: config.source, table })))
+    Ok(Some(Arc::new(GeoIp { source: Some(config.source), table })))
+}
+
+/// What building says of the table.
+pub fn check_files(scope: &Scope<'_>, data_dir: &Path) -> Vec<FieldProblem> {
+    let (config, problems) = Config::read(scope);
+    if !is_usable(&problems) || !config.is_ipv4 {
+        return Vec::new();
+    }
+    match load(config.database.as_deref(), data_dir) {
+        Ok(Some(_)) => Vec::new(),
+        Ok(None) => {
+            let message = format!(
+                "is not given, and {} is not in the data folder; only internal addresses are known",
+                DEFAULT_TABLES.join(" or ")
+            );
+            vec![FieldProblem { field: "database".to_owned(), message, severity: Severity::Warning }]
+        }
+        Err(message) => vec![FieldProblem::error("database", message)],
+    }
 }
 
 fn load(database: Option<&Path>, data_dir: &Path) -> Result<Option<Table>, String> {
@@ -117,11 +138,11 @@ fn load(database: Option<&Path>, data_dir: &Path) -> Result<Option<Table>, Strin
 #[async_trait]
 impl Plugin for GeoIp {
     async fn on_request_headers(&self, request: &mut Request<'_>) -> Flow {
-        let address = self.source.of(request);
+        let address = self.source.as_ref().map(|source| source.of(request));
         for name in &HEADERS {
             request.head.remove_header(name);
         }
-        let Ok(IpAddr::V4(address)) = address else { return Flow::Continue };
+        let Some(Ok(IpAddr::V4(address))) = address else { return Flow::Continue };
         let place = if is_internal(address) {
             Some([INTERNAL; 4])
         } else {

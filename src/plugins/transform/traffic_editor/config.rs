@@ -188,7 +188,7 @@ fn read_rename(fields: &mut Fields<'_>, problems: &mut Vec<FieldProblem>) -> Opt
         return Some(Command::Rename { target: source, new_name: target.name });
     }
     let target = target?;
-    let new_name = named(fields.string("newName").unwrap_or_default(), target.place);
+    let new_name = named(&fields.name("newName").unwrap_or_default(), target.place);
     if new_name.is_empty() {
         fields.problem("newName", "must be given");
     }
@@ -257,12 +257,12 @@ fn ref_of(fields: &mut Fields<'_>) -> Option<Ref> {
             None
         }
     };
-    let name = fields.string("name").unwrap_or_default();
+    let name = fields.name("name").unwrap_or_default();
     if name.is_empty() {
         fields.problem("name", "must be given");
     }
     let place = place?;
-    Some(Ref { place, name: named(name, place) })
+    Some(Ref { place, name: named(&name, place) })
 }
 
 fn named(name: &str, place: Place) -> String {

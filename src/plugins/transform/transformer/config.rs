@@ -148,7 +148,7 @@ fn read_rules(list: &[Value], field: &str, problems: &mut Vec<FieldProblem>) -> 
         if !OPERATIONS.split(", ").any(|known| known == operate) {
             rule.problem("operate", format!("must be one of {OPERATIONS}"));
         }
-        let source = match rule.string("mapSource") {
+        let source = match rule.string("mapSource").filter(|_| operate == "map") {
             None | Some("self") => None,
             Some("headers") => Some(Part::Headers),
             Some("querys") => Some(Part::Querys),

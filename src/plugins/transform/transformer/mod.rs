@@ -16,6 +16,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
+use http::{Method, StatusCode};
 use pingora_http::ResponseHeader;
 
 use self::config::Config;
@@ -120,7 +121,10 @@ impl Plugin for Transformer {
     }
 
     fn on_response_headers(&self, request: &mut Request<'_>, response: &mut ResponseHeader) {
-        if !(self.config.response.reads_body && is_json(response)) {
+        // An answer without its body shows none.
+        let is_bare = request.head.method == Method::HEAD || response.status == StatusCode::NOT_MODIFIED;
+        let has_no_body = is_bare && request.state.is_upstream_answer;
+        if has_no_body || !(self.config.response.reads_body && is_json(response)) {
             self.transform_answer_head(request, response, None);
         }
     }
