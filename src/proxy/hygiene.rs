@@ -21,6 +21,7 @@ use crate::plugins::Reply;
 /// Only the gateway itself may set these, and everything of Envoy's.
 const INTERNAL_HEADERS: &[&str] = &[
     "x-mse-consumer",
+    "x-forwarded-client-cert",
     "x-higress-fallback-from",
     "x-hi-original-auth",
     "x-higress-llm-model-final",

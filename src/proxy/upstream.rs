@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use pingora_core::protocols::{ALPN, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
+use rustls_pki_types::ServerName;
 
 use super::balance::Balancer;
 use super::cluster::{Cluster, Clusters, Endpoint, Lease, Limit, Retrying};
@@ -168,6 +169,24 @@ impl Upstream {
         self.tls.is_some()
     }
 
+    /// The name in TLS, unless it is left to the request.
+    fn configured_name(&self, address: SocketAddr) -> Option<String> {
+        let tls = self.tls.as_ref()?;
+        tls.sni.clone().or_else(|| self.name_of(address))
+    }
+
+    /// Where a proxy is to lead to: the name, which it resolves, or an address of the service. Never what a client says.
+    fn behind_proxy(&self, name: Option<&str>) -> String {
+        match (name, &self.endpoints) {
+            (Some(name), _) => format!("{name}:{}", self.port),
+            (None, EndpointSet::Static(addresses)) => addresses.first().map(ToString::to_string).unwrap_or_default(),
+            (None, EndpointSet::Reported(addresses)) => {
+                addresses.load().first().map(ToString::to_string).unwrap_or_default()
+            }
+            (None, EndpointSet::Dns(_)) => String::new(),
+        }
+    }
+
     /// The name whose address this is: each has a certificate of its own.
     fn name_of(&self, address: SocketAddr) -> Option<String> {
         match &self.endpoints {
@@ -281,24 +300,23 @@ impl Upstream {
             return Err(NoPeer::Missing(message));
         }
         let addresses = self.addresses(resolver).await.map_err(NoPeer::Missing)?;
-        let lease = self.lease_of(&addresses, key, tried, timeouts.connect).await?;
+        let mut lease = self.lease_of(&addresses, key, tried, timeouts.connect).await?;
+        lease.is_named_by_client = self.configured_name(lease.address()).is_none();
         Ok((self.peer_at(lease.address(), authority, timeouts), lease))
     }
 
     /// The peer at one of [`Upstream::addresses`].
     pub fn peer_at(&self, address: SocketAddr, authority: &str, timeouts: &UpstreamTimeouts) -> HttpPeer {
-        let sni = match &self.tls {
-            Some(tls) => {
-                tls.sni.clone().or_else(|| self.name_of(address)).unwrap_or_else(|| host_only(authority).to_owned())
-            }
-            None => String::new(),
-        };
-        // The proxy resolves the name.
+        let configured = self.configured_name(address);
         let tunnel = self.proxy.as_ref().map(|(proxy, _)| Tunnel {
             proxy: address,
-            target: format!("{sni}:{}", self.port),
+            target: self.behind_proxy(configured.as_deref()),
             timeout: proxy.connect_timeout,
         });
+        let sni = match &self.tls {
+            Some(_) => configured.unwrap_or_else(|| server_name(authority, address)),
+            None => String::new(),
+        };
         let mut peer = HttpPeer::new(address, self.tls.is_some(), sni);
         if let Some(identity) = self.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
             peer.client_cert_key = identity.certificate.clone();
@@ -348,6 +366,13 @@ pub fn keepalive(unread: Duration) -> TcpKeepalive {
         #[cfg(target_os = "linux")]
         user_timeout: unread,
     }
+}
+
+/// The host of an authority, or the address where that is no name of a server: then none is sent.
+fn server_name(authority: &str, address: SocketAddr) -> String {
+    let host = host_only(authority).trim_matches(['[', ']']);
+    let is_name = ServerName::try_from(host).is_ok();
+    if is_name { host.to_owned() } else { address.ip().to_string() }
 }
 
 /// An authority without its port.

@@ -254,18 +254,20 @@ async fn a_service_behind_a_proxy_is_asked_for_with_connect() {
         "mcpbridges/default.yaml",
         &json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge", "metadata": {"name": "default"}, "spec": {
             "proxies": [{"type": "HTTP", "name": "out", "serverAddress": "127.0.0.1", "serverPort": port}],
-            "registries": [{"type": "dns", "name": "api", "domain": "api.example.com", "port": 8443, "protocol": "https",
-                "proxyName": "out"}]}}),
+            "registries": [
+                {"type": "dns", "name": "api", "domain": "api.example.com", "port": 8443, "protocol": "https", "proxyName": "out"},
+                {"type": "static", "name": "fixed", "domain": "203.0.113.5:443", "port": 443, "protocol": "https", "proxyName": "out"}]}}),
     );
-    folder.route("api", "/", "api.dns");
+    folder.route("api", "/", "api.dns").route("fixed", "/fixed", "fixed.static");
     let gateway = Gateway::start(folder);
-    let answer = gateway.get("/").await;
-    assert_eq!(answer.status, 503, "{}", answer.text());
-    let asked = asked.lock();
-    assert!(
-        asked[0].starts_with("CONNECT api.example.com:8443 HTTP/1.1\r\nHost: api.example.com:8443\r\n"),
-        "{asked:?}"
-    );
+    // Whom a client says it wants is no place to be led to.
+    for (path, target) in [("/", "api.example.com:8443"), ("/fixed", "203.0.113.5:443")] {
+        let answer = send(gateway.http, "GET", path, &[("host", "inner.corp")], bytes::Bytes::new()).await;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        let connect = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
+        let asked = std::mem::take(&mut *asked.lock());
+        assert!(!asked.is_empty() && asked.iter().all(|head| head.starts_with(&connect)), "{asked:?}");
+    }
 }
 
 #[tokio::test]

@@ -212,6 +212,7 @@ async fn clients_cannot_say_what_only_the_gateway_may() {
     let gateway = Gateway::start(folder);
     let claimed = [
         "x-mse-consumer",
+        "x-forwarded-client-cert",
         "x-hi-original-auth",
         "x-higress-fallback-from",
         "x-higress-llm-model-final",

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use pingora_error::{Error, ErrorType};
 
 pub use self::endpoint::{Endpoint, Outcome};
 use self::limits::Load;
@@ -183,13 +184,15 @@ pub struct Lease {
     policy: Arc<TrafficPolicy>,
     began: Instant,
     is_reported: bool,
+    /// The name that the endpoint's certificate is to have is the client's choice.
+    pub is_named_by_client: bool,
     admitted: Admitted,
 }
 
 impl Lease {
     pub fn new(admitted: Admitted, endpoint: Arc<Endpoint>, policy: Arc<TrafficPolicy>) -> Lease {
         endpoint.enter();
-        Lease { endpoint, policy, began: Instant::now(), is_reported: false, admitted }
+        Lease { endpoint, policy, began: Instant::now(), is_reported: false, is_named_by_client: false, admitted }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -204,6 +207,15 @@ impl Lease {
             self.endpoint.took(now.saturating_duration_since(self.began), cluster.millis(now));
         }
         self.report(Outcome::Answered(status), now);
+    }
+
+    /// There is no connection. A handshake that failed over a name of the client's says nothing about the endpoint: a stranger could
+    /// have it left out.
+    pub fn not_connected(&mut self, error: &Error) {
+        let is_of_handshake = matches!(error.etype(), ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure);
+        if !(is_of_handshake && self.is_named_by_client) {
+            self.failed();
+        }
     }
 
     /// There is no connection, or no answer on it.

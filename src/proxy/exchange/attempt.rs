@@ -253,10 +253,12 @@ impl Exchange {
             NoPeer::Full { .. } => Failure::Overflow(error.to_string()),
         })?;
         tried.push(lease.address());
-        let connected = timeout(left(), connect(self.connector(), &peer)).await.unwrap_or_else(|_| {
-            Err(Failure::NotConnected(format!("no connection within {} ms ({whose})", ms_rounded_up(patience))))
-        });
-        let (mut upstream, is_reused) = connected.inspect_err(|_| lease.failed())?;
+        let Ok(connected) = timeout(left(), connect(self.connector(), &peer, &mut lease)).await else {
+            lease.failed();
+            let message = format!("no connection within {} ms ({whose})", ms_rounded_up(patience));
+            return Err(Failure::NotConnected(message));
+        };
+        let (mut upstream, is_reused) = connected?;
         upstream.set_write_timeout(Some(call.timeouts.between_reads));
         let reuse = is_reused.then(|| Reuse::of(call));
         // Of a model nothing is sent on before it has begun to answer, so that another may be asked. Others may be silent for long
@@ -321,8 +323,8 @@ impl Exchange {
     }
 }
 
-async fn connect(connector: &Connector, peer: &HttpPeer) -> Result<(HttpSession, bool), Failure> {
-    match connector.get_http_session(peer).await {
+async fn connect(connector: &Connector, peer: &HttpPeer, lease: &mut Lease) -> Result<(HttpSession, bool), Failure> {
+    match connector.get_http_session(peer).await.inspect_err(|error| lease.not_connected(error)) {
         Ok(session) => Ok(session),
         Err(error) if *error.etype() == ErrorType::ConnectTimedout => {
             let limit = peer.options.connection_timeout.unwrap_or_default().as_millis();
