@@ -63,7 +63,7 @@ async fn issue(
 fn is_due(order: &CertificateOrder, renew_before: Duration, now: SystemTime) -> bool {
     let leaf = order.chain.as_deref().and_then(Leaf::of);
     leaf.is_none_or(|leaf| {
-        let renew_before = renew_before.min(leaf.lifetime / LAST_PART);
+        let renew_before = if renew_before < leaf.lifetime { renew_before } else { leaf.lifetime / LAST_PART };
         !leaf.names.contains(&order.domain) || leaf.time_left(now) < renew_before
     })
 }

@@ -56,6 +56,12 @@ impl Serialize for Secret {
     }
 }
 
+/// Whether a text has a reference to a Secret or a ConfigMap in it, `${secret.…}`. Where those that lead somewhere have been replaced, what
+/// is left is no credential: anybody could write it.
+pub fn has_reference(text: &str) -> bool {
+    text.contains("${secret.") || text.contains("${configmap.")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

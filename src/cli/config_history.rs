@@ -6,11 +6,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use sha2::{Digest as _, Sha256};
 use similar::TextDiff;
 
 use super::output::{say, say_json, table};
 use super::{CliError, Places};
-use crate::config::{Folder, replace};
+use crate::config::{Folder, Problem, replace};
 use crate::flywheel::{FILE_NAME, Files, Store};
 
 #[derive(Args)]
@@ -78,13 +79,15 @@ pub fn rollback(places: &Places, args: &RollbackArgs) -> Result<(), CliError> {
         None => before(&store, newest)?.ok_or_else(nothing)?,
     };
     let target = store.config_files(id).map_err(CliError::failed)?;
-    let applied = store.config_files(newest).map_err(CliError::failed)?;
     let now = folder(places)?;
     // What is in the folder and never was in force is nowhere else.
-    let unsaved: Vec<&str> = differences(&applied, &now)
-        .filter(|(path, _, new)| new.is_some_and(|new| target.get(*path) != Some(new)))
-        .map(|(path, ..)| path)
-        .collect();
+    let mut unsaved: Vec<&str> = Vec::new();
+    for (path, content, _) in differences(&now, &target) {
+        let Some(content) = content else { continue };
+        if !store.has_config_content(&Sha256::digest(content).into()).map_err(CliError::failed)? {
+            unsaved.push(path);
+        }
+    }
     if !unsaved.is_empty() && !args.force {
         return Err(CliError::Usage(format!(
             "these files have changes that never were in force and would be lost: {}. Move them away, or use --force; \
@@ -118,9 +121,20 @@ fn open(places: &Places) -> Result<Store, CliError> {
 }
 
 /// The objects of the folder as they are now, broken files included: a rollback must not overwrite those in silence either.
+///
+/// # Errors
+/// A file cannot be read.
 fn folder(places: &Places) -> Result<Files<Vec<u8>>, CliError> {
     let mut folder = Folder::new(places.settings()?.config_dir);
-    folder.read().map_err(|error| CliError::Usage(error.to_string()))?;
+    let listing = folder.read().map_err(|error| CliError::Usage(error.to_string()))?;
+    let unread: Vec<Problem> = listing
+        .problems
+        .into_iter()
+        .filter(|problem| problem.is_error() && folder.content(&problem.file).is_none())
+        .collect();
+    if !unread.is_empty() {
+        return Err(CliError::Problems(unread));
+    }
     let files = folder.contents().map(|(file, content)| (file.to_string_lossy().into_owned(), content.to_vec()));
     Ok(files.collect())
 }

@@ -74,7 +74,7 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
     let may_come = registries.iter().any(|registry| !discovered.heard.contains(&registry.key()));
     destination_rule::apply(of_kind("DestinationRule"), &secrets, &mut services, may_come, &report);
     let services = Services { by_host: services, rpcs, may_come };
-    let https = of_kind("ConfigMap").find_map(|object| Https::read(object, &report)).unwrap_or_default();
+    let https = of_kind("ConfigMap").find_map(|object| Https::read(object, &secrets, &report)).unwrap_or_default();
     let mut assembly = Assembly::new(&services, &report);
     assembly.ingresses(of_kind("Ingress").collect(), &secrets, &https);
     let objects_of_gateways: Vec<&RawObject> = resolved.iter().map(Cow::as_ref).collect();
@@ -94,7 +94,7 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
     report_missing_routes(&plugins, &routes, &report);
     report_missing_services(&plugins, &services, &report);
     let mut settings = GatewaySettings::default();
-    of_kind("ConfigMap").for_each(|object| config_map::read(object, &services, &report, &mut settings));
+    of_kind("ConfigMap").for_each(|object| config_map::read(object, &services, &secrets, &report, &mut settings));
     report_unsupported(objects, &report);
     let services = services.by_host;
     let https = https.automatic(&secrets);
@@ -104,10 +104,11 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
 
 fn resolve_references<'a>(objects: &'a [RawObject], secrets: &Secrets, report: &Report) -> Vec<Cow<'a, RawObject>> {
     let resolve = |object: &'a RawObject| {
-        if object.origin.kind == "Secret" || !object.has_references {
+        // What a ConfigMap has is text that becomes YAML first: a secret must not become more of it than a value.
+        if matches!(object.origin.kind.as_str(), "Secret" | "ConfigMap") || !object.has_references {
             return Cow::Borrowed(object);
         }
-        match secret_refs::resolve(&object.value, secrets, report.on(&object.origin)) {
+        match secret_refs::resolve(&object.value, "", secrets, report.on(&object.origin)) {
             Cow::Borrowed(_) => Cow::Borrowed(object),
             Cow::Owned(value) => Cow::Owned(RawObject { value: value.into(), ..object.clone() }),
         }

@@ -14,6 +14,7 @@ mod catalog;
 mod compile;
 mod diff;
 mod fields;
+mod header_change;
 mod higress;
 mod link;
 pub mod model;

@@ -86,6 +86,14 @@ impl Store {
         })
     }
 
+    /// Whether a file of that content was in force in any snapshot that is kept.
+    pub fn has_config_content(&self, digest: &Digest) -> Result<bool, FlywheelError> {
+        self.read("reading the history of the configuration", |connection| {
+            let sql = "SELECT 1 FROM config_content WHERE digest = ?1";
+            Ok(connection.query_row(sql, [digest], |_| Ok(())).optional()?.is_some())
+        })
+    }
+
     /// Every file of a snapshot with its content.
     ///
     /// # Errors

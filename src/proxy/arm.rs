@@ -121,11 +121,12 @@ impl Arm {
     }
 }
 
-/// The value of a cookie.
+/// The value of a cookie. Others may be no text at all.
 pub fn cookie<'a>(head: &'a RequestHeader, name: &str) -> Option<&'a str> {
-    let values = head.headers.get_all(http::header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(other, _)| *other == name).map(|(_, value)| value.trim_matches('"'))
+    let values = head.headers.get_all(http::header::COOKIE).iter().map(|value| value.as_bytes());
+    let pairs = values.flat_map(|value| value.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
+    let mut of_name = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    std::str::from_utf8(of_name.next()?).ok().map(|value| value.trim_matches('"'))
 }
 
 #[cfg(test)]
@@ -180,6 +181,7 @@ mod tests {
             (vec![("x-canary", "always")], 0.5, "header"),
             (vec![("x-canary", "v22")], 0.5, "route"),
             (vec![("cookie", "a=1; beta=always")], 0.5, "cookie"),
+            (vec![("cookie", "n=\u{5f20}; beta=always")], 0.5, "cookie"),
             (vec![("cookie", "beta=never")], 0.5, "route"),
             (vec![], 0.05, "tenth"),
             (vec![], 0.1, "fifth"),

@@ -217,12 +217,13 @@ impl Failure {
 }
 
 fn frame(head: &RequestHeader, service: &DubboService, body: &[u8], id: u64) -> std::result::Result<Vec<u8>, Misfit> {
-    let headers = head.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
+    let fields = head.headers.iter();
+    let texts = fields.filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?)));
     let source = Source {
         method: head.method.as_str(),
         path: head.uri.path(),
         query: head.uri.query().unwrap_or_default(),
-        headers,
+        headers: texts.collect(),
         body,
     };
     Ok(dubbo::request(id, &mapping::call(service, &source)?))

@@ -36,7 +36,8 @@ pub fn finish(session: &mut Session, ctx: &mut Context, metrics: &Metrics, log: 
 
 fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metrics: &Metrics, log: &AccessLog) {
     let head = session.req_header();
-    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let bytes = |name: &str| head.headers.get(name).map(|value| value.as_bytes()).unwrap_or_default();
+    let header = |name: &str| std::str::from_utf8(bytes(name)).unwrap_or_default();
     let llm = ctx.state.llm.as_deref();
     let started = started(duration);
     let details = match ctx.state.details.as_str() {
@@ -78,7 +79,8 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
         scheme: if ctx.state.is_tls { "https" } else { "http" },
         response: session.response_written().map(|head| &head.headers),
         service_port: ctx.state.service_port,
-        client: session.client_addr().and_then(|address| address.as_inet()).map(log_line::canonical),
+        client: ctx.state.client_ip,
+        peer: session.client_addr().and_then(|address| address.as_inet()).map(log_line::canonical),
         local: session.server_addr().and_then(|address| address.as_inet()).map(log_line::canonical),
         server_name: ctx.state.server_name.as_deref(),
     };
@@ -87,7 +89,8 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
 
 /// The path without credentials that may stand in its query.
 fn logged_path(ctx: &Context) -> String {
-    without_credentials(&ctx.path, &ctx.state.credentials)
+    let path = without_credentials(&ctx.path, &ctx.state.credentials);
+    without_credentials(&path, &ctx.snapshot.chain.secret_parameters)
 }
 
 fn protocol(version: Version) -> &'static str {

@@ -85,6 +85,9 @@ fn redirected(redirect: &Redirect, authority: &str, head: &RequestHeader, is_tls
     let authority = match redirect.port {
         RedirectPort::Kept => Cow::Borrowed(authority),
         RedirectPort::OfScheme => Cow::Borrowed(host_only(authority)),
+        RedirectPort::Number(port) if matches!((scheme, port), ("http", 80) | ("https", 443)) => {
+            Cow::Borrowed(host_only(authority))
+        }
         RedirectPort::Number(port) => Cow::Owned(format!("{}:{port}", host_only(authority))),
     };
     let path = head.uri.path();

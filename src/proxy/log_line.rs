@@ -1,9 +1,9 @@
 //! A line of the access log in the form that the configuration gives (`accessLogFormat`), value by value.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 
 use crate::config::model::{LogFormat, LogPiece, LogValue};
@@ -21,7 +21,8 @@ pub struct Facts<'a> {
     pub scheme: &'static str,
     pub response: Option<&'a HeaderMap>,
     pub service_port: Option<u16>,
-    pub client: Option<SocketAddr>,
+    pub client: Option<IpAddr>,
+    pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
     pub server_name: Option<&'a str>,
 }
@@ -100,7 +101,12 @@ fn value(of: &LogValue, facts: &Facts<'_>) -> Option<String> {
             None => format!("outbound|||{}", entry.upstream_cluster),
         },
         LogValue::UpstreamHost => entry.upstream_host.to_owned(),
-        LogValue::ClientAddress { with_port } => address(facts.client?, *with_port),
+        LogValue::ClientAddress { with_port } => {
+            // Nobody says what port it had behind a proxy; Envoy writes 0.
+            let direct = facts.peer.filter(|peer| facts.client.is_none_or(|client| client == peer.ip()));
+            address(direct.or_else(|| Some(SocketAddr::new(facts.client?, 0)))?, *with_port)
+        }
+        LogValue::PeerAddress { with_port } => address(facts.peer?, *with_port),
         LogValue::LocalAddress { with_port } => address(facts.local?, *with_port),
         LogValue::ServerName => facts.server_name?.to_owned(),
         LogValue::TraceId => entry.trace_id.to_owned(),
@@ -114,7 +120,7 @@ fn value(of: &LogValue, facts: &Facts<'_>) -> Option<String> {
 }
 
 fn request(name: &str, facts: &Facts<'_>) -> Option<String> {
-    let header = |name: &str| facts.request.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let header = |name: &str| facts.request.get(name).map(text);
     match name {
         ":method" => Some(facts.entry.method.to_owned()),
         ":path" => Some(facts.entry.path.to_owned()),
@@ -125,7 +131,15 @@ fn request(name: &str, facts: &Facts<'_>) -> Option<String> {
 }
 
 fn response(name: &str, facts: &Facts<'_>) -> Option<String> {
-    facts.response?.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    match name {
+        ":status" => Some(facts.entry.response_code.to_string()),
+        name => facts.response?.get(name).map(text),
+    }
+}
+
+/// What is no Unicode is shown as that.
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
 fn address(address: SocketAddr, with_port: bool) -> String {
@@ -190,7 +204,8 @@ mod tests {
             scheme: "http",
             response: None,
             service_port: Some(80),
-            client: Some("10.0.0.1:5".parse().unwrap()),
+            client: Some("203.0.113.9".parse().unwrap()),
+            peer: Some("10.0.0.1:5".parse().unwrap()),
             local: None,
             server_name: None,
         };
@@ -219,9 +234,11 @@ mod tests {
             text(" "),
             value(LogValue::ResponseHeader("x".into(), None)),
             text(" "),
-            value(LogValue::ClientAddress { with_port: false }),
+            value(LogValue::PeerAddress { with_port: false }),
+            text(" "),
+            value(LogValue::ClientAddress { with_port: true }),
         ];
         let made = String::from_utf8(line(&LogFormat { pieces, is_json: false }, &facts)).unwrap();
-        assert_eq!(made, "2026/01/02 03:04:05.678 outbound|80||a.static we UH - 10.0.0.1\n");
+        assert_eq!(made, "2026/01/02 03:04:05.678 outbound|80||a.static we UH - 10.0.0.1 203.0.113.9:0\n");
     }
 }

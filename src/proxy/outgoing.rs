@@ -142,8 +142,13 @@ fn rewrite(request: &mut RequestHeader, rewrite: &Rewrite) -> Result<()> {
     request.set_raw_path(full.as_bytes())
 }
 
-/// The path a rewrite makes of one.
+/// The path a rewrite makes of one. What is no path becomes one: captures may be anything.
 pub fn rewritten(path: &str, rewrite: &PathRewrite) -> String {
+    let new = replaced(path, rewrite);
+    if new.starts_with('/') { new } else { format!("/{new}") }
+}
+
+fn replaced(path: &str, rewrite: &PathRewrite) -> String {
     match rewrite {
         PathRewrite::Full(to) => to.clone(),
         PathRewrite::Prefix { from, to, .. } => {

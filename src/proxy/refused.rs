@@ -90,7 +90,8 @@ pub fn log(
         scheme: if way.is_tls { "https" } else { "http" },
         response: None,
         service_port: None,
-        client: way.client,
+        client: way.client.map(|client| client.ip()),
+        peer: way.client,
         local: way.local,
         server_name: None,
     };

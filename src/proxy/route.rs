@@ -223,7 +223,7 @@ pub fn header_holds(condition: &HeaderMatch, host: &str, head: &RequestHeader) -
         // `hygiene` says in this header how the client came.
         ":scheme" => head.headers.get("x-forwarded-proto").is_some_and(|value| value.to_str().is_ok_and(matches)),
         ":path" => matches(head.uri.path_and_query().map_or("/", |path| path.as_str())),
-        name => head.headers.get_all(name).iter().any(|value| value.to_str().is_ok_and(matches)),
+        name => head.headers.get_all(name).iter().any(|value| matches(&String::from_utf8_lossy(value.as_bytes()))),
     }
 }
 

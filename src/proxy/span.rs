@@ -14,7 +14,7 @@ use crate::config::settings::Settings;
 use crate::plugins::{Destination, HttpCall};
 use crate::telemetry::spans::semconv as name;
 use crate::telemetry::spans::{AttributeValue, SERVICE, Span, SpanKind, SpanSink, otlp, skywalking, zipkin};
-use crate::telemetry::trace::TraceContext;
+use crate::telemetry::trace::{TraceContext, is_to_be_sampled};
 
 /// Time a collector of config.toml has to take a batch.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,14 +74,42 @@ impl Tracer {
     }
 }
 
+/// What a client says in B3, in headers for each part or in one for all: `trace-span-decision-parent`, or the decision alone.
+#[derive(Default)]
+struct B3<'h> {
+    ids: Option<(&'h str, &'h str)>,
+    decided: Option<&'h str>,
+}
+
+impl<'h> B3<'h> {
+    fn of(text: impl Fn(&str) -> Option<&'h str>) -> B3<'h> {
+        let single: Vec<&str> = text("b3").map(|value| value.split('-').collect()).unwrap_or_default();
+        let debug = text("x-b3-flags").filter(|flags| *flags == "1");
+        let in_single = match single[..] {
+            [decided] | [_, _, decided, ..] => Some(decided),
+            _ => None,
+        };
+        let ids = text("x-b3-traceid").zip(text("x-b3-spanid"));
+        B3 {
+            ids: ids.or_else(|| Some((*single.first()?, *single.get(1)?))),
+            decided: debug.or_else(|| text("x-b3-sampled")).or(in_single),
+        }
+    }
+}
+
 /// Continues the client's trace, or starts one, and says so in the head.
 pub fn begin(head: &mut RequestHeader, tracer: Option<&Tracer>, id: &RequestId) -> TraceContext {
     let is_sampled = tracer.is_none_or(|tracer| tracer.samples(id));
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let is_zipkin = tracer.is_some_and(|tracer| tracer.collector == Collector::Zipkin);
-    let b3 = text("x-b3-traceid").zip(text("x-b3-spanid")).filter(|_| is_zipkin);
+    let b3 = if is_zipkin { B3::of(text) } else { B3::default() };
+    // Their ids may be any text, so that the trace is another one; whether to record it is the client's word all the same.
+    let skywalking = tracer.is_some_and(|tracer| matches!(tracer.collector, Collector::SkyWalking { .. }));
+    let sw8 = text("sw8").filter(|_| skywalking).and_then(|value| value.split('-').next());
+    let is_sampled = b3.decided.or(sw8).map_or(is_sampled, is_to_be_sampled);
     let trace = b3
-        .and_then(|(trace, span)| TraceContext::continue_b3(trace, span, text("x-b3-sampled"), id, is_sampled))
+        .ids
+        .and_then(|(trace, span)| TraceContext::continue_b3(trace, span, b3.decided, id, is_sampled))
         .unwrap_or_else(|| {
             let parent = head.headers.get("traceparent").map(HeaderValue::as_bytes);
             TraceContext::continue_or_start(parent, id, is_sampled)
@@ -93,6 +121,8 @@ pub fn begin(head: &mut RequestHeader, tracer: Option<&Tracer>, id: &RequestId) 
     // Ids are header text.
     let _ = head.insert_header("traceparent", trace.to_string());
     if is_zipkin {
+        // What stands in one header now stands in several.
+        head.remove_header("b3");
         for (name, value) in trace.b3() {
             let _ = head.insert_header(name, value);
         }

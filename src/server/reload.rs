@@ -1,6 +1,6 @@
 //! From the configuration folder to the serving snapshot, at start and after every change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,13 +44,30 @@ struct State {
     applied: Gateway,
     number: u64,
     problems: Vec<Problem>,
-    /// Parts of what is applied that cannot be used.
-    out: BTreeSet<Part>,
+    /// Of what is applied.
+    out: Outages,
     history: History,
 }
 
-/// File and field.
-type Part = (PathBuf, Option<String>);
+/// Parts that cannot be used, by file, field and what is wrong, and how many are alike. Without their places in lists, which move when
+/// something is added before them.
+type Outages = BTreeMap<(PathBuf, String, String), usize>;
+
+fn outages(problems: &[Problem]) -> Outages {
+    let mut out = Outages::new();
+    for problem in problems.iter().filter(|problem| problem.is_fault()) {
+        let field = without_places(problem.field.as_deref().unwrap_or_default());
+        *out.entry((problem.file.clone(), field, problem.message.clone())).or_default() += 1;
+    }
+    out
+}
+
+/// `spec.rules[0].host` as `spec.rules[].host`.
+fn without_places(field: &str) -> String {
+    let mut parts = field.split('[');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |known, part| known + "[" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
 
 /// What a reload did.
 pub enum Reloaded {
@@ -77,7 +94,7 @@ impl Reloader {
             applied: Gateway::default(),
             number: 0,
             problems: Vec::new(),
-            out: BTreeSet::new(),
+            out: Outages::new(),
             history,
         };
         let applied = Arc::new(Notify::new());
@@ -177,9 +194,9 @@ impl Reloader {
             built = Some(snapshot);
         }
         // A start does what it can; a change must not close what has been open.
-        let part = |problem: &Problem| (problem.file.clone(), problem.field.clone());
-        let out: BTreeSet<Part> = problems.iter().filter(|problem| problem.is_fault()).map(part).collect();
-        let closes = !is_first && !out.is_subset(&state.out);
+        let out = outages(&problems);
+        let is_new = |(part, n): (&_, &usize)| state.out.get(part).is_none_or(|before| n > before);
+        let closes = !is_first && out.iter().any(is_new);
         let has_errors = problems.iter().any(Problem::is_error);
         let is_refused = closes || has_errors;
         // Of a file that changes nothing, for one; its owner waits for what it was to do.
@@ -206,7 +223,7 @@ impl Reloader {
         self.checks.follow();
         self.checks.resolver.forget_unused();
         if !out.is_empty() {
-            let files: BTreeSet<String> = out.iter().map(|(file, _)| file.display().to_string()).collect();
+            let files: BTreeSet<String> = out.keys().map(|(file, ..)| file.display().to_string()).collect();
             let files: Vec<String> = files.into_iter().collect();
             tracing::error!(
                 files = files.join(", "),

@@ -38,10 +38,11 @@ impl TraceContext {
         id: &RequestId,
         sampled: bool,
     ) -> Option<TraceContext> {
+        let (trace, span) = (trace.to_ascii_lowercase(), span.to_ascii_lowercase());
         // Older tracers write 64 bits, the lower ones.
-        let trace_id = if trace.len() == 16 { unhex::<16>(&format!("{trace:0>32}")) } else { unhex::<16>(trace) }?;
-        let parent_id = unhex::<8>(span)?;
-        let sampled = decided.map_or(sampled, |decided| matches!(decided, "1" | "true" | "d"));
+        let trace_id = if trace.len() == 16 { unhex::<16>(&format!("{trace:0>32}")) } else { unhex::<16>(&trace) }?;
+        let parent_id = unhex::<8>(&span)?;
+        let sampled = decided.map_or(sampled, is_to_be_sampled);
         (trace_id != [0; 16] && parent_id != [0; 8]).then(|| TraceContext {
             trace_id,
             span_id: own_span(id),
@@ -80,6 +81,11 @@ impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{}-{}-{:02x}", hex(&self.trace_id), hex(&self.span_id), u8::from(self.sampled))
     }
+}
+
+/// What a tracer writes where a trace is to be recorded: of B3 and SkyWalking.
+pub fn is_to_be_sampled(decision: &str) -> bool {
+    matches!(decision, "1" | "true" | "d")
 }
 
 /// The tail of the request's id is random.

@@ -253,6 +253,44 @@ async fn a_slip_in_an_object_closes_what_it_is_about_and_nothing_else() {
     eventually_async("the mended route", || async { (status(&gateway, "/weight").await == 200).then_some(()) }).await;
 }
 
+/// Regression: a known fault was another one as soon as something was written before it, and every change after that was refused.
+#[tokio::test]
+async fn a_known_fault_may_move_in_its_list() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let folder = Folder::new();
+    folder.route("web", "/web", "up.static");
+    let bridge = |names: &[(&str, &str)]| {
+        let of = |(name, domain): &(&str, &str)| json!({"name": name, "type": "static", "domain": domain, "port": 80});
+        json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge", "metadata": {"name": "default"},
+            "spec": {"registries": names.iter().map(of).collect::<Vec<_>>()}})
+    };
+    let address = upstream.address.to_string();
+    let (up, bad) = (("up", address.as_str()), ("bad", "nohost:80"));
+    folder.write("mcpbridges/default.yaml", &bridge(&[up, bad]));
+    let gateway = Gateway::start(folder);
+    assert_eq!(status(&gateway, "/web").await, 200);
+    gateway.folder.write("mcpbridges/default.yaml", &bridge(&[bad, up, ("other", &address)]));
+    gateway.folder.route("other", "/other", "other.static");
+    eventually_async("the other route", || async { (status(&gateway, "/other").await == 200).then_some(()) }).await;
+    // Another one is a new fault.
+    gateway.folder.write("mcpbridges/default.yaml", &bridge(&[bad, ("up", "nohost:81"), ("other", &address)]));
+    let metric = "weirgate_config_reloads_total{result=\"refused\"} 1";
+    eventually_async("the refusal", || async { gateway.metrics().await.contains(metric).then_some(()) }).await;
+    assert_eq!(status(&gateway, "/web").await, 200);
+}
+
+/// Regression: what needs files of the data folder was found by nobody before it was served.
+#[test]
+fn files_that_plugins_need_are_looked_for_by_validate() {
+    let folder = Folder::new();
+    folder.plugin("waf", &json!({"useCRS": true}), &json!([]));
+    let dir = folder.config().to_str().unwrap().to_owned();
+    let (code, out, _) = run_cli(&["validate", &dir], &folder);
+    assert!(code == 64 && out.contains("spec.defaultConfig.useCRS"), "{code} {out}");
+    let (_, report, _) = run_cli(&["import", &dir, "--report", "json"], &folder);
+    assert!(report.contains("\"unavailable\""), "{report}");
+}
+
 /// Regression: one slip in the consumers of a plugin that guards one route answered every host with 503.
 #[tokio::test]
 async fn a_guard_of_some_routes_shuts_out_nobody_elsewhere() {

@@ -26,8 +26,8 @@ pub(super) fn read(annotations: &Annotations<'_>) -> Option<CanaryTakes> {
         let name = header.trim().to_ascii_lowercase();
         let expression = match (value, pattern) {
             (Some((key, value)), _) => Some((key, format!("{ALWAYS}|{value}"))),
-            // Found anywhere in the value, as by nginx, unless it has anchors.
-            (None, Some((key, pattern))) => Some((key, format!(".*(?:{pattern}).*"))),
+            // The whole value, as in Higress; nginx looks for it anywhere.
+            (None, Some((key, pattern))) => Some((key, pattern.to_owned())),
             (None, None) => None,
         };
         let value = match expression {

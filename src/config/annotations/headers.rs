@@ -1,10 +1,8 @@
 //! `request-header-control-…` and `response-header-control-…` with `add`, `update`, `remove` (Higress
 //! `annotations/header_control.go`): lines `name value`, either in quotes if need be; for `remove` a comma list.
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderName, HeaderValue};
-
 use super::Annotations;
+use crate::config::header_change::{self, Refusal, check_removal, check_value};
 use crate::config::model::{HeaderControl, HeaderOperations};
 
 pub(super) fn read(annotations: &Annotations<'_>) -> HeaderControl {
@@ -13,16 +11,17 @@ pub(super) fn read(annotations: &Annotations<'_>) -> HeaderControl {
 
 fn operations(annotations: &Annotations<'_>, side: &str) -> HeaderOperations {
     let find = |what: &str| annotations.higress(&format!("{side}-header-control-{what}"));
-    HeaderOperations {
-        remove: find("remove").map(|(key, text)| names(annotations, &key, text)).unwrap_or_default(),
-        update: find("update").map(|(key, text)| pairs(annotations, &key, text)).unwrap_or_default(),
-        add: find("add").map(|(key, text)| pairs(annotations, &key, text)).unwrap_or_default(),
-    }
+    let pairs = |what: &str| find(what).map(|(key, text)| pairs(annotations, &key, text)).unwrap_or_default();
+    let (single, add) = pairs("add").into_iter().partition(|(name, _)| header_change::is_single(name));
+    let mut update = pairs("update");
+    update.extend::<Vec<_>>(single);
+    let remove = find("remove").map(|(key, text)| names(annotations, &key, text)).unwrap_or_default();
+    HeaderOperations { remove, update, add }
 }
 
 fn names(annotations: &Annotations<'_>, key: &str, text: &str) -> Vec<String> {
     let names = text.split(',').map(unquoted).filter(|name| !name.is_empty());
-    names.filter(|name| is_name(annotations, key, name)).map(str::to_owned).collect()
+    names.filter(|name| is_good(annotations, key, &check_removal(name))).map(str::to_owned).collect()
 }
 
 fn pairs(annotations: &Annotations<'_>, key: &str, text: &str) -> Vec<(String, String)> {
@@ -33,28 +32,18 @@ fn pairs(annotations: &Annotations<'_>, key: &str, text: &str) -> Vec<(String, S
             continue;
         };
         let (name, value) = (unquoted(name), unquoted(value));
-        if !is_name(annotations, key, name) {
-            continue;
+        if is_good(annotations, key, &check_value(name, value)) {
+            pairs.push((name.to_owned(), value.to_owned()));
         }
-        if HeaderValue::from_str(value).is_err() {
-            annotations.warn(key, format!("the value of `{name}` cannot stand in a header and has no effect"));
-            continue;
-        }
-        pairs.push((name.to_owned(), value.to_owned()));
     }
     pairs
 }
 
-fn is_name(annotations: &Annotations<'_>, key: &str, name: &str) -> bool {
-    let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
-        annotations.warn(key, format!("`{name}` is not a header name and has no effect"));
-        return false;
-    };
-    let is_framing = [CONTENT_LENGTH, TRANSFER_ENCODING].contains(&parsed);
-    if is_framing {
-        annotations.warn(key, format!("`{name}` says where a body ends; to change it has no effect"));
+fn is_good(annotations: &Annotations<'_>, key: &str, checked: &Result<(), Refusal>) -> bool {
+    if let Err(Refusal::NoHeader(message) | Refusal::WithoutEffect(message)) = checked {
+        annotations.warn(key, message.clone());
     }
-    !is_framing
+    checked.is_ok()
 }
 
 /// Without the quotes around the whole; others are part of it.

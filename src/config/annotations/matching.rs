@@ -49,7 +49,7 @@ pub(super) fn read(annotations: &Annotations<'_>) -> Matches {
 }
 
 fn methods(annotations: &Annotations<'_>) -> Vec<String> {
-    let Some((key, text)) = annotations.higress("match-method") else { return Vec::new() };
+    let Some((key, text)) = annotations.either("match-method") else { return Vec::new() };
     let mut methods = Vec::new();
     for word in text.split_whitespace() {
         let method = word.to_ascii_uppercase();

@@ -1,9 +1,10 @@
 //! `rewrite-path`, `rewrite-target`, `use-regex`, `full-path-regex`, `upstream-vhost`, `ignore-path-case`: how a path is
 //! matched and what the upstream sees instead (Higress `annotations/rewrite.go`, `ignore_case.go`).
 
-use http::uri::{Authority, PathAndQuery};
+use http::uri::PathAndQuery;
 
 use super::Annotations;
+use crate::config::header_change::is_host;
 use crate::config::model::{PathMatch, PathRewrite, Pattern, Rewrite};
 
 /// What the annotations ask for, before the path is known.
@@ -35,7 +36,7 @@ pub(super) fn read(annotations: &Annotations<'_>) -> RewriteRule {
     let target = usable(annotations.either("rewrite-target"), "path that begins with a slash", is_target);
     RewriteRule {
         ignore_case: annotations.flag(annotations.either("ignore-path-case")),
-        host: usable(annotations.either("upstream-vhost"), "host", |text| text.parse::<Authority>().is_ok()),
+        host: usable(annotations.either("upstream-vhost"), "host", is_host),
         target_has_captures: target.as_deref().is_some_and(|target| target.contains(['$', '\\'])),
         target: target.as_deref().map(substitution),
         path,

@@ -10,7 +10,8 @@ mod tracing;
 
 use std::time::Duration;
 
-use super::skip_common;
+use super::secret::Secrets;
+use super::{secret_refs, skip_common};
 use crate::config::SYSTEM_NAMESPACE;
 use crate::config::fields::Fields;
 use crate::config::link::Services;
@@ -40,6 +41,7 @@ pub(super) fn is_of_system(object: &RawObject, report: &Report) -> bool {
 pub(in crate::config) fn read(
     object: &RawObject,
     services: &Services,
+    secrets: &Secrets,
     report: &Report,
     settings: &mut GatewaySettings,
 ) {
@@ -56,12 +58,12 @@ pub(in crate::config) fn read(
         let path = format!("data.{key}");
         match key {
             "higress" => {
-                if let Some(value) = parsed(&text, &path, report) {
+                if let Some(value) = parsed(&text, &path, secrets, report) {
                     read_settings(Fields::new(&value, path, report), services, settings);
                 }
             }
             "mesh" => {
-                if let Some(value) = parsed(&text, &path, report) {
+                if let Some(value) = parsed(&text, &path, secrets, report) {
                     mesh::read(Fields::new(&value, path, report), settings);
                 }
             }
@@ -72,14 +74,16 @@ pub(in crate::config) fn read(
     }
 }
 
-/// The YAML under one key; `None` if it is none, which has been reported.
-pub(super) fn parsed(text: &str, path: &str, report: ObjectReport<'_>) -> Option<serde_json::Value> {
-    yaml::parse(text)
-        .map_err(|error| {
+/// The YAML under one key, with references to Secrets replaced; `None` if it is none, which has been reported.
+pub(super) fn parsed(text: &str, path: &str, secrets: &Secrets, report: ObjectReport<'_>) -> Option<serde_json::Value> {
+    match yaml::parse(text) {
+        Ok(value) => Some(secret_refs::resolve(&value, path, secrets, report).into_owned()),
+        Err(error) => {
             let line = error.line.map(|line| format!("line {line} ")).unwrap_or_default();
             report.error(path, format!("{line}is not valid YAML: {}", error.message));
-        })
-        .ok()
+            None
+        }
+    }
 }
 
 fn read_settings(mut fields: Fields<'_>, services: &Services, settings: &mut GatewaySettings) {

@@ -43,7 +43,7 @@ pub(in crate::config) struct Credential {
 }
 
 impl Https {
-    pub fn read(object: &RawObject, report: &Report) -> Option<Https> {
+    pub fn read(object: &RawObject, secrets: &Secrets, report: &Report) -> Option<Https> {
         if object.origin.name != NAME || !is_of_system(object, report) {
             return None;
         }
@@ -56,7 +56,7 @@ impl Https {
         for key in data.keys().filter(|key| **key != "cert") {
             report.warn(&format!("data.{key}"), "is not a key of this ConfigMap and has no effect");
         }
-        let value = parsed(data.get("cert")?, "data.cert", report)?;
+        let value = parsed(data.get("cert")?, "data.cert", secrets, report)?;
         Some(read(Fields::new(&value, "data.cert", report), report))
     }
 

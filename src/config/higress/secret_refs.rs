@@ -9,6 +9,7 @@ use regex::{Captures, Regex};
 use serde_json::Value;
 
 use super::secret::Secrets;
+use crate::base::secret;
 use crate::config::SYSTEM_NAMESPACE;
 use crate::config::problem::ObjectReport;
 
@@ -17,20 +18,25 @@ static REFERENCE: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"\$\{(secret|configmap)\.(?:([^/}]+)/)?([^.}/]+)\.([^}]+)\}").expect("the expression is valid")
 });
 
-/// The object with every reference replaced; borrowed if it has none.
-pub(in crate::config) fn resolve<'a>(value: &'a Value, secrets: &Secrets, report: ObjectReport<'_>) -> Cow<'a, Value> {
+/// The value at `path` of an object with every reference replaced; borrowed if it has none.
+pub(in crate::config) fn resolve<'a>(
+    value: &'a Value,
+    path: &str,
+    secrets: &Secrets,
+    report: ObjectReport<'_>,
+) -> Cow<'a, Value> {
     if !has_reference(value) {
         return Cow::Borrowed(value);
     }
     let mut value = value.clone();
-    replace(&mut value, "", secrets, report);
+    replace(&mut value, path, secrets, report);
     Cow::Owned(value)
 }
 
 /// Whether there is anything to replace.
 pub(in crate::config) fn has_reference(value: &Value) -> bool {
     match value {
-        Value::String(text) => text.contains("${secret.") || text.contains("${configmap."),
+        Value::String(text) => secret::has_reference(text),
         Value::Array(elements) => elements.iter().any(has_reference),
         Value::Object(map) => map.values().any(has_reference),
         _ => false,

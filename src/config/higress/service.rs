@@ -60,7 +60,9 @@ fn read_service(
     };
     let external_name = spec.text("externalName").filter(|name| !name.is_empty());
     let mut ports: Vec<ServicePort> = Vec::new();
-    for mut port in spec.objects("ports") {
+    let written = spec.objects("ports");
+    let is_only = written.len() == 1;
+    for mut port in written {
         let part = report.part();
         let name = port.text("name").filter(|name| !name.is_empty());
         let app_protocol = port.text("appProtocol");
@@ -74,7 +76,7 @@ fn read_service(
             }
             let endpoints = match external_name {
                 Some(external) => Endpoints::Dns { names: vec![external.to_owned()], port: number },
-                None => Endpoints::Static(addresses.map(|found| of_port(found, name)).unwrap_or_default()),
+                None => Endpoints::Static(addresses.map(|found| of_port(found, name, is_only)).unwrap_or_default()),
             };
             let protocol = protocol(app_protocol, name);
             ports.push(ServicePort { number, name: name.map(str::to_owned), protocol, endpoints, traffic: None });
@@ -113,10 +115,11 @@ fn read_service(
     Some(Service { host, origin, ports, tls: None, proxy: None, traffic: TrafficPolicy::default() })
 }
 
-/// Ports belong together by name; a single unnamed one belongs to any.
-fn of_port(addresses: &Addresses, name: Option<&str>) -> Vec<SocketAddr> {
+/// Ports belong together by name; a single one belongs to any if it has no name, or if the service has but one.
+fn of_port(addresses: &Addresses, name: Option<&str>, is_only: bool) -> Vec<SocketAddr> {
     let named = addresses.get(name.unwrap_or_default());
-    let only = if addresses.len() == 1 { addresses.values().next() } else { None };
+    let only = if addresses.len() == 1 { addresses.iter().next() } else { None };
+    let only = only.filter(|(name, _)| is_only || name.is_empty()).map(|(_, found)| found);
     named.or(only).cloned().unwrap_or_default()
 }
 

@@ -54,9 +54,6 @@ pub(in crate::config) fn read(object: &RawObject, catalog: &dyn PluginCatalog, r
         config.check(&plugin, fail_strategy, catalog, report);
     } else {
         report_unknown(&plugin, url, fail_strategy, catalog, report);
-        if fail_strategy == FailStrategy::FailOpen {
-            return None;
-        }
     }
     Some(PluginUse {
         object: object.origin.clone(),

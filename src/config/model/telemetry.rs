@@ -66,7 +66,12 @@ pub enum LogValue {
     RouteName,
     UpstreamCluster,
     UpstreamHost,
+    /// As the proxies in front say, if they are trusted.
     ClientAddress {
+        with_port: bool,
+    },
+    /// The other end of the connection.
+    PeerAddress {
         with_port: bool,
     },
     LocalAddress {

@@ -10,7 +10,7 @@ use super::endpoint::Endpoint;
 use super::fields::{FieldError, FieldErrorKind, Fields};
 use super::policy::{FailoverPolicy, RetryPolicy, StatusSet};
 use super::table::{NOT_YET, ProviderType, TYPES};
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, has_reference};
 use crate::llm::model_map::ModelMap;
 
 /// One entry of `providers`, valid by construction.
@@ -222,7 +222,10 @@ fn read_tokens(fields: &mut Fields<'_>, kind: &ProviderType) -> Vec<Secret> {
         fields.error("apiTokens", format!("is empty, and {} needs at least one token", kind.name));
     }
     for (i, token) in tokens.iter().enumerate() {
-        if token.is_empty() || HeaderValue::from_str(token).is_err() {
+        if has_reference(token) {
+            let message = "is a reference to a Secret or key that is not there, which no provider knows";
+            fields.unsupported(&format!("apiTokens[{i}]"), message);
+        } else if token.is_empty() || HeaderValue::from_str(token).is_err() {
             let message = "is empty or has characters that can't stand in a header. Copy the token again.";
             fields.error(&format!("apiTokens[{i}]"), message);
         }

@@ -1,6 +1,7 @@
-//! `accessLogFormat`: text with commands such as `%REQ(:AUTHORITY)%`, as Envoy has them. A command that Envoy knows and this
-//! gateway has nothing for is shown as `-` and said; what is no command is an error, as there.
+//! `accessLogFormat`: text with commands such as `%REQ(:AUTHORITY)%`, as Envoy has them. A command that this gateway has nothing for is
+//! shown as `-` and said; what is not written as one is an error, as there.
 
+use crate::config::Severity;
 use crate::config::model::{LogFormat, LogPiece, LogValue};
 use crate::config::problem::ObjectReport;
 use crate::config::suggest::did_you_mean;
@@ -9,8 +10,8 @@ use crate::config::suggest::did_you_mean;
 const PLAIN: &[(&str, LogValue)] = &[
     ("BYTES_RECEIVED", LogValue::BytesReceived),
     ("BYTES_SENT", LogValue::BytesSent),
-    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", LogValue::ClientAddress { with_port: true }),
-    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", LogValue::ClientAddress { with_port: false }),
+    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", LogValue::PeerAddress { with_port: true }),
+    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", LogValue::PeerAddress { with_port: false }),
     ("DOWNSTREAM_LOCAL_ADDRESS", LogValue::LocalAddress { with_port: true }),
     ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", LogValue::LocalAddress { with_port: false }),
     ("DOWNSTREAM_REMOTE_ADDRESS", LogValue::ClientAddress { with_port: true }),
@@ -25,42 +26,13 @@ const PLAIN: &[(&str, LogValue)] = &[
     ("TRACE_ID", LogValue::TraceId),
     ("UPSTREAM_CLUSTER", LogValue::UpstreamCluster),
     ("UPSTREAM_HOST", LogValue::UpstreamHost),
+    ("UPSTREAM_REMOTE_ADDRESS", LogValue::UpstreamHost),
 ];
 
-/// Commands of Envoy that have no counterpart here.
-const ELSEWHERE: &[&str] = &[
-    "CONNECTION_ID",
-    "CONNECTION_TERMINATION_DETAILS",
-    "DOWNSTREAM_LOCAL_PORT",
-    "DOWNSTREAM_PEER_CERT_V_END",
-    "DOWNSTREAM_PEER_CERT_V_START",
-    "DOWNSTREAM_PEER_SUBJECT",
-    "DOWNSTREAM_TLS_CIPHER",
-    "DOWNSTREAM_TLS_VERSION",
-    "DYNAMIC_METADATA",
-    "FILTER_CHAIN_NAME",
-    "GRPC_STATUS",
-    "HOSTNAME",
-    "METADATA",
-    "REQUEST_DURATION",
-    "REQUEST_HEADERS_BYTES",
-    "REQUEST_TX_DURATION",
-    "RESPONSE_DURATION",
-    "RESPONSE_HEADERS_BYTES",
-    "RESPONSE_TX_DURATION",
-    "STREAM_ID",
-    "TRAILER",
-    "UPSTREAM_LOCAL_ADDRESS",
-    "UPSTREAM_METADATA",
-    "UPSTREAM_PROTOCOL",
-    "UPSTREAM_REQUEST_ATTEMPT_COUNT",
-    "UPSTREAM_TRANSPORT_FAILURE_REASON",
-    "UPSTREAM_WIRE_BYTES_RECEIVED",
-    "UPSTREAM_WIRE_BYTES_SENT",
-    "VIRTUAL_CLUSTER_NAME",
-];
+/// Keys of Higress' log-request-response.
+const PARTS: &[&str] = &["log-request-body", "log-request-headers", "log-response-body", "log-response-headers"];
 
-/// Those of [`ELSEWHERE`] that stand in Higress' own format: to say in each installation that they stay empty helps nobody.
+/// Commands without a counterpart here that stand in Higress' own format: to say in each installation that they stay empty helps nobody.
 const USUAL: &[&str] =
     &["DYNAMIC_METADATA(istio.mixer:status)", "UPSTREAM_LOCAL_ADDRESS", "UPSTREAM_TRANSPORT_FAILURE_REASON"];
 
@@ -85,17 +57,16 @@ pub(super) fn parse(format: &str, path: &str, report: ObjectReport<'_>) -> Optio
         }
         match value(command) {
             Ok((of, longest)) => pieces.push(LogPiece::Value { of, longest }),
-            Err(Fault::Elsewhere) => {
+            Err(Fault::Unknown(name)) => {
                 if !USUAL.contains(&command) {
-                    report.warn(path, format!("names `%{command}%`, which this gateway has nothing for; it shows `-`"));
+                    let message = format!("names `%{command}%`, which this gateway has nothing for; it shows `-`");
+                    report.add(Severity::Warning, path, message, hint(&name));
                 }
                 pieces.push(LogPiece::Value { of: LogValue::Unknown, longest: None });
             }
             Err(Fault::NoCommand(name)) => {
-                let known = PLAIN.iter().map(|(name, _)| *name).chain(["FILTER_STATE", "REQ", "RESP", "START_TIME"]);
                 let message = format!("`%{command}%` is no command of an access log");
-                let hint = did_you_mean(&name, known);
-                match hint {
+                match hint(&name) {
                     Some(hint) => report.error_hint(path, message, hint),
                     None => report.error(path, message),
                 }
@@ -108,9 +79,29 @@ pub(super) fn parse(format: &str, path: &str, report: ObjectReport<'_>) -> Optio
     if !text.is_empty() {
         pieces.push(LogPiece::Text(text));
     }
-    let blank: String = pieces.iter().map(|piece| if let LogPiece::Text(text) = piece { text } else { "-" }).collect();
-    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&blank).is_ok();
+    // A digit, because values stand in quotes or, where they are numbers, without.
+    let filled: String = pieces.iter().map(|piece| if let LogPiece::Text(text) = piece { text } else { "0" }).collect();
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&filled).is_ok();
+    if is_json {
+        pieces.iter_mut().for_each(in_one_line);
+    }
     Some(LogFormat { pieces, is_json })
+}
+
+/// A line break in JSON stands between its parts, and what is written to be read over many lines is one line of a log.
+fn in_one_line(piece: &mut LogPiece) {
+    if let LogPiece::Text(text) = piece
+        && text.contains('\n')
+    {
+        let mut lines = text.lines();
+        let first = lines.next().unwrap_or_default().to_owned();
+        *text = lines.fold(first, |joined, line| joined.trim_end().to_owned() + line.trim_start());
+    }
+}
+
+fn hint(name: &str) -> Option<String> {
+    let known = PLAIN.iter().map(|(name, _)| *name).chain(["FILTER_STATE", "REQ", "RESP", "START_TIME"]);
+    did_you_mean(name, known)
 }
 
 /// The command up to its closing `%`; one in parentheses belongs to the argument, as in `%START_TIME(%Y)%`.
@@ -128,7 +119,8 @@ fn split_command(text: &str) -> Option<(&str, &str)> {
 }
 
 enum Fault {
-    Elsewhere,
+    /// One of Envoy's, or a slip.
+    Unknown(String),
     NoCommand(String),
 }
 
@@ -158,15 +150,22 @@ fn value(command: &str) -> Result<(LogValue, Option<usize>), Fault> {
         ("START_TIME", format) => LogValue::StartTime(format.filter(|format| !format.is_empty()).map(str::to_owned)),
         ("FILTER_STATE", Some(key)) => {
             let key = key.split(':').next().unwrap_or_default();
-            LogValue::PluginValue(key.strip_prefix("wasm.").unwrap_or(key).to_owned())
+            let key = key.strip_prefix("wasm.").unwrap_or(key);
+            // What Higress' log-request-response writes under these, this one's puts beside what other plugins log.
+            let own = key.strip_prefix("log-").filter(|_| PARTS.contains(&key)).map(|part| part.replace('-', "_"));
+            LogValue::PluginValue(own.unwrap_or_else(|| key.to_owned()))
         }
         (name, argument) => match PLAIN.iter().find(|(plain, _)| *plain == name) {
             Some((_, of)) if argument.is_none() => of.clone(),
-            _ if ELSEWHERE.contains(&name) => return Err(Fault::Elsewhere),
+            _ if is_command(name) => return Err(Fault::Unknown(name.to_owned())),
             _ => return Err(Fault::NoCommand(name.to_owned())),
         },
     };
     Ok((of, longest))
+}
+
+fn is_command(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 /// `X-A?:PATH`: the second where the first is missing.

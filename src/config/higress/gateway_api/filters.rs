@@ -1,15 +1,16 @@
 //! `filters` of a rule: header changes, redirect, rewrite, mirror.
 
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue};
 
 use super::route::Backends;
 use crate::config::fields::Fields;
+use crate::config::header_change::{self, Refusal, check_removal, check_value};
 use crate::config::higress::draft::SideTarget;
 use crate::config::higress::ingress::host_match;
 use crate::config::model::{
     HeaderControl, HeaderOperations, HostMatch, PathMatch, PathRewrite, Redirect, RedirectPort,
 };
+use crate::config::problem::ObjectReport;
 
 /// What the filters of a rule ask for together.
 #[derive(Debug, Default)]
@@ -146,12 +147,13 @@ fn hostname(fields: &mut Fields<'_>) -> Option<String> {
 
 fn merge(operations: &mut HeaderOperations, mut fields: Fields<'_>) {
     operations.update.extend(pairs(&mut fields, "set"));
-    operations.add.extend(pairs(&mut fields, "add"));
+    let (single, add) = pairs(&mut fields, "add").into_iter().partition(|(name, _)| header_change::is_single(name));
+    operations.update.extend::<Vec<_>>(single);
+    operations.add.extend::<Vec<_>>(add);
     for name in fields.texts("remove") {
-        if name.parse::<HeaderName>().is_err() {
-            fields.report().error(&fields.path_of("remove"), format!("`{name}` is not the name of a header"));
+        if is_good(&check_removal(&name), &fields.path_of("remove"), fields.report()) {
+            operations.remove.push(name);
         }
-        operations.remove.push(name);
     }
     fields.finish();
 }
@@ -163,13 +165,18 @@ fn pairs(fields: &mut Fields<'_>, key: &'static str) -> Vec<(String, String)> {
         let value = pair.text("value").unwrap_or_default().to_owned();
         pair.finish();
         let name = name?;
-        if name.parse::<HeaderName>().is_err() || HeaderValue::from_str(&value).is_err() {
-            report.error(&field, format!("`{name}` with this value is not a header"));
-            return None;
-        }
-        Some((name, value))
+        is_good(&check_value(&name, &value), &field, report).then_some((name, value))
     };
     fields.objects(key).into_iter().filter_map(read).collect()
+}
+
+fn is_good(checked: &Result<(), Refusal>, field: &str, report: ObjectReport<'_>) -> bool {
+    match checked {
+        Ok(()) => {}
+        Err(Refusal::NoHeader(message)) => report.error(field, message),
+        Err(Refusal::WithoutEffect(message)) => report.warn(field, message),
+    }
+    checked.is_ok()
 }
 
 fn redirect(mut fields: Fields<'_>) -> RedirectFilter {
@@ -179,7 +186,7 @@ fn redirect(mut fields: Fields<'_>) -> RedirectFilter {
         fields.report().error_hint(&status_field, format!("{status} is no redirect"), "one of 301, 302, 303, 307, 308");
     }
     let redirect = RedirectFilter {
-        scheme: fields.text("scheme").map(str::to_ascii_lowercase),
+        scheme: fields.text("scheme").filter(|scheme| !scheme.is_empty()).map(str::to_ascii_lowercase),
         host: hostname(&mut fields),
         port: fields.port("port"),
         path: fields.object("path").and_then(new_path),
@@ -195,6 +202,11 @@ fn new_path(mut fields: Fields<'_>) -> Option<NewPath> {
     let prefix = fields.text("replacePrefixMatch").map(str::to_owned);
     if let Some(path) = full.as_ref().filter(|path| !path.starts_with('/') || path.parse::<PathAndQuery>().is_err()) {
         fields.report().error(&fields.path_of("replaceFullPath"), format!("`{path}` is not a path"));
+    }
+    // In place of the whole prefix nothing may stand, and what stands there is a path, with its slash or without.
+    let is_path = |path: &&String| format!("/{}", path.trim_start_matches('/')).parse::<PathAndQuery>().is_ok();
+    if let Some(path) = prefix.as_ref().filter(|path| !is_path(path)) {
+        fields.report().error(&field, format!("`{path}` is not a path"));
     }
     let new = match fields.required_text("type") {
         Some("ReplaceFullPath") => Some(NewPath::Full(full.unwrap_or_else(|| "/".to_owned()))),
