@@ -178,6 +178,9 @@ async fn act(args: &RagArgs) -> Result<(), CliError> {
         Action::List { base: Some(base), json } => list_documents(&rag, base, *json).await,
         Action::List { base: None, json } => list_bases(&rag, *json).await,
         Action::Access { base, consumers, everybody, tenant, no_tenant, json } => {
+            if consumers.iter().any(|name| name.trim().is_empty()) {
+                return Err(CliError::Usage("--consumer: a name is empty; --everybody admits all".to_owned()));
+            }
             let consumers = (*everybody || !consumers.is_empty()).then(|| consumers.clone());
             let tenant = (*no_tenant || tenant.is_some()).then(|| tenant.clone());
             access(&rag, base, NewAccess { consumers, tenant }, *json).await
@@ -327,7 +330,7 @@ async fn remove(rag: &Rag, base: &str, documents: &[String], all: bool) -> Resul
         return Ok(());
     }
     let base = rag.base(base).await.map_err(CliError::failed)?;
-    let removed = base.remove(documents).await.map_err(CliError::failed)?;
+    let removed = base.remove(documents, &Filter::everything()).await.map_err(CliError::failed)?;
     say(&format!("deleted {} documents", removed.documents.len()));
     let missing = removed.missing;
     if missing.is_empty() {

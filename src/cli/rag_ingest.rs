@@ -56,6 +56,11 @@ pub async fn ingest(
         found => found,
     };
     let base = base.map_err(CliError::failed)?;
+    if base.forgoes_vectors() {
+        complain(&format!(
+            "{name} was made without an embedding model and stays searched by words alone; to have vectors, make it anew"
+        ));
+    }
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} files  {msg}  {elapsed}, {eta} left");
     let bar = ProgressBar::new(sources.len() as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let mut total = IngestReport { errors: unusable, ..IngestReport::default() };

@@ -3,7 +3,7 @@
 //! A document is its id. The same content under the same id is no work; other content takes its place in one commit. What was
 //! committed stays when the process dies; running the same ingest again does the rest.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::chunk::{ChunkSettings, chunks};
 use super::knowledge_base::KnowledgeBase;
-use super::store::{Passage, Row};
+use super::store::{Filter, Passage, Row, Stored};
 use super::terms::{VERSION, language, terms};
 use super::{Chunk, Document, RagError};
 
@@ -103,11 +103,14 @@ impl KnowledgeBase {
         let _lock = self.lock_file.as_deref().map(|path| exclusive(path, self.table.name())).transpose()?;
         // Since the last look another process may have written.
         self.table.refresh().await?;
-        let stored = self.table.hashes().await?;
+        self.check_there()?;
+        let stored = self.table.stored().await?;
         // A file that is one document has no rows, and what lies beside it under a longer name is none of its own.
         let has_rows =
             |new: &&NewDocument| new.source.as_ref().is_some_and(|source| *source != new.id || is_table(source));
-        let sources = documents.iter().filter(has_rows).filter_map(|new| new.source.clone()).collect();
+        let of_source = |new: &NewDocument| Some((new.source.clone()?, new.tenant.clone()));
+        let sources: BTreeMap<String, Option<String>> =
+            documents.iter().filter(has_rows).filter_map(of_source).collect();
         let (mut report, mut pending) = (IngestReport::default(), Vec::new());
         let (mut seen, of) = (HashSet::new(), documents.len());
         for (at, new) in documents.into_iter().enumerate() {
@@ -123,7 +126,9 @@ impl KnowledgeBase {
             }
         }
         self.commit(pending, &mut report).await?;
-        let gone: Vec<String> = parts_of(&sources, stored.keys()).filter(|id| !seen.contains(*id)).cloned().collect();
+        let is_own = |id: &str, one: &Stored| source_of(id, |source| sources.get(source) == Some(&one.tenant));
+        let gone = stored.iter().filter(|(id, one)| !seen.contains(*id) && is_own(id, one));
+        let gone: Vec<String> = gone.map(|(id, _)| id.clone()).collect();
         self.table.remove(&gone).await?;
         report.removed = gone.len();
         progress(Progress { documents: of, of, chunks: report.chunks });
@@ -133,16 +138,20 @@ impl KnowledgeBase {
         Ok(report)
     }
 
-    /// Removes documents: those of the ids, and the rows of a source that is named. Says of which ids there was nothing.
+    /// Removes documents that this filter shows: those of the ids, and the rows of a source that is named. Says of which ids there was
+    /// nothing.
     ///
     /// # Errors
     /// The place cannot be written.
-    pub async fn remove(&self, ids: &[String]) -> Result<Removed, RagError> {
-        let stored = self.table.hashes().await?;
+    pub async fn remove(&self, ids: &[String], filter: &Filter) -> Result<Removed, RagError> {
+        let _writing = self.writing.lock().await;
+        self.check_there()?;
+        let mut stored = self.table.stored().await?;
+        stored.retain(|_, one| filter.all_tenants || one.tenant.is_none() || one.tenant == filter.tenant);
         let mut removed = Removed::default();
         for id in ids {
-            let sources = BTreeSet::from_iter(Some(id.clone()).filter(|id| is_table(id)));
-            let rows = parts_of(&sources, stored.keys()).cloned().collect::<Vec<_>>();
+            let is_row = |row: &&String| is_table(id) && source_of(row, |source| source == id);
+            let rows = stored.keys().filter(is_row).cloned().collect::<Vec<_>>();
             let own = stored.contains_key(id).then(|| id.clone());
             if own.is_none() && rows.is_empty() {
                 removed.missing.push(id.clone());
@@ -169,7 +178,7 @@ impl KnowledgeBase {
     fn prepare(
         &self,
         new: NewDocument,
-        stored: &HashMap<String, String>,
+        stored: &HashMap<String, Stored>,
         report: &mut IngestReport,
     ) -> Option<Prepared> {
         let mut refuse = |message: &str| {
@@ -181,7 +190,12 @@ impl KnowledgeBase {
         }
         let hash = self.hash(&new);
         let known = stored.get(&new.id);
-        if known == Some(&hash) {
+        if known.is_some_and(|known| known.tenant.is_some() && known.tenant != new.tenant) {
+            return refuse(
+                "this id is a document's of another tenant; choose another one, or delete that document first",
+            );
+        }
+        if known.is_some_and(|known| known.hash == hash) {
             report.unchanged += 1;
             return None;
         }
@@ -265,12 +279,9 @@ impl KnowledgeBase {
     }
 }
 
-/// Stored ids of the rows of these sources.
-fn parts_of<'a>(
-    sources: &BTreeSet<String>,
-    stored: impl Iterator<Item = &'a String>,
-) -> impl Iterator<Item = &'a String> {
-    stored.filter(move |id| id.match_indices('/').any(|(slash, _)| sources.contains(&id[..slash])))
+/// Whether an id is a row's of a source that is meant.
+fn source_of(id: &str, is_meant: impl Fn(&str) -> bool) -> bool {
+    id.match_indices('/').any(|(slash, _)| is_meant(&id[..slash]))
 }
 
 /// Whether a source is one of rows, by its name.
@@ -291,7 +302,7 @@ pub fn passage_text(header: &str, text: &str) -> String {
 }
 
 /// Keeps other processes from writing to the same knowledge base; ends when dropped, and with the process.
-struct Exclusive(File);
+pub(super) struct Exclusive(File);
 
 impl Drop for Exclusive {
     /// Closing the file is not enough: a program that is just being started elsewhere in this process shares it until it runs.
@@ -302,7 +313,7 @@ impl Drop for Exclusive {
     }
 }
 
-fn exclusive(path: &Path, base: &str) -> Result<Exclusive, RagError> {
+pub(super) fn exclusive(path: &Path, base: &str) -> Result<Exclusive, RagError> {
     let failed = |error: &std::io::Error| RagError::Failed(format!("{}: {error}", path.display()));
     let file = File::create(path).map_err(|error| failed(&error))?;
     match file.try_lock() {

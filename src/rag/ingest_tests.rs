@@ -232,9 +232,54 @@ async fn rows_that_are_no_longer_in_their_file_go_and_nothing_else() {
     let report = base.ingest(rows("csv/n.csv", &["1"]), &|_| {}).await.unwrap();
     assert_eq!((counts(&report), report.removed), ((0, 0, 1), 2));
     assert_eq!(ids().await, ["csv/n", "csv/n.csv.md", "csv/n.csv/1"]);
-    let removed = base.remove(&["csv/n.csv".to_owned(), "csv".to_owned()]).await.unwrap();
+    let removed = base.remove(&["csv/n.csv".to_owned(), "csv".to_owned()], &Filter::everything()).await.unwrap();
     assert_eq!((removed.documents, removed.missing), (vec!["csv/n.csv/1".to_owned()], vec!["csv".to_owned()]));
     assert_eq!(ids().await, ["csv/n", "csv/n.csv.md"]);
+}
+
+/// Regression: of several at once some failed in the middle, and two had both made it.
+#[tokio::test]
+async fn one_of_many_makes_a_base() {
+    let (_dir, rag, _) = rag();
+    let new = NewBase::default();
+    let made = futures_util::future::join_all((0..4).map(|_| rag.create("base", &new))).await;
+    assert_eq!(made.iter().filter(|one| one.is_ok()).count(), 1);
+    assert!(made.iter().flat_map(|one| one.as_ref().err()).all(|error| matches!(error, RagError::Exists(_))));
+    let found = futures_util::future::join_all((0..4).map(|_| rag.base_or_new("other"))).await;
+    assert!(found.iter().all(Result::is_ok));
+}
+
+/// Regression: what was ingested meanwhile brought the deleted base back, or left it broken.
+#[tokio::test]
+async fn a_base_that_is_deleted_stays_deleted() {
+    let (_dir, rag, _) = rag();
+    let base = rag.create("base", &NewBase::default()).await.unwrap();
+    let documents = |n: usize| (0..20).map(|i| document(&format!("{n}-{i}"), "", "Some text.")).collect();
+    let ingests = futures_util::future::join_all((0..3).map(|n| base.ingest(documents(n), &|_| {})));
+    let (ingested, removed) = tokio::join!(ingests, rag.remove("base"));
+    removed.unwrap();
+    for outcome in ingested {
+        assert!(matches!(outcome, Ok(_) | Err(RagError::UnknownBase { .. })), "{outcome:?}");
+    }
+    assert!(rag.names().await.unwrap().is_empty());
+    let again = rag.create("base", &NewBase::default()).await.unwrap();
+    assert_eq!(again.table().size(&Filter::everything()).await.unwrap(), (0, 0));
+    assert!(matches!(base.ingest(documents(9), &|_| {}).await, Err(RagError::UnknownBase { .. })));
+}
+
+/// Regression: the second one's document took the place of the first one's.
+#[tokio::test]
+async fn tenants_neither_replace_nor_remove_each_others_documents() {
+    let (_dir, rag, _) = rag();
+    let base = rag.create("base", &NewBase::default()).await.unwrap();
+    let of = |tenant: &str, text: &str| NewDocument { tenant: Some(tenant.to_owned()), ..document("doc", "", text) };
+    base.ingest(vec![of("a", "Mine.")], &|_| {}).await.unwrap();
+    let report = base.ingest(vec![of("b", "Yours.")], &|_| {}).await.unwrap();
+    assert!(report.errors[0].message.contains("another tenant"), "{report:?}");
+    let filter = |tenant: &str| Filter { tenant: Some(tenant.to_owned()), ..Filter::default() };
+    assert_eq!(base.remove(&["doc".to_owned()], &filter("b")).await.unwrap().missing, ["doc"]);
+    assert!(!base.table().remove_chunk("doc#0", &filter("b")).await.unwrap());
+    assert_eq!(base.remove(&["doc".to_owned()], &filter("a")).await.unwrap().documents, ["doc"]);
 }
 
 /// The first process' handle looked at a table that was gone, and wrote into the one that followed.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
@@ -15,11 +15,12 @@ use super::RagError;
 use super::chunk::ChunkSettings;
 use super::correct::calibrate::Calibration;
 use super::embed::Embed;
+use super::ingest::{Exclusive, exclusive};
 use super::outside::Outside;
 use super::ports::Complete;
 use super::retrieve::lexicon::LexiconCache;
 use super::retrieve::rerank::Reranker;
-use super::store::{Layout, Store, Table};
+use super::store::{Layout, Store, Table, check_name};
 
 /// Where knowledge bases lie and what serves them. One per process.
 pub struct Rag {
@@ -31,6 +32,8 @@ pub struct Rag {
     /// Folder for the files that keep processes apart; `None` where the tables lie in object storage.
     lock_dir: Option<PathBuf>,
     open: Mutex<HashMap<String, Arc<KnowledgeBase>>>,
+    /// Held while a base is made or deleted.
+    changing: tokio::sync::Mutex<()>,
 }
 
 /// The models of the process. Without an embedding model passages are found by their words only.
@@ -62,6 +65,8 @@ pub struct NewBase {
     #[serde(default)]
     pub consumers: Vec<String>,
     pub tenant: Option<String>,
+    /// As in [`BaseSettings`].
+    pub title: Option<String>,
 }
 
 /// Who may see a knowledge base. Nobody is excluded by an empty one.
@@ -95,6 +100,12 @@ fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, 
 pub struct BaseSettings {
     #[serde(flatten)]
     pub access: Access,
+    /// What people call it, where that is no name for a folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<i64>,
     /// By name of the evaluator, because thresholds of one mean nothing to another.
     #[serde(default)]
     pub calibrations: BTreeMap<String, Calibration>,
@@ -114,6 +125,8 @@ pub struct KnowledgeBase {
     pub(super) lexicon: LexiconCache,
     pub(super) outside: Outside,
     pub(super) lock_file: Option<PathBuf>,
+    /// Its table's; `None` in object storage.
+    folder: Option<PathBuf>,
     /// One ingest at a time.
     pub(super) writing: tokio::sync::Mutex<()>,
     birth: Birth,
@@ -125,7 +138,8 @@ impl Rag {
     /// Reads and makes nothing yet.
     pub fn new(place: Place, models: Models) -> Rag {
         let lock_dir = (!place.uri.contains("://")).then(|| PathBuf::from(&place.uri));
-        Rag { place, store: OnceCell::new(), models, outside: Outside::default(), lock_dir, open: Mutex::default() }
+        let (store, outside) = (OnceCell::new(), Outside::default());
+        Rag { place, store, models, outside, lock_dir, open: Mutex::default(), changing: tokio::sync::Mutex::default() }
     }
 
     /// With a language model and the web, as far as there are any.
@@ -160,26 +174,31 @@ impl Rag {
                 "chunk_size {size} and chunk_overlap {overlap}: a chunk has 50 to 20,000 characters, and the overlap is at most half of it"
             )));
         }
-        let (model, dimensions) = self.model_for(name, new.model.as_deref()).await?;
+        let (model, dimensions) = self.model_for(new.model.as_deref()).await?;
         let layout = Layout { model, dimensions, chunk_size: size, chunk_overlap: overlap };
         let access = Access { consumers: new.consumers.clone(), tenant: new.tenant.clone() };
-        let settings = written(&BaseSettings { access, ..BaseSettings::default() })?;
+        let (title, created_at) = (new.title.clone(), Some(now_ms()));
+        let settings = written(&BaseSettings { access, title, created_at, ..BaseSettings::default() })?;
         let store = self.store().await?;
+        let _alone = self.changing.lock().await;
+        let _lock = self.lock(name)?;
         let table = store.create(name, &layout, &settings).await?;
         Ok(self.remember(store, name, table))
     }
 
-    async fn model_for(&self, base: &str, asked_for: Option<&str>) -> Result<(String, usize), RagError> {
+    async fn model_for(&self, asked_for: Option<&str>) -> Result<(String, usize), RagError> {
         match (asked_for, &self.models.embed) {
             (Some(NO_MODEL), _) | (None, None) => Ok((NO_MODEL.to_owned(), 0)),
             (asked_for, Some(embed)) if asked_for.is_none_or(|name| name == embed.model()) => {
                 Ok((embed.model().to_owned(), embed.dimensions().await?))
             }
-            (asked_for, own) => Err(RagError::Model {
-                base: base.to_owned(),
-                expected: asked_for.unwrap_or(NO_MODEL).to_owned(),
-                found: own.as_ref().map_or(NO_MODEL, |embed| embed.model()).to_owned(),
-            }),
+            (asked_for, own) => {
+                let asked_for = asked_for.unwrap_or(NO_MODEL);
+                let own = own.as_ref().map_or(NO_MODEL, |embed| embed.model());
+                Err(RagError::Invalid(format!(
+                    "model \"{asked_for}\": this process has the embedding model \"{own}\"; leave it out, or write \"none\" for a base that is searched by words alone"
+                )))
+            }
         }
     }
 
@@ -191,7 +210,7 @@ impl Rag {
         let store = self.store().await?;
         let known = self.open.lock().get(name).cloned();
         // Another process may have removed it meanwhile, or made another one of that name.
-        if let Some(base) = known.filter(|base| base.birth == birth(store, name)) {
+        if let Some(base) = known.filter(|base| base.is_there()) {
             return Ok(base);
         }
         let table = store.table(name).await?;
@@ -218,7 +237,11 @@ impl Rag {
     /// As `base` and `create`.
     pub async fn base_or_new(&self, name: &str) -> Result<Arc<KnowledgeBase>, RagError> {
         match self.base(name).await {
-            Err(RagError::UnknownBase { .. }) => self.create(name, &NewBase::default()).await,
+            Err(RagError::UnknownBase { .. }) => match self.create(name, &NewBase::default()).await {
+                // By another request, meanwhile.
+                Err(RagError::Exists(_)) => self.base(name).await,
+                made => made,
+            },
             found => found,
         }
     }
@@ -254,20 +277,41 @@ impl Rag {
     /// # Errors
     /// There is none, or the place cannot be written.
     pub async fn remove(&self, name: &str) -> Result<(), RagError> {
-        self.store().await?.remove(name).await?;
+        let store = self.store().await?;
+        check_name(name)?;
+        let _alone = self.changing.lock().await;
+        // An ingest that is under way ends first. One that cannot be read has none.
+        let base = self.base(name).await.ok();
+        let _writing = match &base {
+            Some(base) => Some(base.writing.lock().await),
+            None => None,
+        };
+        let _lock = self.lock(name)?;
+        store.remove(name).await?;
         self.open.lock().remove(name);
         Ok(())
     }
 
+    /// Keeps other processes from the base; `None` where nothing can.
+    fn lock(&self, name: &str) -> Result<Option<Exclusive>, RagError> {
+        check_name(name)?;
+        self.lock_file(name).map(|path| exclusive(&path, name)).transpose()
+    }
+
+    fn lock_file(&self, name: &str) -> Option<PathBuf> {
+        self.lock_dir.as_ref().map(|dir| dir.join(format!(".{name}.lock")))
+    }
+
     fn remember(&self, store: &Store, name: &str, table: Table) -> Arc<KnowledgeBase> {
         let base = Arc::new(KnowledgeBase {
-            birth: birth(store, name),
+            birth: birth(store.folder(name).as_deref()),
+            folder: store.folder(name),
             n_commits: AtomicU64::new(0),
             table,
             models: self.models.clone(),
             lexicon: LexiconCache::default(),
             outside: self.outside.clone(),
-            lock_file: self.lock_dir.as_ref().map(|dir| dir.join(format!(".{name}.lock"))),
+            lock_file: self.lock_file(name),
             writing: tokio::sync::Mutex::default(),
         });
         let mut open = self.open.lock();
@@ -282,9 +326,14 @@ impl Rag {
 /// By which a table is told from another one of its name: its folder's number and time. `None` in object storage.
 type Birth = Option<(u64, Option<SystemTime>)>;
 
-fn birth(store: &Store, name: &str) -> Birth {
-    let metadata = std::fs::metadata(store.folder(name)?).ok();
+fn birth(folder: Option<&Path>) -> Birth {
+    let metadata = std::fs::metadata(folder?).ok();
     Some(metadata.map_or((0, None), |metadata| (metadata.ino(), metadata.created().ok())))
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn written(settings: &BaseSettings) -> Result<String, RagError> {
@@ -298,8 +347,27 @@ const UNTOLD: &str = "what you may see: ask GET knowledge-bases";
 const NO_MODEL: &str = "none";
 
 impl KnowledgeBase {
+    /// Whether the table is still the one that was opened: it may have been deleted, and another one made of that name.
+    fn is_there(&self) -> bool {
+        self.birth == birth(self.folder.as_deref())
+    }
+
+    /// Before anything is written to it, under its lock.
+    ///
+    /// # Errors
+    /// It was deleted meanwhile.
+    pub(super) fn check_there(&self) -> Result<(), RagError> {
+        let gone = || RagError::UnknownBase { name: self.table.name().to_owned(), known: UNTOLD.to_owned() };
+        if self.is_there() { Ok(()) } else { Err(gone()) }
+    }
+
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// Whether it is searched by words alone although there is a model to make vectors with: it was made before that, or is meant so.
+    pub fn forgoes_vectors(&self) -> bool {
+        self.table.layout().dimensions == 0 && self.models.embed.is_some()
     }
 
     /// The language model, where one is configured.
@@ -326,6 +394,7 @@ impl KnowledgeBase {
     /// As for [`Self::settings`] and [`Self::set_settings`].
     pub async fn change_access(&self, new: NewAccess) -> Result<Access, RagError> {
         let _alone = self.writing.lock().await;
+        self.check_there()?;
         let mut settings = self.settings().await?;
         let Access { consumers, tenant } = &mut settings.access;
         *consumers = new.consumers.unwrap_or_else(|| std::mem::take(consumers));

@@ -84,13 +84,29 @@ pub enum RagError {
 
 impl RagError {
     fn store(place: &str, error: &impl std::fmt::Display) -> RagError {
-        let mut error = without_source_place(&error.to_string());
+        let told = error.to_string();
+        let known = KNOWN_CAUSES.iter().find(|(sign, _)| told.contains(sign));
+        let mut error = known.map_or_else(|| without_source_place(&told), |(_, cause)| (*cause).to_owned());
         if error.contains(DISK_FULL) {
             error.push_str(". What was stored before is whole; free some space and do the same again");
         }
         RagError::Store { place: place.to_owned(), error }
     }
 }
+
+/// What object storage says, in the library's debugging form, and what it means.
+const KNOWN_CAUSES: &[(&str, &str)] = &[
+    ("NoSuchBucket", "there is no such bucket; make it, or check rag.storage"),
+    ("InvalidAccessKeyId", "the storage does not know the access key; check AWS_ACCESS_KEY_ID"),
+    ("SignatureDoesNotMatch", "the storage refuses the secret key; check AWS_SECRET_ACCESS_KEY"),
+    ("AccessDenied", "the storage refuses the access; check the keys and what they may do in the bucket"),
+    ("Error performing PUT http://169.254.169.254", NO_KEYS),
+    ("InstanceCredential", NO_KEYS),
+    ("MissingAccessKeyId", NO_KEYS),
+    ("error sending request", "the storage cannot be reached; check rag.storage_endpoint and the network"),
+];
+const NO_KEYS: &str =
+    "there are no keys for the storage; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role";
 
 /// How the operating system says it (`ENOSPC`).
 const DISK_FULL: &str = "os error 28";

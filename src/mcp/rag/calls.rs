@@ -104,8 +104,7 @@ async fn delete(server: &RagTools, id: &str) -> Result<CallToolResult, Failure> 
     let unknown = || Failure::Call(format!("there is no chunk \"{id}\""));
     let base = base(server).await?.ok_or_else(unknown)?;
     // Only what this client may see can be deleted.
-    let is_visible = !base.table().fetch(&[id.to_owned()], &server.filter()).await?.is_empty();
-    if !is_visible || !base.table().remove_chunk(id).await? {
+    if !base.table().remove_chunk(id, &server.filter()).await? {
         return Err(unknown());
     }
     Ok(result(&json!({"success": true, "message": format!("Deleted the chunk {id}")})))

@@ -40,7 +40,10 @@ struct UploadedDocument {
 /// JSON with documents, or the bytes of one file (`?name=report.pdf`, `&id=`, `&tenant=`).
 pub async fn store(base: &KnowledgeBase, request: &ApiRequest) -> Result<ApiResponse, RagError> {
     operator(request)?;
-    let is_json = request.content_type.as_deref().is_some_and(|media_type| media_type.starts_with("application/json"));
+    let is_json = request
+        .content_type
+        .as_deref()
+        .is_some_and(|media_type| media_type.to_ascii_lowercase().starts_with("application/json"));
     let documents = if is_json && request.query_field("name").is_none() {
         let upload: Upload = json_body(request)?;
         let tenant = request.query_field("tenant").filter(|tenant| !tenant.is_empty());
@@ -97,7 +100,7 @@ pub async fn show(base: &KnowledgeBase, filter: &Filter, id: &str) -> Result<Api
 
 pub async fn remove(base: &KnowledgeBase, request: &ApiRequest, id: &str) -> Result<ApiResponse, RagError> {
     operator(request)?;
-    if !base.remove(&[id.to_owned()]).await?.missing.is_empty() {
+    if !base.remove(&[id.to_owned()], &of_named_tenant(request)).await?.missing.is_empty() {
         return Err(unknown(base, "document", id));
     }
     ok(json!({"deleted": id}))
@@ -112,10 +115,18 @@ pub async fn chunks(base: &KnowledgeBase, filter: Filter, request: &ApiRequest) 
 
 pub async fn remove_chunk(base: &KnowledgeBase, request: &ApiRequest, id: &str) -> Result<ApiResponse, RagError> {
     operator(request)?;
-    if !base.table().remove_chunk(id).await? {
+    if !base.table().remove_chunk(id, &of_named_tenant(request)).await? {
         return Err(unknown(base, "chunk", id));
     }
     ok(json!({"deleted": id}))
+}
+
+/// What the operator may delete: of the tenant that is named and of nobody, or of all where none is.
+fn of_named_tenant(request: &ApiRequest) -> Filter {
+    match request.query_field("tenant") {
+        Some(tenant) => Filter { tenant: Some(tenant), ..Filter::default() },
+        None => Filter::everything(),
+    }
 }
 
 /// A passage as lists and search results show it.

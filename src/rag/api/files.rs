@@ -96,15 +96,20 @@ async fn list(files: &Files, request: &ApiRequest) -> Result<ApiResponse, RagErr
 async fn remove(rag: &Rag, files: &Files, id: &str) -> Result<ApiResponse, RagError> {
     files.info(id).await?;
     for name in rag.names().await? {
-        let table = rag.base(&name).await?;
-        let documents = table.table().documents(&of_file(id)).await?;
-        if !documents.is_empty() {
-            let ids: Vec<String> = documents.into_iter().map(|document| document.id).collect();
-            table.table().remove(&ids).await?;
+        // One that cannot be read shows its documents to nobody.
+        if let Err(error) = remove_from(rag, &name, id).await {
+            tracing::warn!(knowledge_base = name, file = id, %error, "A deleted file could not be taken out of a knowledge base");
         }
     }
     files.remove(id).await?;
     ok(json!({"id": id, "object": "file", "deleted": true}))
+}
+
+async fn remove_from(rag: &Rag, name: &str, id: &str) -> Result<(), RagError> {
+    let base = rag.base(name).await?;
+    let documents = base.table().documents(&of_file(id)).await?;
+    let ids: Vec<String> = documents.into_iter().map(|document| document.id).collect();
+    base.table().remove(&ids).await
 }
 
 /// Metadata of a document that came from an uploaded file: its id and its name.

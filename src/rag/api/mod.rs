@@ -156,7 +156,7 @@ async fn described(base: &KnowledgeBase, filter: &Filter) -> Result<Value, RagEr
     Ok(json!({
         "name": base.table().name(), "documents": documents, "chunks": chunks, "model": layout.model,
         "dimensions": layout.dimensions, "chunk_size": layout.chunk_size, "chunk_overlap": layout.chunk_overlap,
-        "consumers": access.consumers, "tenant": access.tenant, "version": base.table().version().await?,
+        "consumers": access.consumers, "tenant": access.tenant, "title": settings.title, "version": base.table().version().await?,
         "calibrations": settings.calibrations,
     }))
 }

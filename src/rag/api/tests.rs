@@ -157,7 +157,7 @@ async fn what_is_wrong_with_a_request_is_said() {
     check("PUT", "knowledge-bases/pets", Value::Null, 409, "exists already").await;
     check("PUT", "knowledge-bases/a%2Fb", Value::Null, 400, "cannot name").await;
     check("PUT", "knowledge-bases/new", json!({"chunk_size": 10}), 400, "chunk_size 10").await;
-    check("PUT", "knowledge-bases/new", json!({"model": "ada"}), 409, "\"ada\"").await;
+    check("PUT", "knowledge-bases/new", json!({"model": "ada"}), 400, "\"ada\"").await;
     check("PUT", "knowledge-bases/new", json!({"chunks": 10}), 400, "`chunks`").await;
     check("POST", "knowledge-bases/pets/search", json!({"query": " "}), 400, "empty").await;
     check("POST", "knowledge-bases/pets/search", json!({"query": "x", "top_k": 0}), 400, "top_k 0").await;
@@ -256,6 +256,13 @@ async fn a_store_is_made_from_uploaded_files() {
         (&best["file_id"], &best["filename"], &best["attributes"]),
         (&json!(cats), &json!("cats.txt"), &json!({}))
     );
+    let is = |value: &str| json!({"type": "eq", "key": "file_id", "value": value});
+    let both = json!({"type": "and", "filters": [is("other"), is(&cats)]});
+    let (_, none) = stores("POST", "pets/search", json!({"query": "cats", "filters": both})).await;
+    assert_eq!(none["data"], json!([]), "one condition does not take the place of another");
+    let (_, titled) = stores("POST", "", json!({"name": "Support FAQ"})).await;
+    assert!(titled["id"].as_str().unwrap().starts_with("vs_") && titled["created_at"].as_i64() > Some(0), "{titled}");
+    assert_eq!(titled["name"], "Support FAQ");
     for (path, body, named) in [
         ("", json!({"file_ids": ["file-none"]}), "file-none"),
         ("", json!({"name": "a", "expires_after": {}}), "expires_after"),

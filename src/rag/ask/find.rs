@@ -1,5 +1,7 @@
 //! From what was asked to passages: the question made to stand alone, further queries for it, their lists as one.
 
+use std::collections::HashSet;
+
 use super::Ask;
 use crate::rag::RagError;
 use crate::rag::expand::feedback::{Feedback, FeedbackPassage, relevance_model};
@@ -72,6 +74,10 @@ impl KnowledgeBase {
             several = several.or(found.several);
             lists.push(found.candidates);
         }
+        // On the scale of a search; that of a list merged from several is of ranks.
+        let is_over = |candidate: &Candidate| search.threshold.is_none_or(|threshold| candidate.score >= threshold);
+        let over: HashSet<String> =
+            lists.iter().flatten().filter(|candidate| is_over(candidate)).map(|one| one.passage.id.clone()).collect();
         if let Some(model) = model.filter(|_| ask.steps.hyde) {
             let guessed = trace.timed("hyde", hypothetical(question, 1, model)).await;
             guessed.note.iter().for_each(|note| trace.note(note));
@@ -95,7 +101,9 @@ impl KnowledgeBase {
             candidates = rerank(self, question, several, candidates, &mut trace).await;
         }
         let judged = if search.steps.correct { judge(self, &candidates, &mut trace).await? } else { None };
-        candidates.retain(|candidate| search.threshold.is_none_or(|threshold| candidate.score >= threshold));
+        let is_reranked = search.steps.rerank;
+        candidates
+            .retain(|candidate| if is_reranked { is_over(candidate) } else { over.contains(&candidate.passage.id) });
         candidates.truncate(search.top_k);
         let context = if search.steps.compress {
             self.compress(question, &candidates, &search.compression, &mut trace).await

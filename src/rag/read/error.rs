@@ -12,14 +12,14 @@ pub enum ReadError {
     #[error("the file is empty; there is nothing to index, leave it out or check how it was written")]
     Empty,
     #[error(
-        "the file has {} and the limit is {}; split it into smaller files or raise the limit",
+        "the file has {} and the limit is {}; split it into smaller files",
         in_units(.bytes), in_units(.limit)
     )]
     TooLarge { bytes: usize, limit: usize },
     #[error("the file unpacks to more than {}, as files made to exhaust memory do; split the document if it is genuine",
         in_units(.limit))]
     UnpacksTooLarge { limit: usize },
-    #[error("the file has more than {limit} rows; split it into several files or raise the limit")]
+    #[error("the file has more than {limit} rows; split it into several files")]
     TooManyDocuments { limit: usize },
     #[error("the PDF has {pages} pages and the limit is {limit}; split it into parts")]
     TooManyPages { pages: usize, limit: usize },

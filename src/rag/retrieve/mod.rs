@@ -192,7 +192,14 @@ impl KnowledgeBase {
             return Ok(None);
         }
         match trace.timed("embed", timeout(EMBED, embed.embed(vec![search.query.clone()]))).await {
-            Ok(Ok(mut vectors)) => Ok(vectors.pop()),
+            Ok(Ok(mut vectors)) => {
+                let (own, found) = (self.table.layout().dimensions, vectors.first().map_or(0, Vec::len));
+                if found != own {
+                    trace.note(format!("embed: the model gives vectors of {found} numbers, and those of this base have {own}; searched by words alone"));
+                    return Ok(None);
+                }
+                Ok(vectors.pop())
+            }
             Ok(Err(error)) => {
                 trace.note(&error);
                 Ok(None)

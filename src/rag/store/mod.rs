@@ -31,7 +31,7 @@ use super::RagError;
 pub use filter::Filter;
 pub use schema::{Passage, Row};
 pub use search::Hit;
-pub use table::{DocumentInfo, Table};
+pub use table::{DocumentInfo, Stored, Table};
 
 /// How long a reader may go on with what it saw before it asks whether another process wrote.
 const READ_CONSISTENCY: Duration = Duration::from_secs(1);
@@ -137,7 +137,10 @@ impl Store {
     /// # Errors
     /// There is none of that name, or the place cannot be written.
     pub async fn remove(&self, name: &str) -> Result<(), RagError> {
-        self.table(name).await?;
+        // One that is damaged can be deleted all the same.
+        if let Err(error @ (RagError::UnknownBase { .. } | RagError::Name(_))) = self.table(name).await {
+            return Err(error);
+        }
         self.connection.drop_table(name, &[]).await.map_err(|error| self.failed(name, &error))
     }
 
@@ -152,7 +155,7 @@ fn is_table(folder: &Path) -> bool {
 }
 
 /// A name becomes a folder and a part of URLs.
-fn check_name(name: &str) -> Result<(), RagError> {
+pub fn check_name(name: &str) -> Result<(), RagError> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
     if name.is_empty()
         || name.len() > 64

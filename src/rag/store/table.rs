@@ -37,6 +37,13 @@ pub struct DocumentInfo {
     pub created_at: i64,
 }
 
+/// What an ingest has to know of a document that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub hash: String,
+    pub tenant: Option<String>,
+}
+
 impl Table {
     pub(super) async fn new(name: &str, inner: lancedb::Table) -> Result<Table, RagError> {
         let schema = inner.schema().await.map_err(|error| RagError::store(name, &error))?;
@@ -99,29 +106,34 @@ impl Table {
     ///
     /// # Errors
     /// The place cannot be written.
-    pub async fn remove_chunk(&self, id: &str) -> Result<bool, RagError> {
-        let condition = format!("id = {}", literal(id));
+    pub async fn remove_chunk(&self, id: &str, filter: &Filter) -> Result<bool, RagError> {
+        let condition = format!("id = {} AND {}", literal(id), filter.sql());
         if self.count(&condition).await? == 0 {
             return Ok(false);
         }
         self.inner.delete(condition.as_str()).await.map(|_| true).map_err(|error| self.failed(&error))
     }
 
-    /// Hash of each stored document, whoever's it is.
+    /// What is known of each stored document, whoever's it is.
     ///
     /// # Errors
     /// The table cannot be read.
-    pub async fn hashes(&self) -> Result<HashMap<String, String>, RagError> {
+    pub async fn stored(&self) -> Result<HashMap<String, Stored>, RagError> {
         // Of all chunks: any of them may have been deleted by itself.
-        let batches = self.scan(&["document", "hash"], "true", None).await?;
-        let mut hashes = HashMap::new();
+        let batches = self.scan(&["document", "hash", "tenant"], "true", None).await?;
+        let mut stored = HashMap::new();
         for batch in &batches {
-            let document = schema::column::<StringArray>(batch, "document")?;
-            let hash = schema::column::<StringArray>(batch, "hash")?;
-            let pairs = document.iter().zip(hash.iter());
-            hashes.extend(pairs.filter_map(|(document, hash)| Some((document?.to_owned(), hash?.to_owned()))));
+            let [document, hash, tenant] =
+                ["document", "hash", "tenant"].map(|name| schema::column::<StringArray>(batch, name));
+            for ((document, hash), tenant) in document?.iter().zip(hash?).zip(tenant?) {
+                let (Some(document), Some(hash)) = (document, hash) else { continue };
+                if !stored.contains_key(document) {
+                    let one = Stored { hash: hash.to_owned(), tenant: tenant.map(str::to_owned) };
+                    stored.insert(document.to_owned(), one);
+                }
+            }
         }
-        Ok(hashes)
+        Ok(stored)
     }
 
     /// Documents in the order of their ids.

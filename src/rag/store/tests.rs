@@ -88,9 +88,9 @@ async fn a_document_is_replaced_whole_and_removed_whole() {
     assert_eq!(table.size(&Filter::default()).await.unwrap(), (2, 2));
     assert_eq!(table.chunks(&Filter::default(), 1, 10).await.unwrap().len(), 1);
     table.remove(&names(&["a", "unknown"])).await.unwrap();
-    assert_eq!(table.hashes().await.unwrap().keys().collect::<Vec<_>>(), ["b"]);
-    assert!(table.remove_chunk("b#0").await.unwrap());
-    assert!(!table.remove_chunk("b#0").await.unwrap());
+    assert_eq!(table.stored().await.unwrap().keys().collect::<Vec<_>>(), ["b"]);
+    assert!(table.remove_chunk("b#0", &Filter::everything()).await.unwrap());
+    assert!(!table.remove_chunk("b#0", &Filter::everything()).await.unwrap());
     assert_eq!(table.size(&Filter::default()).await.unwrap(), (0, 0));
 }
 
@@ -99,7 +99,7 @@ async fn a_document_without_its_first_chunk_is_still_listed() {
     let (_dir, store) = store().await;
     let table = store.create("base", &layout(2), "{}").await.unwrap();
     table.replace(&names(&["a"]), &[row("a", 0, "one", None), row("a", 1, "two", None)], true).await.unwrap();
-    table.remove_chunk("a#0").await.unwrap();
+    table.remove_chunk("a#0", &Filter::everything()).await.unwrap();
     let documents = table.documents(&Filter::default()).await.unwrap();
     assert_eq!(
         documents.iter().map(|document| (document.id.as_str(), document.chunks)).collect::<Vec<_>>(),

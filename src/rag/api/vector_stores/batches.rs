@@ -10,6 +10,7 @@ use crate::rag::RagError;
 use crate::rag::api::{ApiRequest, ApiResponse, json_body, of_status, ok, operator, page, status};
 use crate::rag::files::{Attached, FileBatch, Files};
 use crate::rag::knowledge_base::KnowledgeBase;
+use crate::rag::store::Filter;
 
 /// Ids with what holds for all of them, or files each with its own.
 #[derive(Deserialize)]
@@ -25,7 +26,12 @@ struct NewBatch {
     chunking_strategy: Option<Value>,
 }
 
-pub async fn create(base: &KnowledgeBase, uploads: &Files, request: &ApiRequest) -> Result<ApiResponse, RagError> {
+pub async fn create(
+    base: &KnowledgeBase,
+    filter: &Filter,
+    uploads: &Files,
+    request: &ApiRequest,
+) -> Result<ApiResponse, RagError> {
     operator(request)?;
     let NewBatch { file_ids, mut files, attributes, chunking_strategy } = json_body(request)?;
     if file_ids.is_empty() == files.is_empty() {
@@ -36,7 +42,7 @@ pub async fn create(base: &KnowledgeBase, uploads: &Files, request: &ApiRequest)
         attributes: attributes.clone(),
         chunking_strategy: chunking_strategy.clone(),
     }));
-    let attached = attach(base, uploads, &files).await?;
+    let attached = attach(base, filter, uploads, &files).await?;
     ok(shown(&uploads.remember(base.table().name(), attached)))
 }
 
@@ -44,10 +50,15 @@ pub async fn create(base: &KnowledgeBase, uploads: &Files, request: &ApiRequest)
 ///
 /// # Errors
 /// The place of the knowledge base fails.
-pub async fn attach(base: &KnowledgeBase, uploads: &Files, files: &[Attach]) -> Result<Vec<Attached>, RagError> {
+pub async fn attach(
+    base: &KnowledgeBase,
+    filter: &Filter,
+    uploads: &Files,
+    files: &[Attach],
+) -> Result<Vec<Attached>, RagError> {
     let mut attached = Vec::with_capacity(files.len());
     for file in files {
-        let error = match store(base, uploads, file).await {
+        let error = match store(base, filter, uploads, file).await {
             Err(error) if status(&error).0 >= 500 => return Err(error),
             stored => stored.err().map(|error| error.to_string()),
         };

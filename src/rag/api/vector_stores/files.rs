@@ -94,7 +94,7 @@ pub async fn attach(
 ) -> Result<ApiResponse, RagError> {
     operator(request)?;
     let asked: Attach = json_body(request)?;
-    store(base, uploads, &asked).await?;
+    store(base, filter, uploads, &asked).await?;
     show(base, filter, &asked.file_id).await
 }
 
@@ -112,15 +112,15 @@ pub async fn change(
     if !asked.file_id.is_empty() && asked.file_id != id {
         return Err(RagError::Invalid("file_id: is the one in the path".to_owned()));
     }
-    store(base, uploads, &Attach { file_id: id.to_owned(), ..asked }).await?;
+    store(base, filter, uploads, &Attach { file_id: id.to_owned(), ..asked }).await?;
     show(base, filter, id).await
 }
 
-/// Reads an uploaded file into the knowledge base.
+/// Reads an uploaded file into the knowledge base, for the tenant of the filter.
 ///
 /// # Errors
 /// There is no such file, it cannot be read, or nothing of it can be stored. Of a table whose rows are partly wrong the others stay.
-pub async fn store(base: &KnowledgeBase, uploads: &Files, asked: &Attach) -> Result<(), RagError> {
+pub async fn store(base: &KnowledgeBase, filter: &Filter, uploads: &Files, asked: &Attach) -> Result<(), RagError> {
     // Chunks are cut as the knowledge base was told when it was made.
     if asked.chunking_strategy.as_ref().is_some_and(|strategy| strategy["type"] != "auto") {
         return Err(RagError::Invalid(
@@ -140,7 +140,7 @@ pub async fn store(base: &KnowledgeBase, uploads: &Files, asked: &Attach) -> Res
         }
         document.metadata.insert(FILE_ID.to_owned(), info.id.clone());
         document.metadata.insert(FILENAME.to_owned(), info.filename.clone());
-        NewDocument::of_source(&info.id, document, None)
+        NewDocument::of_source(&info.id, document, filter.tenant.clone())
     });
     let documents: Vec<NewDocument> = documents.collect();
     let n_documents = documents.len();

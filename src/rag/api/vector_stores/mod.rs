@@ -18,7 +18,7 @@ use super::{ApiRequest, ApiResponse, admitted, json_body_or_default, ok, openai_
 use crate::rag::RagError;
 use crate::rag::files::Files;
 use crate::rag::knowledge_base::{KnowledgeBase, NewBase, Rag};
-use crate::rag::store::Filter;
+use crate::rag::store::{Filter, check_name};
 
 /// Answers one request; its path is below `/v1/vector_stores`. Errors have OpenAI's shape.
 pub async fn handle(rag: &Rag, uploads: &Files, request: ApiRequest) -> ApiResponse {
@@ -47,7 +47,7 @@ async fn answer(rag: &Rag, uploads: &Files, request: &ApiRequest) -> Result<ApiR
                 ("GET", ["files", file @ .., "content"]) => files::content(&base, &filter, &file.join("/")).await,
                 ("GET", ["files", file @ ..]) => files::show(&base, &filter, &file.join("/")).await,
                 ("DELETE", ["files", file @ ..]) => files::remove(&base, request, &file.join("/")).await,
-                ("POST", ["file_batches"]) => batches::create(&base, uploads, request).await,
+                ("POST", ["file_batches"]) => batches::create(&base, &filter, uploads, request).await,
                 ("GET", ["file_batches", batch]) | ("POST", ["file_batches", batch, "cancel"]) => {
                     batches::show(&base, uploads, batch)
                 }
@@ -66,8 +66,15 @@ fn no_such_path(request: &ApiRequest) -> RagError {
 async fn list(rag: &Rag, request: &ApiRequest) -> Result<ApiResponse, RagError> {
     let mut data = Vec::new();
     for name in rag.names_for(&request.caller).await? {
-        let (base, filter) = admitted(rag, request, &name).await?;
-        data.push(described(&base, &filter).await?);
+        let shown = async {
+            let (base, filter) = admitted(rag, request, &name).await?;
+            described(&base, &filter).await
+        };
+        match shown.await {
+            Ok(store) => data.push(store),
+            // The others can be used all the same.
+            Err(error) => tracing::warn!(knowledge_base = name, %error, "A knowledge base cannot be read"),
+        }
     }
     page(request, data)
 }
@@ -105,8 +112,17 @@ const CHARACTERS_PER_TOKEN: usize = 4;
 async fn create(rag: &Rag, uploads: &Files, request: &ApiRequest) -> Result<ApiResponse, RagError> {
     operator(request)?;
     let NewStore { name, file_ids, chunking_strategy } = json_body_or_default(request)?;
-    let name = name.unwrap_or_else(|| format!("vs_{}", Uuid::now_v7().simple()));
     let mut new = NewBase::default();
+    let own_id = || format!("vs_{}", Uuid::now_v7().simple());
+    let name = match name {
+        Some(name) if check_name(&name).is_ok() => name,
+        // What no folder can be called is its title.
+        Some(title) => {
+            new.title = Some(title).filter(|title| !title.trim().is_empty());
+            own_id()
+        }
+        None => own_id(),
+    };
     if let Some(Chunking::Static { r#static: chunks }) = chunking_strategy {
         new.chunk_size = Some(chunks.max_chunk_size_tokens.saturating_mul(CHARACTERS_PER_TOKEN));
         new.chunk_overlap = Some(chunks.chunk_overlap_tokens.saturating_mul(CHARACTERS_PER_TOKEN));
@@ -116,7 +132,7 @@ async fn create(rag: &Rag, uploads: &Files, request: &ApiRequest) -> Result<ApiR
     }
     let base = rag.create(&name, &new).await?;
     let files: Vec<Attach> = file_ids.into_iter().map(|file_id| Attach { file_id, ..Attach::default() }).collect();
-    let attached = batches::attach(&base, uploads, &files).await?;
+    let attached = batches::attach(&base, &tenant_of(request), uploads, &files).await?;
     let failed = attached.iter().filter(|file| file.error.is_some()).count();
     let mut store = described(&base, &Filter::default()).await?;
     let counts = &mut store["file_counts"];
@@ -125,14 +141,21 @@ async fn create(rag: &Rag, uploads: &Files, request: &ApiRequest) -> Result<ApiR
     ok(store)
 }
 
+/// Whose the files are that are attached as a store is made.
+fn tenant_of(request: &ApiRequest) -> Filter {
+    Filter { tenant: request.query_field("tenant").filter(|tenant| !tenant.is_empty()), ..Filter::default() }
+}
+
 async fn described(base: &Arc<KnowledgeBase>, filter: &Filter) -> Result<Value, RagError> {
     let documents = base.table().documents(filter).await?;
     let seconds = |at: Option<i64>| at.unwrap_or(0) / 1_000;
     let times = || documents.iter().map(|document| document.created_at);
-    let (first, last) = (seconds(times().min()), seconds(times().max()));
+    let settings = base.settings().await?;
+    let made = seconds(settings.created_at.or_else(|| times().min()));
+    let last = seconds(times().max()).max(made);
     let total = files::by_file(documents).len();
     Ok(json!({
-        "id": base.table().name(), "object": "vector_store", "name": base.table().name(), "created_at": first,
+        "id": base.table().name(), "object": "vector_store", "name": settings.title.as_deref().unwrap_or(base.table().name()), "created_at": made,
         "last_active_at": last, "status": "completed", "usage_bytes": 0, "metadata": {},
         "file_counts": {"in_progress": 0, "completed": total, "failed": 0, "cancelled": 0, "total": total},
     }))

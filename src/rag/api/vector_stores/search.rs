@@ -59,9 +59,7 @@ pub async fn search(base: &KnowledgeBase, filter: Filter, request: &ApiRequest) 
         OneOrMore::More(queries) => queries,
     };
     let mut metadata = BTreeMap::new();
-    if let Some(filters) = &body.filters {
-        equalities(filters, &mut metadata)?;
-    }
+    let can_hold = body.filters.as_ref().map_or(Ok(true), |filters| equalities(filters, &mut metadata))?;
     let search = Search {
         query: queries.join(" "),
         top_k: body.max_num_results,
@@ -72,8 +70,10 @@ pub async fn search(base: &KnowledgeBase, filter: Filter, request: &ApiRequest) 
     // A rewritten query is what OpenAI calls a question made into other words.
     let steps =
         AskSteps { multi_query: usize::from(body.rewrite_query && base.model().is_some()), ..AskSteps::default() };
-    let (_, found) = base.find(&Ask { steps, ..Ask::new(search) }).await?;
-    let data: Vec<Value> = found.candidates.iter().map(hit).collect();
+    let data: Vec<Value> = match can_hold {
+        true => base.find(&Ask { steps, ..Ask::new(search) }).await?.1.candidates.iter().map(hit).collect(),
+        false => Vec::new(),
+    };
     ok(json!({
         "object": "vector_store.search_results.page", "search_query": queries, "data": data, "has_more": false, "next_page": null,
     }))
@@ -89,15 +89,18 @@ fn hit(candidate: &Candidate) -> Value {
     })
 }
 
-/// Reads `eq`, and `and` of several: what a metadata filter here can say.
-fn equalities(filter: &Value, metadata: &mut BTreeMap<String, String>) -> Result<(), RagError> {
+/// Reads `eq`, and `and` of several: what a metadata filter here can say. Whether all of them can hold together.
+fn equalities(filter: &Value, metadata: &mut BTreeMap<String, String>) -> Result<bool, RagError> {
     match (filter["type"].as_str(), filter["key"].as_str(), filter["filters"].as_array()) {
         (Some("eq"), Some(key), _) => {
             let value = filter["value"].as_str().map_or_else(|| filter["value"].to_string(), str::to_owned);
+            let can_hold = metadata.get(key).is_none_or(|before| *before == value);
             metadata.insert(key.to_owned(), value);
-            Ok(())
+            Ok(can_hold)
         }
-        (Some("and"), _, Some(filters)) => filters.iter().try_for_each(|filter| equalities(filter, metadata)),
+        (Some("and"), _, Some(filters)) => {
+            filters.iter().try_fold(true, |so_far, filter| Ok(equalities(filter, metadata)? && so_far))
+        }
         _ => Err(RagError::Invalid("filters: only `eq`, and `and` of several, can be looked for".to_owned())),
     }
 }
