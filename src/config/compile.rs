@@ -92,6 +92,7 @@ pub fn compile_with(objects: &[RawObject], discovered: &Discovered, catalog: &dy
             .then_with(|| (&a.object.name, &a.object.namespace).cmp(&(&b.object.name, &b.object.namespace)))
     });
     report_missing_routes(&plugins, &routes, &report);
+    report_missing_rule_services(&plugins, &services, &report);
     report_missing_services(&plugins, &services, &report);
     let mut settings = GatewaySettings::default();
     of_kind("ConfigMap").for_each(|object| config_map::read(object, &services, &secrets, &report, &mut settings));
@@ -173,6 +174,20 @@ fn report_missing_routes(plugins: &[PluginUse], routes: &[Route], report: &Repor
             };
             let message = format!("name the route `{name}`, which there is not; the rule takes no request of it");
             report.on(&plugin.object).add(Severity::Warning, "spec.matchRules", message, hint);
+        }
+    }
+}
+
+/// A rule for a service that does not exist takes no request either.
+fn report_missing_rule_services(plugins: &[PluginUse], services: &Services, report: &Report) {
+    for plugin in plugins {
+        for name in plugin.rules.iter().flat_map(|rule| &rule.services) {
+            let host = name.rsplit_once(':').map_or(name.as_str(), |(host, _)| host);
+            if is_of_folder(host) && services.get(host).is_none() {
+                let hint = did_you_mean(host, services.by_host.keys().map(String::as_str));
+                let message = format!("name the service `{name}`, which there is not; the rule takes no request of it");
+                report.on(&plugin.object).add(Severity::Warning, "spec.matchRules", message, hint);
+            }
         }
     }
 }

@@ -255,8 +255,22 @@ fn parse(chain_pem: &str, key_pem: &str) -> Result<CertifiedKey, (&'static str, 
     let chain = chain(chain_pem).map_err(|message| ("data.tls.crt", message))?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
         .map_err(|error| ("data.tls.key", format!("is not a PEM private key: {error}")))?;
-    CertifiedKey::from_der(chain, key, &default_provider())
-        .map_err(|error| ("data.tls.key", format!("does not belong to the certificate in tls.crt: {error}")))
+    CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| match error {
+        rustls::Error::InvalidCertificate(fault) => ("data.tls.crt", unusable_certificate(&fault)),
+        rustls::Error::InconsistentKeys(_) => {
+            ("data.tls.key", "does not belong to the certificate in tls.crt".to_owned())
+        }
+        other => ("data.tls.key", format!("cannot be used: {other}")),
+    })
+}
+
+fn unusable_certificate(fault: &rustls::CertificateError) -> String {
+    let text = format!("{fault:?}");
+    if text.contains("UnsupportedCertVersion") {
+        "is a certificate of X.509 version 1, which clients do not take; make it with extensions (`openssl x509 -req … -extfile`), which makes it version 3".to_owned()
+    } else {
+        format!("cannot be used: {text}")
+    }
 }
 
 /// A certificate shown to upstreams, and the authorities that may have signed theirs; one of them or both.

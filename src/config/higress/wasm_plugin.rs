@@ -160,7 +160,9 @@ fn read_rule(mut fields: Fields<'_>) -> Option<(String, PluginRule)> {
     if is_grpc {
         routes.iter_mut().for_each(|route| *route = format!("GRPC/{route}"));
     }
-    let (mut domains, services) = (fields.texts("domain"), fields.texts("service"));
+    let (mut domains, mut services) = (fields.texts("domain"), fields.texts("service"));
+    // As Higress: the console leaves some.
+    [&mut routes, &mut domains, &mut services].into_iter().for_each(|list| list.retain(|name| !name.is_empty()));
     lower_case(&mut domains);
     let path = fields.path().to_owned();
     let report = fields.report();
@@ -244,12 +246,8 @@ fn plugin_name(
     catalog: &dyn PluginCatalog,
     report: ObjectReport<'_>,
 ) -> String {
-    let base = object.strip_suffix(".internal").unwrap_or(object);
-    let unversioned = match base.rsplit_once('-') {
-        Some((name, version)) if is_version(version) => name,
-        _ => base,
-    };
-    let in_url = url.and_then(name_in_url);
+    let unversioned = without_version(object.strip_suffix(".internal").unwrap_or(object));
+    let in_url = url.and_then(name_in_url).map(without_version);
     let names = in_url.into_iter().chain(label).chain([unversioned]);
     // Plugins that exist in Go and in C++ have images called `go-key-auth` and the like, or lie in a folder of their language.
     let is_go = url.is_some_and(|url| url.contains("/wasm-go/"));
@@ -288,6 +286,15 @@ fn name_in_url(url: &str) -> Option<&str> {
     (!name.is_empty()).then_some(name)
 }
 
+/// `traffic-editor-1.0.0-alpha` without what follows the name.
+fn without_version(name: &str) -> &str {
+    let is_v =
+        |text: &str| text.strip_prefix('v').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let begins_version = |rest: &str| rest.split('-').next().is_some_and(|first| is_version(first) || is_v(first));
+    let version = name.match_indices('-').find(|(at, _)| begins_version(&name[at + 1..]));
+    version.map_or(name, |(at, _)| &name[..at])
+}
+
 fn is_version(text: &str) -> bool {
     let digits = text.strip_prefix('v').unwrap_or(text);
     let is_date = digits.contains('-') && digits.chars().all(|c| c.is_ascii_digit() || c == '-');
@@ -324,6 +331,20 @@ fn effect(strategy: FailStrategy) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_no_part_of_names() {
+        for (name, expected) in [
+            ("key-auth-2.0.0", "key-auth"),
+            ("traffic-editor-1.0.0-alpha", "traffic-editor"),
+            ("key-auth-v2", "key-auth"),
+            ("key-auth-latest", "key-auth"),
+            ("hmac-auth-apisix", "hmac-auth-apisix"),
+            ("de-graphql", "de-graphql"),
+        ] {
+            assert_eq!(without_version(name), expected);
+        }
+    }
 
     #[test]
     fn names_of_plugins() {

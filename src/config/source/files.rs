@@ -207,6 +207,15 @@ mod tests {
         assert!(error.contains("/nonexistent/folder") && error.contains("--config-dir"), "{error}");
     }
 
+    /// Regression: its route was gone in silence.
+    #[test]
+    fn a_link_that_leads_nowhere_is_a_fault() {
+        let root = folder(&[("ingresses/a.yaml", "spec: {}\n")]);
+        std::os::unix::fs::symlink("gone.yaml", root.path().join("ingresses/b.yaml")).unwrap();
+        let listing = Folder::new(root.path()).read().unwrap();
+        assert_eq!(problems(&listing), "error: ingresses/b.yaml: is a link that leads nowhere\n");
+    }
+
     #[test]
     fn link_loops_end() {
         let root = folder(&[("ingresses/a.yaml", "spec: {}\n")]);

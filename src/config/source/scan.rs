@@ -124,6 +124,9 @@ impl<'a> Scan<'a> {
         let before = self.before.remove(&relative);
         let parsed = match self.look(path, &relative, before, kind, namespaced) {
             Ok(parsed) => parsed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+                return self.error(path, "is a link that leads nowhere".to_owned());
+            }
             // Removed or renamed since it was listed: the watcher reports that change too.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.error(path, format!("cannot be read: {error}")),
