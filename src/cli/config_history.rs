@@ -9,10 +9,11 @@ use clap::Args;
 use sha2::{Digest as _, Sha256};
 use similar::TextDiff;
 
-use super::output::{say, say_json, table};
+use super::output::{complain, say, say_json, table};
 use super::{CliError, Places};
-use crate::config::{Folder, Problem, replace};
+use crate::config::{Folder, Problem, compile, replace};
 use crate::flywheel::{FILE_NAME, Files, Store};
+use crate::plugins::registry::BuiltIns;
 
 #[derive(Args)]
 pub struct HistoryArgs {
@@ -100,6 +101,14 @@ pub fn rollback(places: &Places, args: &RollbackArgs) -> Result<(), CliError> {
     let dir = places.settings()?.config_dir;
     replace(&dir, &changes, &dir)
         .map_err(|(file, error)| CliError::Failed(format!("{} cannot be written: {error}", file.display())))?;
+    let listing = Folder::new(&dir).read().map_err(|error| CliError::Usage(error.to_string()))?;
+    let compiled = compile(&listing.objects, &BuiltIns);
+    let n_faults = listing.problems.iter().chain(&compiled.problems).filter(|problem| problem.is_fault()).count();
+    if n_faults > 0 {
+        complain(&format!(
+            "{n_faults} parts of this configuration cannot be used; a running gateway refuses it if they end what is served now. `weirgate validate` names them"
+        ));
+    }
     let n_removed = changes.iter().filter(|(_, content)| content.is_none()).count();
     say(&format!(
         "{}: as in snapshot {id}; {} files written, {n_removed} removed",

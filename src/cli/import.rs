@@ -45,6 +45,12 @@ pub fn run(args: &ImportArgs) -> Result<(), CliError> {
         dir.clone_from(copy);
     }
     let listing = Folder::new(&dir).read().map_err(|error| CliError::Usage(error.to_string()))?;
+    if listing.objects.is_empty() && listing.problems.iter().all(|problem| !problem.is_fault()) {
+        let told: Vec<String> = listing.problems.iter().map(ToString::to_string).collect();
+        return Err(CliError::Usage(
+            format!("{} has no object to import\n{}", dir.display(), told.join("\n")).trim_end().to_owned(),
+        ));
+    }
     let compiled = compile(&listing.objects, &BuiltIns);
     let mut problems = listing.problems;
     problems.extend(compiled.problems);
@@ -141,12 +147,16 @@ impl Report {
                 .and_then(|plugin| registry::find(&plugin.plugin))
                 .map_or(&[][..], |spec| compatibility::differences(spec.name));
             notes.extend(differences.iter().map(|difference| (*difference).to_owned()));
+            let is_off = object.origin.kind == "WasmPlugin" && plugin.is_none() && own.is_empty();
+            if is_off {
+                notes.push("is switched off".to_owned());
+            }
             let is_unknown_plugin = plugin.is_some_and(|plugin| registry::find(&plugin.plugin).is_none());
             let verdict = if own.iter().any(|problem| problem.is_error()) {
                 Verdict::Refused
             } else if own.iter().any(|problem| problem.is_fault()) {
                 Verdict::Unavailable
-            } else if is_unknown_plugin || own.iter().any(|problem| problem.field.is_none()) {
+            } else if is_off || is_unknown_plugin || own.iter().any(|problem| problem.field.is_none()) {
                 Verdict::Ignored
             } else if !own.is_empty() {
                 Verdict::Partly

@@ -164,8 +164,11 @@ impl PluginCatalog for BuiltIns {
     }
 
     fn check(&self, plugin: &str, scope: &Scope<'_>) -> Vec<FieldProblem> {
-        let spec = find(plugin).filter(|spec| !spec.is_switched_off(scope));
-        spec.map_or_else(Vec::new, |spec| (spec.check)(scope))
+        let Some(spec) = find(plugin).filter(|spec| !spec.is_switched_off(scope)) else { return Vec::new() };
+        let mut problems = (spec.check)(scope);
+        // Every C++ plugin knows it, and it says that the plugin is on.
+        problems.retain(|problem| spec.family != Family::Cpp || problem.field != "_disable_");
+        problems
     }
 }
 

@@ -79,11 +79,15 @@ impl Chain {
     }
 }
 
-/// Lets those plugins treat the answer that are there for refusals, too: the chain has not begun.
-pub fn join_refusal(ctx: &mut Context) {
+/// Lets those plugins treat a refusal of the route's own limits that are there for that, also if the chain has not come to them.
+pub fn join_refusal(ctx: &mut Context, refusal: &Reply) {
+    if refusal.status < 400 {
+        return;
+    }
     let snapshot: Arc<Snapshot> = ctx.snapshot.clone();
     let plugins = snapshot.chain.entries.iter().filter_map(|entry| entry.at(ctx.place()));
-    let treating: Vec<_> = plugins.filter(|plugin| plugin.treats_refusals()).cloned().collect();
+    let has_run = |plugin: &&Arc<dyn Plugin>| ctx.ran.iter().any(|ran| Arc::ptr_eq(ran, plugin));
+    let treating: Vec<_> = plugins.filter(|plugin| plugin.treats_refusals() && !has_run(plugin)).cloned().collect();
     ctx.ran.extend(treating);
 }
 
@@ -120,6 +124,7 @@ pub async fn run(session: &mut Session, ctx: &mut Context) -> Result<Option<Repl
         if (std::mem::take(&mut ctx.state.reroute) || is_told)
             && let Err(reply) = gate::enter(ctx, session.req_header())
         {
+            join_refusal(ctx, &reply);
             return Ok(Some(reply));
         }
     }

@@ -30,6 +30,8 @@ pub struct Context {
     pub state: RequestState,
     pub route: Option<Arc<RouteEntry>>,
     pub upstream: Option<Arc<Upstream>>,
+    /// The answer has a status without body, whatever a plugin made it of.
+    pub is_bare: bool,
     /// Position of the arm that takes the request in [`RouteEntry::arms`].
     arm: usize,
     /// What the upstream balances by.
@@ -123,6 +125,7 @@ impl Context {
             upstream_service_time: None,
             announcement: None,
             replacement: None,
+            is_bare: false,
         }
     }
 

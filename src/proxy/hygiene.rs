@@ -195,7 +195,12 @@ pub fn clean_answer(request: &RequestHeader, head: &mut ResponseHeader) -> Resul
         return if conversation::is_websocket(request) { Ok(()) } else { unusable("switches protocols unasked") };
     }
     one_length(head)?;
-    match head.headers.get(TRANSFER_ENCODING).map(HeaderValue::as_bytes) {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes);
+    let coding = codings.next();
+    if codings.next().is_some() {
+        return unusable("has more than one transfer coding");
+    }
+    match coding {
         Some(coding) if coding.eq_ignore_ascii_case(b"identity") => drop(head.remove_header(&TRANSFER_ENCODING)),
         Some(coding) if !coding.eq_ignore_ascii_case(b"chunked") => return unusable("has an unknown transfer coding"),
         _ => {}

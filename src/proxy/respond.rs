@@ -103,9 +103,11 @@ pub fn is_bare(status: StatusCode) -> bool {
 
 /// No length is said where there is no body; a 304 says that of what was not sent.
 fn without_length(head: &mut ResponseHeader) {
+    if is_bare(head.status) {
+        head.remove_header(&TRANSFER_ENCODING);
+    }
     if head.status == StatusCode::NO_CONTENT {
         head.remove_header(&CONTENT_LENGTH);
-        head.remove_header(&TRANSFER_ENCODING);
     }
 }
 
@@ -210,6 +212,7 @@ pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut Response
         cors::decorate(cors, session.req_header(), head);
     }
     without_length(head);
+    ctx.is_bare = is_bare(head.status);
     if ctx.snapshot.settings.disable_x_envoy_headers {
         for name in x_envoy(&head.headers) {
             head.remove_header(&name);

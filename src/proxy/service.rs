@@ -80,9 +80,7 @@ impl Gateway {
     /// to give now.
     async fn before_upstream(&self, session: &mut Session, ctx: &mut Context) -> Result<Option<Reply>> {
         if let Err(reply) = gate::enter(ctx, session.req_header()) {
-            if reply.status >= 400 {
-                chain::join_refusal(ctx);
-            }
+            chain::join_refusal(ctx, &reply);
             return Ok(Some(reply));
         }
         if let Some(reply) = chain::run(session, ctx).await? {
@@ -297,6 +295,10 @@ impl ProxyHttp for Gateway {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "the upstream answered a WebSocket as a request");
             return Err(error.into_up());
         }
+        if session.req_header().version == Version::HTTP_10 {
+            // Which has no chunks: the end of the connection is that of the answer.
+            response.remove_header(&http::header::TRANSFER_ENCODING);
+        }
         if let Some(asked) = ctx.asked_upstream {
             respond::mark_upstream_answer(ctx, response, asked.elapsed());
         }
@@ -323,8 +325,7 @@ impl ProxyHttp for Gateway {
             return Err(error.into_up());
         }
         respond::pass_chunk(session, ctx, chunk);
-        if chunk.is_some() && session.response_written().is_some_and(|head| respond::is_bare(head.status)) {
-            // A plugin made it an answer that has no body.
+        if chunk.is_some() && ctx.is_bare {
             *chunk = Some(Bytes::new());
         }
         Ok(None)

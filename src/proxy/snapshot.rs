@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::span::Tracer;
 use super::tls::{ByHost, Certificates, ClientIdentity};
 use super::upstream::{Upstream, UpstreamTimeouts, Variant, tls_policies};
 use crate::config::model::{
-    self, FailStrategy, Gateway, GatewaySettings, Gzip, OutlierDetection, PluginUse, Service, ServicePort,
+    self, Endpoints, FailStrategy, Gateway, GatewaySettings, Gzip, OutlierDetection, PluginUse, Service, ServicePort,
     UpstreamPolicy,
 };
 use crate::config::{Problem, Settings, Severity};
@@ -39,6 +40,8 @@ pub struct Limits {
     pub verify_tls: bool,
     /// For services whose policy does not say.
     pub outlier: OutlierDetection,
+    /// This gateway's own admin port, which no route leads to.
+    pub admin: Option<SocketAddr>,
 }
 
 impl Limits {
@@ -59,7 +62,18 @@ impl Limits {
             client_idle: gateway.downstream_idle_timeout.unwrap_or_else(|| Duration::from_secs(own.client_idle_secs)),
             verify_tls: settings.limits.verify_upstream_tls,
             outlier: outlier_detection(settings),
+            admin: Some(SocketAddr::new(settings.listen.admin_bind, settings.listen.admin_port))
+                .filter(|at| at.port() != 0),
         }
+    }
+
+    /// Whether an address is the admin port's.
+    pub fn is_admin(&self, address: SocketAddr) -> bool {
+        let is_there = |admin: SocketAddr| {
+            let (own, ip) = (admin.ip(), address.ip());
+            own == ip || ip.is_unspecified() || (ip.is_loopback() && (own.is_loopback() || own.is_unspecified()))
+        };
+        self.admin.is_some_and(|admin| admin.port() == address.port() && is_there(admin))
     }
 }
 
@@ -146,6 +160,16 @@ impl Snapshot {
         };
         let mut upstreams: HashMap<String, Vec<Arc<Upstream>>> = HashMap::new();
         for service in gateway.services.values() {
+            if service.ports.iter().any(
+                |port| matches!(&port.endpoints, Endpoints::Static(at) if at.iter().any(|at| limits.is_admin(*at))),
+            ) {
+                let message = format!(
+                    "the service `{}` leads to this gateway's own admin port, where nothing is sent; routes to it answer 503",
+                    service.host
+                );
+                let problem = Problem::error(&service.origin, "", message);
+                problems.borrow_mut().push(Problem { severity: Severity::Warning, ..problem });
+            }
             for port in &service.ports {
                 upstreams.entry(service.host.clone()).or_default().extend(live(service, port, None, None));
             }
@@ -220,7 +244,10 @@ fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>, problems: &mut Vec<Prob
     let mut build = |rule: Option<&serde_json::Value>, at: &str| {
         let unavailable: Option<Arc<dyn Plugin>> = match rule {
             None if is_for_rules => None,
-            _ => Some(Arc::new(Unavailable { object: plugin.object.to_string() })),
+            _ => {
+                let config = Scope { global, rule, n_rules: plugin.rules.len() }.overlaid();
+                Some(Arc::new(Unavailable::new(plugin.object.to_string(), &config)))
+            }
         };
         let Some(spec) = spec else { return unavailable.filter(|_| plugin.fail_strategy == FailStrategy::FailClose) };
         let scope = Scope { global, rule, n_rules: plugin.rules.len() };

@@ -111,7 +111,9 @@ impl Upstream {
         clusters: &Clusters,
     ) -> Upstream {
         let endpoints = match &port.endpoints {
-            Endpoints::Static(addresses) => EndpointSet::Static(addresses.clone()),
+            Endpoints::Static(addresses) => {
+                EndpointSet::Static(addresses.iter().copied().filter(|address| !limits.is_admin(*address)).collect())
+            }
             Endpoints::Dns { names, port } => {
                 EndpointSet::Dns(names.iter().map(|name| resolver.name(name, *port)).collect())
             }

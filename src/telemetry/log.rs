@@ -8,8 +8,9 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Libraries that tell at `info` what each query or request does, or dump what they do not understand. A filter that names them wins.
-const QUIET: &str = "lance=warn,lopdf=error,rmcp=error";
+/// Libraries that tell at `info` what each query or request does, dump what they do not understand, or warn with the whole path, and with the key
+/// that may stand in its query. A filter that names them wins.
+const QUIET: &str = "lance=warn,lopdf=error,pingora_proxy=error,rmcp=error";
 
 /// The filter of `config.toml`.
 ///

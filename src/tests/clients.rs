@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::Bytes;
+use futures_util::stream;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -110,4 +112,23 @@ async fn a_client_that_leaves_before_the_first_byte_cancels_the_upstream() {
     }
     let attempts = "weirgate_upstream_attempts_total{service=\"llm.static\",outcome=\"Cancelled\"} 2";
     assert!(gateway.metrics().await.contains(attempts), "{attempts} missing");
+}
+
+/// Regression: it was sent chunks, which HTTP/1.0 does not know.
+#[tokio::test]
+async fn a_client_of_http10_gets_an_answer_that_ends_with_the_connection() {
+    let upstream = Upstream::start(|_, _| async {
+        let pieces = stream::iter(["one ", "two"].map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece))));
+        answer(200, "text/plain", Body::from_stream(pieces))
+    })
+    .await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]).route("up", "/", "up.static");
+    let gateway = Gateway::start(folder);
+    let mut client = TcpStream::connect(gateway.http).await.unwrap();
+    client.write_all(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut got = String::new();
+    timeout(PATIENCE, client.read_to_string(&mut got)).await.expect("it ends").unwrap();
+    let (head, body) = got.split_once("\r\n\r\n").unwrap();
+    assert!(!head.to_ascii_lowercase().contains("transfer-encoding") && body == "one two", "{got}");
 }

@@ -300,3 +300,23 @@ fn import_says_what_becomes_of_each_object() {
     let (code, json, _) = import("json");
     assert!(code == 64 && json.contains("refused"), "{code} {json}");
 }
+
+/// Regression: the body came all the same, which clients of HTTP/2 take for a broken stream.
+#[tokio::test]
+async fn an_answer_that_is_made_one_without_body_has_none() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!({"a": 1})) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]).route("up", "/", "up.static");
+    let rules = json!({"respRules": [{"operate": "replace", "headers": [{"key": ":status", "newValue": "204"}]}]});
+    folder.plugin("transformer", &rules, &json!([]));
+    let gateway = Gateway::start(folder);
+    for (method, body) in [("GET", ""), ("POST", "{}")] {
+        let headers = [("content-type", "application/json")];
+        for answer in [
+            send(gateway.http, method, "/", &headers, body.into()).await,
+            send_h2c(gateway.http, method, "/", &headers, body.into()).await,
+        ] {
+            assert_eq!((answer.status, answer.text().as_str(), answer.header("content-length")), (204, "", None));
+        }
+    }
+}

@@ -26,8 +26,8 @@ pub(super) fn read(annotations: &Annotations<'_>) -> Option<CanaryTakes> {
         let name = header.trim().to_ascii_lowercase();
         let expression = match (value, pattern) {
             (Some((key, value)), _) => Some((key, format!("{ALWAYS}|{value}"))),
-            // The whole value, as in Higress; nginx looks for it anywhere.
-            (None, Some((key, pattern))) => Some((key, pattern.to_owned())),
+            // Found anywhere in the value, as by nginx, unless it has anchors; Higress' own test has a suffix behind it.
+            (None, Some((key, pattern))) => Some((key, format!(".*(?:{pattern}).*"))),
             (None, None) => None,
         };
         let value = match expression {

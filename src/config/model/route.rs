@@ -58,6 +58,11 @@ impl Route {
         self.destinations.is_empty() && self.admission.redirect.is_none()
     }
 
+    /// Whether plugin rules know it, or one of its canaries, by this name.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.name == name || self.canaries.iter().any(|canary| canary.name == name)
+    }
+
     /// The redirect of requests for exactly `/`, which comes before every other route of its host.
     pub fn is_app_root(&self) -> bool {
         self.admission.redirect.as_ref().is_some_and(Redirect::is_app_root)

@@ -68,11 +68,28 @@ impl<'a> Scan<'a> {
         let before = std::mem::take(parsed);
         let now = HashMap::with_capacity(before.len());
         let mut scan = Scan { root, started, before, now, listing: Listing::default() };
+        let is_kind =
+            |entry: &Entry| entry.is_folder && KINDS.iter().any(|(plural, ..)| *plural == file_name(&entry.path));
+        if !entries.is_empty() && !entries.iter().any(is_kind) {
+            scan.no_kinds(&entries);
+        }
         for entry in entries {
             scan.top_entry(&entry);
         }
         *parsed = scan.now;
         Ok(scan.listing)
+    }
+
+    /// The folder has something in it, and nothing that would be read: perhaps what is meant lies deeper.
+    fn no_kinds(&mut self, entries: &[Entry]) {
+        let has_kinds = |entry: &&Entry| {
+            let within = sorted_entries(&entry.path).unwrap_or_default();
+            within.iter().any(|entry| KINDS.iter().any(|(plural, ..)| *plural == file_name(&entry.path)))
+        };
+        let deeper = entries.iter().filter(|entry| entry.is_folder).find(has_kinds);
+        let hint = deeper.map(|entry| format!("did you mean {}?", entry.path.display()));
+        let hint = hint.or_else(|| Some("it has folders such as ingresses, mcpbridges, wasmplugins".to_owned()));
+        self.warn(self.root, "has no folder of a known kind, so there is nothing to serve", hint);
     }
 
     fn top_entry(&mut self, entry: &Entry) {

@@ -207,7 +207,6 @@ pub const TYPES: [ProviderType; 26] = [
         ],
         paths: &[(Api::Reranks, "/compatible-api/v1/reranks"), (Api::AnthropicMessages, "/apps/anthropic/v1/messages")],
         fields: &["qwenDomain", "qwenEnableCompatible", "qwenEnableSearch"],
-        differences: &["preserve_thinking is not set when the history has reasoning"],
         ..LIKE_OPENAI
     },
     ProviderType { name: "stepfun", host: "api.stepfun.com", ..LIKE_OPENAI },

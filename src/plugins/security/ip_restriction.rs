@@ -49,14 +49,12 @@ impl Config {
         let value = scope.alone();
         let mut fields = Fields::of(&value, "");
         let source = AddressSource::read(&mut fields);
-        if fields.is_null("allow") || fields.is_empty("allow") {
-            fields.problem(
-                "allow",
-                "has no element, and without one nothing is restricted; leave it out, or write who may pass",
-            );
-        }
         let allow = address::networks(&mut fields, "allow").filter(|list| !list.is_empty());
         let deny = address::networks(&mut fields, "deny").filter(|list| !list.is_empty());
+        if allow.is_none() && deny.is_none() && (fields.is_null("allow") || fields.is_empty("allow")) {
+            let message = "has no element, and without one nothing is restricted; leave it out, or write who may pass";
+            fields.problem("allow", message);
+        }
         if allow.is_some() && deny.is_some() {
             fields.problem("deny", "cannot be combined with allow; an allow list already denies all others");
         }

@@ -51,7 +51,7 @@ impl Config {
             (Some(header), None) => Some(Selector::Header(header)),
             (None, Some(parameter)) => Some(Selector::Parameter(parameter)),
             _ => {
-                fields.problem("limit_by_header", "or limit_by_param must be given, not both");
+                fields.problem("limit_by_header", "is to be given, or limit_by_param: one of them, and not both");
                 None
             }
         };

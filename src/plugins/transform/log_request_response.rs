@@ -191,7 +191,11 @@ fn shown_path(request: &Request<'_>) -> String {
 
 fn show(headers: &HeaderMap, withheld: &[CredentialPlace], shown: &mut Map<String, Value>) {
     for (name, value) in headers {
-        let is_it = |place: &CredentialPlace| matches!(place, CredentialPlace::Header(header) if header.eq_ignore_ascii_case(name.as_str()));
+        let is_it = |place: &CredentialPlace| match place {
+            CredentialPlace::Header(header) => header.eq_ignore_ascii_case(name.as_str()),
+            CredentialPlace::Cookie(_) => name == http::header::COOKIE,
+            CredentialPlace::Query(_) => false,
+        };
         let is_withheld = withheld.iter().any(is_it);
         let text = if is_withheld { "***".into() } else { String::from_utf8_lossy(value.as_bytes()) };
         shown.insert(name.as_str().to_owned(), text.into());

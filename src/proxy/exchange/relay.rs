@@ -44,6 +44,14 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
         exchange.finish(upstream, &peer, is_done, call.idle).await;
         return respond::finish_and_write(session, ctx, head, body).await;
     }
+    if ctx.is_bare {
+        // Of the upstream's own making, or of a plugin's; then what comes behind it is nobody's.
+        let answered = watch.answered(&call, End::Complete);
+        exchange.count_answered(&answered);
+        ctx.state.llm_mut().attempts.push(answered);
+        exchange.finish(upstream, &peer, is_done, call.idle).await;
+        return respond::write_whole(session, ctx, head, Bytes::new()).await;
+    }
     if respond::holds(session, ctx, &head) {
         let limit = ctx.snapshot.limits.max_body_bytes;
         let whole = read_whole(&mut upstream, &mut watch, first, is_done, limit);

@@ -35,7 +35,7 @@ use subtle::ConstantTimeEq as _;
 
 use self::config::Config;
 use self::provider::{Metadata, Provider};
-use self::renewals::Renewals;
+use self::renewals::RENEWALS;
 use self::session::{Login, Session};
 use super::consumers::told;
 use super::{clock, places};
@@ -61,14 +61,13 @@ const REDIRECT_HEADER: &str = "x-auth-request-redirect";
 struct Oidc {
     config: Config,
     provider: Provider,
-    renewals: Renewals,
 }
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>) -> BuildResult {
     match Config::read(scope) {
         (Some(config), problems) if is_usable(&problems) => {
             let provider = Provider::new(&config, host.clone());
-            Ok(Some(Arc::new(Oidc { config, provider, renewals: Renewals::new() }) as Arc<dyn Plugin>))
+            Ok(Some(Arc::new(Oidc { config, provider }) as Arc<dyn Plugin>))
         }
         (_, problems) => Err(problems),
     }
@@ -160,7 +159,7 @@ impl Oidc {
             .filter(|_| config.refresh > 0 && now.saturating_sub(session.created) > config.refresh);
         let Some(refresh_token) = refresh_token else { return Some(session) };
         let renew = || self.provider.refresh(metadata, refresh_token, &session);
-        match self.renewals.once(refresh_token, renew).await {
+        match RENEWALS.once(&config.purpose(&config.cookies.name), refresh_token, renew).await {
             Ok(renewed) => {
                 let sealed = config.sealer.seal(&config.purpose(&config.cookies.name), &renewed)?;
                 request.state.notes.insert(Renewed(config.cookies.write(&request.state.host, &sealed)?));

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -22,7 +22,10 @@ type Outcome = Result<Session, String>;
 /// Held while the provider is asked.
 type Slot = Arc<tokio::sync::Mutex<Option<(Instant, Outcome)>>>;
 
-/// By the refresh token's digest.
+/// By the digest of client and refresh token. One for the process: rules of a plugin, and the configuration after this one, are others to the
+/// program and the same to the provider.
+pub static RENEWALS: LazyLock<Renewals> = LazyLock::new(Renewals::new);
+
 pub struct Renewals {
     slots: Mutex<LruCache<Vec<u8>, Slot>>,
 }
@@ -32,12 +35,17 @@ impl Renewals {
         Renewals { slots: Mutex::new(LruCache::new(NonZeroUsize::new(MAX_SESSIONS).unwrap_or(NonZeroUsize::MIN))) }
     }
 
-    /// What `renew` gives for this token, or gave a moment ago.
+    /// What `renew` gives for this token of a client, or gave a moment ago.
     ///
     /// # Errors
     /// Those of `renew`.
-    pub async fn once<F: Future<Output = Outcome>>(&self, refresh_token: &str, renew: impl FnOnce() -> F) -> Outcome {
-        let key = digest::digest(&digest::SHA256, refresh_token.as_bytes()).as_ref().to_vec();
+    pub async fn once<F: Future<Output = Outcome>>(
+        &self,
+        client: &str,
+        refresh_token: &str,
+        renew: impl FnOnce() -> F,
+    ) -> Outcome {
+        let key = digest::digest(&digest::SHA256, format!("{client}\n{refresh_token}").as_bytes()).as_ref().to_vec();
         let slot = self.slots.lock().get_or_insert(key, Slot::default).clone();
         let mut latest = slot.lock().await;
         if let Some((at, outcome)) = latest.as_ref()

@@ -183,16 +183,16 @@ async fn one_renewal_serves_all_requests_of_a_session() {
         let access_token = format!("at-{}", n_asked.get());
         Ok(Session { id_token: String::new(), access_token, refresh_token: None, created: 0 })
     };
-    let (first, second) = tokio::join!(renewals.once("r", renew), renewals.once("r", renew));
+    let (first, second) = tokio::join!(renewals.once("me", "r", renew), renewals.once("me", "r", renew));
     assert_eq!([first.unwrap().access_token, second.unwrap().access_token], ["at-1", "at-1"]);
-    assert_eq!(renewals.once("another", renew).await.unwrap().access_token, "at-2");
+    assert_eq!(renewals.once("me", "another", renew).await.unwrap().access_token, "at-2");
     // Failures, too, so that a provider that is slow to fail holds up nobody in turn.
     let fail = async || {
         n_asked.set(n_asked.get() + 1);
         Err("down".to_owned())
     };
     for _ in 0..2 {
-        assert!(renewals.once("third", fail).await.is_err());
+        assert!(renewals.once("me", "third", fail).await.is_err());
     }
     assert_eq!(n_asked.get(), 3);
 }
