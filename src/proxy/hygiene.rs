@@ -5,10 +5,8 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pingora_error::{Error, ErrorType, Result};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::context::Context;
@@ -38,7 +36,7 @@ const OF_CLIENTS: &str = "x-envoy-allow-mcp-tools";
 /// The 400 for a path with a NUL or, in HTTP/2, what is no host; the 414 or 431 for an HTTP/2 head over a limit (`head` has
 /// measured those of HTTP/1); the 421 for a host whose TLS demands
 /// more than this connection's.
-pub fn admit(session: &mut Session, ctx: &mut Context) -> std::result::Result<(), Reply> {
+pub fn admit(session: &mut Session, ctx: &mut Context) -> Result<(), Reply> {
     // A socket for both versions shows clients of version 4 in the form of version 6; lists of addresses mean the former.
     let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
     let tls = session.digest().and_then(|digest| digest.ssl_digest.clone());
@@ -163,7 +161,7 @@ pub fn authority(head: &RequestHeader) -> Option<&str> {
 }
 
 /// Headers that `Connection` fields nominate as belonging to the connection.
-fn nominated(headers: &HeaderMap) -> Vec<String> {
+pub fn nominated(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(http::header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let names = values.flat_map(|value| value.split(',')).map(str::trim);
     names.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case("close")).map(str::to_owned).collect()
@@ -184,49 +182,6 @@ fn drop_nominated(head: &mut RequestHeader) {
     if names.iter().any(is_upgrade) && conversation::is_websocket(head) {
         set(head, "connection", "upgrade");
     }
-}
-
-/// Removes from an upstream's answer what it says about its own connection only. After 101 there is no other connection.
-///
-/// # Errors
-/// What no client may get: a switch of protocols that `request` did not ask for, a transfer coding besides `chunked`.
-pub fn clean_answer(request: &RequestHeader, head: &mut ResponseHeader) -> Result<()> {
-    if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
-        return if conversation::is_websocket(request) { Ok(()) } else { unusable("switches protocols unasked") };
-    }
-    one_length(head)?;
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes);
-    let coding = codings.next();
-    if codings.next().is_some() {
-        return unusable("has more than one transfer coding");
-    }
-    match coding {
-        Some(coding) if coding.eq_ignore_ascii_case(b"identity") => drop(head.remove_header(&TRANSFER_ENCODING)),
-        Some(coding) if !coding.eq_ignore_ascii_case(b"chunked") => return unusable("has an unknown transfer coding"),
-        _ => {}
-    }
-    for name in nominated(&head.headers) {
-        head.remove_header(name.as_str());
-    }
-    for name in present(&head.headers, &["connection", "keep-alive", "proxy-connection", "upgrade"]) {
-        head.remove_header(&name);
-    }
-    Ok(())
-}
-
-fn unusable<T>(what: &str) -> Result<T> {
-    Err(Error::explain(ErrorType::InvalidHTTPHeader, format!("the upstream's answer {what}")).into_up())
-}
-
-/// A length that is said more than once, which pingora has found to be the same each time, is said once.
-fn one_length(head: &mut ResponseHeader) -> Result<()> {
-    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next() else { return Ok(()) };
-    if lengths.next().is_none() && !first.as_bytes().contains(&b',') {
-        return Ok(());
-    }
-    let digits: Vec<u8> = first.as_bytes().iter().copied().take_while(|byte| *byte != b',').collect();
-    head.insert_header(CONTENT_LENGTH, digits.trim_ascii())
 }
 
 /// Removes what only Envoy would say, for `disableXEnvoyHeaders`.
@@ -282,7 +237,7 @@ struct Nul;
 /// The path as routes and rules are to see it, as Istio has Envoy do it by default (`BASE`): letters, digits, `-`, `.`, `_` and `~` are
 /// not encoded, a backslash is a slash, `.` and `..` are resolved. A rule for `/admin` must not be walked around by
 /// `/public/../admin` or `/%61dmin`. `%2F` and `//` stay. `None` if there is nothing to do.
-fn normalized(path_and_query: &str) -> std::result::Result<Option<String>, Nul> {
+fn normalized(path_and_query: &str) -> Result<Option<String>, Nul> {
     let (path, query) = match path_and_query.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (path_and_query, None),
@@ -301,7 +256,7 @@ fn normalized(path_and_query: &str) -> std::result::Result<Option<String>, Nul> 
 }
 
 /// Without needless encoding and backslashes. `None` if there are none.
-fn decoded(path: &str) -> std::result::Result<Option<String>, Nul> {
+fn decoded(path: &str) -> Result<Option<String>, Nul> {
     let mut clean = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = rest.find(['%', '\\']) {

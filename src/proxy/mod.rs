@@ -19,6 +19,7 @@
 //! `service` calls these stages in this order (a test compares this list with its stage table). `snapshot` is the
 //! configuration a request runs under. Nothing here knows what a plugin does or where configuration comes from.
 
+mod answer_head;
 pub mod arm;
 pub mod balance;
 pub mod body;

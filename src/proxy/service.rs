@@ -24,7 +24,9 @@ use super::failure::{OVERFLOW, classify, explain};
 use super::resolve::Resolver;
 use super::snapshot::Snapshot;
 use super::upstream::NoPeer;
-use super::{body, chain, conversation, finish, gate, grpc, gzip, hygiene, mcp, mirror, outgoing, respond, retry};
+use super::{
+    answer_head, body, chain, conversation, finish, gate, grpc, gzip, hygiene, mcp, mirror, outgoing, respond, retry,
+};
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
 use crate::mcp::Mcp;
@@ -270,7 +272,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        hygiene::clean_answer(session.req_header(), response)?;
+        answer_head::clean(session.req_header(), response)?;
         let is_final = !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS;
         if let Some(lease) = ctx.lease.as_mut().filter(|_| is_final) {
             lease.answered(grpc::http_status(response));

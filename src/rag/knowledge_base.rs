@@ -8,10 +8,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
 use super::RagError;
+pub use super::access::{Access, Caller, NewAccess};
 use super::chunk::ChunkSettings;
 use super::correct::calibrate::Calibration;
 use super::embed::Embed;
@@ -69,32 +70,6 @@ pub struct NewBase {
     pub title: Option<String>,
 }
 
-/// Who may see a knowledge base. Nobody is excluded by an empty one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Access {
-    /// Names of the consumers that may search it; empty means all.
-    #[serde(default)]
-    pub consumers: Vec<String>,
-    /// The tenant it belongs to; none means all.
-    #[serde(default)]
-    pub tenant: Option<String>,
-}
-
-/// Whom a knowledge base is for from now on; what is left out stays.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewAccess {
-    pub consumers: Option<Vec<String>>,
-    /// `Some(None)`, `null` in JSON: it belongs to all.
-    #[serde(default, deserialize_with = "given")]
-    pub tenant: Option<Option<String>>,
-}
-
-/// A member that is there, `null` or not.
-fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(value).map(Some)
-}
-
 /// What is kept with a knowledge base beside its rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct BaseSettings {
@@ -109,13 +84,6 @@ pub struct BaseSettings {
     /// By name of the evaluator, because thresholds of one mean nothing to another.
     #[serde(default)]
     pub calibrations: BTreeMap<String, Calibration>,
-}
-
-/// Who asks. The operator of the process may see everything.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Caller {
-    Operator,
-    Consumer { name: Option<String>, tenant: Option<String> },
 }
 
 /// One knowledge base.
@@ -422,37 +390,5 @@ impl KnowledgeBase {
             expected: layout.model.clone(),
             found: found.map_or(NO_MODEL, |embed| embed.model()).to_owned(),
         })
-    }
-}
-
-impl Access {
-    /// Whether this caller may see the knowledge base at all.
-    pub fn admits(&self, caller: &Caller) -> bool {
-        let Caller::Consumer { name, tenant } = caller else { return true };
-        let is_ours = self.tenant.is_none() || self.tenant == *tenant;
-        let is_named = self.consumers.is_empty() || name.as_ref().is_some_and(|name| self.consumers.contains(name));
-        is_ours && is_named
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn access_is_by_tenant_and_consumer() {
-        let caller = |name: Option<&str>, tenant: Option<&str>| Caller::Consumer {
-            name: name.map(str::to_owned),
-            tenant: tenant.map(str::to_owned),
-        };
-        let open = Access::default();
-        assert!(open.admits(&caller(None, None)));
-        let named = Access { consumers: vec!["ann".into()], tenant: Some("us".into()) };
-        assert!(named.admits(&Caller::Operator));
-        assert!(named.admits(&caller(Some("ann"), Some("us"))));
-        assert!(!named.admits(&caller(Some("ann"), None)));
-        assert!(!named.admits(&caller(Some("ann"), Some("them"))));
-        assert!(!named.admits(&caller(Some("bob"), Some("us"))));
-        assert!(!named.admits(&caller(None, Some("us"))));
     }
 }

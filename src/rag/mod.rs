@@ -8,6 +8,7 @@
 //! Called by `cli` (`weirgate rag`), `admin` and plugins through [`knowledge_base::Rag`]. Models that run in the process are reached through
 //! `infer`; model providers and the web through traits that `server` implements (`ports`, `outside`). Knows no HTTP, no plugin, no route.
 
+pub mod access;
 pub mod answer;
 pub mod api;
 pub mod ask;

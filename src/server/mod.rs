@@ -8,6 +8,7 @@ mod control;
 mod history;
 mod host;
 pub mod knowledge;
+mod outages;
 pub mod outside;
 mod registries;
 mod reload;

@@ -19,8 +19,8 @@ use crate::llm::sse::error_event;
 use crate::plugins::{Answered, CompletedCall, End, Reply};
 use crate::proxy::context::Context;
 use crate::proxy::departure::{LEFT, departure};
-use crate::proxy::hygiene::{clean_answer, present};
-use crate::proxy::respond;
+use crate::proxy::hygiene::present;
+use crate::proxy::{answer_head, respond};
 
 /// Headers of an answer that belong to the upstream connection.
 const NOT_RELAYED: &[&str] = &["transfer-encoding", "te", "trailer"];
@@ -274,7 +274,7 @@ fn gather(upstream: &mut HttpSession, chunk: Bytes) -> Gathered {
 }
 
 fn prepare_head(session: &Session, head: &mut ResponseHeader, is_event_stream: bool) -> Result<()> {
-    clean_answer(session.req_header(), head)?;
+    answer_head::clean(session.req_header(), head)?;
     for name in present(&head.headers, NOT_RELAYED) {
         head.remove_header(&name);
     }
