@@ -1,7 +1,7 @@
 //! The head of an upstream's answer as far as it concerns its own connection, and what of it no client may get.
 
-use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderValue, Version};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -13,6 +13,10 @@ use super::hygiene::{nominated, present};
 /// # Errors
 /// What no client may get: a switch of protocols that `request` did not ask for, a transfer coding besides `chunked`.
 pub fn clean(request: &RequestHeader, head: &mut ResponseHeader) -> Result<()> {
+    if head.version == Version::HTTP_10 {
+        // That of the other connection.
+        head.set_version(Version::HTTP_11);
+    }
     if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return if conversation::is_websocket(request) { Ok(()) } else { unusable("switches protocols unasked") };
     }

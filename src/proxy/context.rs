@@ -216,11 +216,6 @@ impl Context {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// Whether the answer of this try has taken too long, however steadily it comes.
-    pub fn has_overrun(&self) -> bool {
-        self.try_deadline.is_some_and(|deadline| deadline <= Instant::now())
-    }
-
     /// Takes a token of the route's rate limit; a request that comes past it again has paid already.
     pub fn is_within_rate_limit(&mut self) -> bool {
         let Some(limiter) = self.route.as_ref().and_then(|entry| entry.limiter.as_ref()) else { return true };

@@ -153,6 +153,7 @@ pub fn flags(details: &str) -> &'static str {
         "no_healthy_upstream" => "UH",
         "upstream_response_timeout" => "UT",
         "upstream_reset_before_response_started" => "UF",
+        "upstream_reset_after_response_started" => "UC",
         "local_rate_limited" => "RL",
         "downstream_remote_disconnect" => "DC",
         details if details.starts_with("http1.") => "DPE",

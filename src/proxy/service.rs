@@ -224,8 +224,11 @@ impl ProxyHttp for Gateway {
             Ok((mut peer, lease)) => {
                 ctx.tried.push(lease.address());
                 ctx.lease = Some(lease);
-                if limit.is_some() {
-                    peer.options.read_timeout = limit;
+                if let Some(limit) = limit {
+                    peer.options.read_timeout = Some(limit);
+                    let within = |own: Option<Duration>| own.map(|own| own.min(limit));
+                    peer.options.connection_timeout = within(peer.options.connection_timeout);
+                    peer.options.total_connection_timeout = within(peer.options.total_connection_timeout);
                 }
                 conversation::prepare_peer(session.req_header(), &mut peer, limit.is_some());
                 ctx.upstream_address = peer._address.to_string();
@@ -240,9 +243,13 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         chunk: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<()> {
+        if end_of_stream && chunk.as_ref().is_some_and(Bytes::is_empty) {
+            // pingora would write it as the chunk that ends the body, and end the body once more.
+            *chunk = None;
+        }
         if let Some(chunk) = chunk {
             respond::pass_request_chunk(session, ctx, chunk);
         }
@@ -321,7 +328,7 @@ impl ProxyHttp for Gateway {
         _end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
-        if ctx.has_overrun() && !session.was_upgraded() {
+        if ctx.is_out_of_time() && !session.was_upgraded() {
             // The limit on a read alone would let an answer that drips go on for ever.
             let error = Error::explain(ErrorType::ReadTimedout, "the answer took longer than the route allows");
             return Err(error.into_up());
@@ -359,7 +366,10 @@ impl ProxyHttp for Gateway {
         error.retry.decide_reuse(is_reused);
         // A connection that the pool had kept too long says nothing about the endpoint.
         let is_stale = is_reused && error.retry.retry();
-        if let Some(lease) = ctx.lease.as_mut().filter(|_| error.esource() == &ErrorSource::Upstream && !is_stale) {
+        // Nor does the time that a client takes to send what the endpoint waits for.
+        let is_of_client = error.etype() == &ErrorType::ReadTimedout && !session.as_mut().is_body_done();
+        let is_of_endpoint = error.esource() == &ErrorSource::Upstream && !is_stale && !is_of_client;
+        if let Some(lease) = ctx.lease.as_mut().filter(|_| is_of_endpoint) {
             lease.failed();
         }
         let again = retry::after_failure(session, ctx, &error, is_reused);
@@ -376,9 +386,16 @@ impl ProxyHttp for Gateway {
             return FailToProxy { error_code, can_reuse_downstream: written.is_ok() };
         }
         let (kind, details) = classify(error);
-        let is_head_out = session.response_written().is_some_and(|head| !head.status.is_informational());
+        let is_out = |status: StatusCode| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS;
+        let is_head_out = session.response_written().is_some_and(|head| is_out(head.status));
         if kind.is_none() {
             ctx.state.details = details.into();
+        } else if is_head_out {
+            // The status says that all went well.
+            ctx.state.details = match kind {
+                Some(ErrorKind::UpstreamTimeout) => "upstream_response_timeout".into(),
+                _ => "upstream_reset_after_response_started".into(),
+            };
         }
         if is_head_out || kind.is_none() {
             // The head is out, or nobody is left to answer: ending the connection is the only honest sign.

@@ -25,6 +25,10 @@ use crate::config::model::{
     UpstreamPolicy,
 };
 
+/// Requests that share a connection in HTTP/2, and what of each answer may wait in it to be read, bytes.
+const MAX_H2_STREAMS: usize = 100;
+const H2_STREAM_WINDOW: u32 = 256 << 10;
+
 /// Time limits towards upstreams.
 #[derive(Debug, Clone, Copy)]
 pub struct UpstreamTimeouts {
@@ -343,10 +347,13 @@ impl Upstream {
         let verify = self.tls.as_ref().is_some_and(|tls| tls.verify);
         options.verify_cert = verify;
         options.verify_hostname = verify;
-        options.max_h2_streams = 100;
+        options.max_h2_streams = MAX_H2_STREAMS;
+        // An answer that its client does not read must not take the window of all others.
+        options.h2_stream_window_size = Some(H2_STREAM_WINDOW);
+        options.h2_connection_window_size = Some(H2_STREAM_WINDOW * u32::try_from(MAX_H2_STREAMS).unwrap_or(1));
         // A connection that died silently would swallow every new stream; a ping finds out.
         options.h2_ping_interval = Some(Duration::from_secs(20));
-        options.tcp_keepalive = Some(keepalive(Duration::from_secs(30)));
+        options.tcp_keepalive = Some(keepalive(timeouts.between_reads));
         options.alpn = match (self.protocol, self.tls.is_some()) {
             (Protocol::Http2, _) => ALPN::H2,
             (Protocol::Http1 | Protocol::Dubbo, true) => ALPN::H2H1,

@@ -1,7 +1,6 @@
 //! From the configuration folder to the serving snapshot, at start and after every change.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 

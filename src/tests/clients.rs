@@ -1,6 +1,8 @@
 //! Clients that are not waiting at the other end: one that reads late, one that leaves before anything came. The provider is a raw
 //! socket, which sees how much it can send and when it is hung up on.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -131,4 +133,28 @@ async fn a_client_of_http10_gets_an_answer_that_ends_with_the_connection() {
     timeout(PATIENCE, client.read_to_string(&mut got)).await.expect("it ends").unwrap();
     let (head, body) = got.split_once("\r\n\r\n").unwrap();
     assert!(!head.to_ascii_lowercase().contains("transfer-encoding") && body == "one two", "{got}");
+}
+
+/// Regression: the end of the body was written twice, and the upstream took the second for a request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_over_http2_without_length_ends_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let folder = Folder::new();
+    folder.services(&[("up", listener.local_addr().unwrap())]).route("up", "/", "up.static");
+    let gateway = Gateway::start(folder);
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "--http2-prior-knowledge", "-T", "-"]).arg(format!("http://{}/", gateway.http));
+    let mut curl = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    curl.stdin.take().unwrap().write_all(b"hello").unwrap();
+    let (mut upstream, _) = timeout(PATIENCE, listener.accept()).await.expect("the upstream is asked").unwrap();
+    let mut got = Vec::new();
+    while !got.ends_with(b"0\r\n\r\n") {
+        assert!(timeout(PATIENCE, upstream.read_buf(&mut got)).await.expect("the body comes").unwrap() > 0);
+    }
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    assert_eq!(curl.wait_with_output().unwrap().stdout, b"ok");
+    drop(gateway);
+    let mut more = Vec::new();
+    timeout(PATIENCE, upstream.read_to_end(&mut more)).await.expect("the connection ends").unwrap();
+    assert_eq!(String::from_utf8(more).unwrap(), "");
 }
