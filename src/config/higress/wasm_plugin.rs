@@ -151,18 +151,22 @@ fn config_object<'a>(spec: &mut Fields<'a>, key: &'static str) -> Option<&'a Map
     }
 }
 
-/// One of `matchRules`; `None` if it is disabled (the request then falls through to a later rule) or matches nothing.
+/// Such a rule stays: a configuration of rules alone must not become one without any, which switches a plugin on
+/// everywhere.
+const MATCHES_NOTHING: &str = "matches nothing, so the rule has no effect";
+
+/// One of `matchRules`; `None` if it is disabled (the request then falls through to a later rule).
 fn read_rule(mut fields: Fields<'_>) -> Option<(String, PluginRule)> {
     let config = config_object(&mut fields, "config").cloned().unwrap_or_default();
     let is_grpc = fields.text("routeType").is_some_and(|kind| kind == "GRPC");
     let is_disabled = fields.boolean("configDisable").unwrap_or(false);
-    let mut routes = fields.texts("ingress");
+    let (mut routes, mut domains) = (fields.texts("ingress"), fields.texts("domain"));
+    let mut services = fields.texts("service");
+    // As Higress: the console leaves some.
+    [&mut routes, &mut domains, &mut services].into_iter().for_each(|list| list.retain(|name| !name.is_empty()));
     if is_grpc {
         routes.iter_mut().for_each(|route| *route = format!("GRPC/{route}"));
     }
-    let (mut domains, mut services) = (fields.texts("domain"), fields.texts("service"));
-    // As Higress: the console leaves some.
-    [&mut routes, &mut domains, &mut services].into_iter().for_each(|list| list.retain(|name| !name.is_empty()));
     lower_case(&mut domains);
     let path = fields.path().to_owned();
     let report = fields.report();
@@ -171,8 +175,7 @@ fn read_rule(mut fields: Fields<'_>) -> Option<(String, PluginRule)> {
         return None;
     }
     if routes.is_empty() && domains.is_empty() && services.is_empty() {
-        report.error_hint(&path, "matches nothing", "name at least one ingress, domain or service");
-        return None;
+        report.warn_hint(&path, MATCHES_NOTHING, "name at least one ingress, domain or service");
     }
     let rule = PluginRule { routes, route_prefixes: Vec::new(), domains, services, config: Value::Object(config) };
     Some((format!("{path}.config"), rule))
@@ -231,8 +234,7 @@ fn inner_rule(path: String, rule: Value, report: ObjectReport<'_>) -> Option<(St
     let (mut domains, services) = (take("_match_domain_"), take("_match_service_"));
     lower_case(&mut domains);
     if [&routes, &route_prefixes, &domains, &services].iter().all(|list| list.is_empty()) {
-        report.error(&path, "matches nothing");
-        return None;
+        report.warn(&path, MATCHES_NOTHING);
     }
     Some((path, PluginRule { routes, route_prefixes, domains, services, config: Value::Object(config) }))
 }
