@@ -14,7 +14,8 @@ const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
 const SAMPLE_ROWS: usize = 20;
 
 /// # Errors
-/// The first row does not name the columns, a row has another number of fields, or two rows have the same id.
+/// The first row does not name the columns, a row has another number of fields, the last one never closes a quote (it may hold
+/// all that follows), or two rows have the same id.
 pub fn read(text: &str, delimiter: Option<u8>, limits: &Limits) -> Result<Vec<Document>, ReadError> {
     let text = text.trim_start_matches('\u{feff}');
     let delimiter = delimiter.unwrap_or_else(|| likely_delimiter(text));
@@ -26,9 +27,11 @@ pub fn read(text: &str, delimiter: Option<u8>, limits: &Limits) -> Result<Vec<Do
         None => return Err(ReadError::Empty),
     };
     let mut rows = Rows::new(limits);
+    let mut last = None;
     // Numbered as in a spreadsheet: the header is row 1.
     for (record, row) in records.zip(2..) {
         let record = record.map_err(|error| ReadError::BadRow { row, what: error.to_string() })?;
+        last = record.position().map(|start| (row, start.byte()));
         if record.iter().all(str::is_empty) {
             continue;
         }
@@ -46,7 +49,22 @@ pub fn read(text: &str, delimiter: Option<u8>, limits: &Limits) -> Result<Vec<Do
         let fields = header.iter().cloned().zip(record.iter().map(str::to_owned)).collect();
         rows.push(row, fields)?;
     }
-    Ok(rows.into_documents())
+    match last {
+        Some((row, start)) if leaves_a_quote_open(text, start, delimiter) => Err(ReadError::BadRow {
+            row,
+            what: "a quote is opened in it and never closed, so that it swallows the rest of the file; close it, or write \
+                   a quote that belongs to the text twice, in a quoted field"
+                .to_owned(),
+        }),
+        _ => Ok(rows.into_documents()),
+    }
+}
+
+/// Whether a line more would belong to the row that begins at `start`, the last one. A quote that is open within its last line
+/// swallows nothing.
+fn leaves_a_quote_open(text: &str, start: u64, delimiter: u8) -> bool {
+    let row = usize::try_from(start).ok().and_then(|start| text.get(start..)).unwrap_or_default().trim();
+    row.contains('\n') && builder(delimiter).from_reader(format!("{row}\nx").as_bytes()).records().count() == 1
 }
 
 fn builder(delimiter: u8) -> ReaderBuilder {
@@ -124,12 +142,25 @@ mod tests {
     }
 
     #[test]
+    fn quotes_that_close_may_hold_lines_and_stray_ones_swallow_nothing() {
+        for (text, n_rows) in [
+            ("id,text\n1,\"a\n2,b\"\n\n", 1),
+            ("id,text\n1,\"a\nb\"\n2,5\" pipe", 2),
+            ("id,text\n1,5\" pipe\n2,b\n", 2),
+            ("id,text\n1,\"a\n", 1),
+        ] {
+            assert_eq!(rows(text).len(), n_rows, "{text:?}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_with_a_table_is_named_with_its_row() {
         for (text, parts) in [
             ("id,text\n1,a\n2\n", &["row 3", "1 fields", "header 2", "quotes"][..]),
             ("id,text\n1,a\n2,b,c\n", &["row 3", "3 fields"]),
             ("id,text\n1,a\n2,b\n1,c\n", &["rows 2 and 4", "\"1\"", "ids"]),
             ("1,2\n3,4\n", &["first row", "only numbers"]),
+            ("id,text\n1,\"a\n2,b\n3,c\n", &["row 2", "never closed"]),
             ("id,text,text\n1,a,b\n", &["first row", "\"text\""]),
             ("text\na\nb\nc\nd\n", &["more than 3 rows"]),
         ] {
