@@ -61,6 +61,17 @@ pub async fn ingest(
             "{name} was made without an embedding model and stays searched by words alone; to have vectors, make it anew"
         ));
     }
+    let layout = base.table().layout();
+    for (option, asked, made) in [
+        ("--chunk-size", new.chunk_size, layout.chunk_size),
+        ("--chunk-overlap", new.chunk_overlap, layout.chunk_overlap),
+    ] {
+        if let Some(asked) = asked.filter(|asked| *asked != made) {
+            complain(&format!(
+                "{option} {asked} has no effect: {name} was made with {made}; for another, make it anew"
+            ));
+        }
+    }
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} files  {msg}  {elapsed}, {eta} left");
     let bar = ProgressBar::new(sources.len() as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let mut total = IngestReport { errors: unusable, ..IngestReport::default() };

@@ -88,6 +88,8 @@ fn a_folder_is_ingested_searched_and_emptied_by_commands() {
     let (code, _, told) = rag(&["ingest", "pets", "/no/such/path", &format!("{path}/cats.md")]);
     assert!(code == 0 && told.contains("/no/such/path"), "what cannot be read costs no other: {told}");
     assert_eq!(rag(&["ingest", "pets", "/no/such/path"]).0, 1);
+    let (code, _, told) = rag(&["ingest", "pets", path, "--chunk-size", "300"]);
+    assert!(code == 0 && told.contains("--chunk-size 300 has no effect: pets was made with "), "{code} {told}");
     assert_eq!(rag(&["remove", "pets"]).0, 64, "a whole base is deleted only if that is said");
     assert_eq!(rag(&["remove", "pets", &format!("{path}/cats.md")]).0, 0);
     assert_eq!(rag(&["remove", "pets", "unknown"]).0, 1);
