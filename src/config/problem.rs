@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::model::ObjectRef;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The configuration is not whole: the one before it keeps serving.
@@ -26,7 +26,7 @@ pub enum Severity {
 }
 
 /// One fault: where it is, what it is, what to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Problem {
     pub severity: Severity,
     /// Relative to the configuration folder.

@@ -1,20 +1,23 @@
 //! Parts of a configuration that cannot be used: how one is known again after a change, and whether it ends something that is served.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::config::model::FailStrategy;
+use crate::config::model::{FailStrategy, PluginUse};
 use crate::config::{Gateway, Problem, RawObject};
 
 /// Parts that cannot be used, by file and [`by_name`].
 pub type Outages = BTreeSet<(PathBuf, String)>;
 
-pub fn outages<'p>(problems: impl Iterator<Item = &'p Problem>, objects: &[RawObject]) -> Outages {
+/// What `faults` are of.
+pub fn outages<'p>(faults: impl Iterator<Item = &'p Problem>, objects: &[RawObject]) -> Outages {
+    let by_file: HashMap<&Path, &RawObject> =
+        objects.iter().map(|object| (object.origin.file.as_path(), object)).collect();
     let mut out = Outages::new();
-    for problem in problems.filter(|problem| problem.is_fault()) {
-        let object = objects.iter().find(|object| object.origin.file == problem.file);
+    for problem in faults {
+        let object = by_file.get(problem.file.as_path());
         let field = problem.field.as_deref().unwrap_or_default();
         let field = object.map_or_else(|| field.to_owned(), |object| by_name(field, &object.value));
         out.insert((problem.file.clone(), field));
@@ -69,13 +72,12 @@ fn identity(element: &Value) -> String {
 /// Whether a part that cannot be used ends something that is served now. One that says `FAIL_OPEN` is gone without, and rules for what
 /// was not there before end nothing.
 pub fn takes_away(problem: &Problem, before: &Gateway, after: &Gateway) -> bool {
-    let of_file = |gateway: &'_ Gateway| gateway.plugins.iter().position(|plugin| plugin.object.file == problem.file);
-    let Some(plugin) = of_file(after).and_then(|at| after.plugins.get(at)) else { return true };
+    let Some(plugin) = plugin_of(problem, after) else { return true };
     if plugin.fail_strategy == FailStrategy::FailOpen {
         return false;
     }
     let is_of_rule = problem.field.as_deref().is_some_and(|field| field.starts_with("spec.matchRules"));
-    let Some(known) = of_file(before).and_then(|at| before.plugins.get(at)).filter(|_| is_of_rule) else { return true };
+    let Some(known) = plugin_of(problem, before).filter(|_| is_of_rule) else { return true };
     let has_route = |name: &String| before.routes.iter().any(|route| route.has_name(name));
     let has_service = |name: &String| before.services.contains_key(name.split(':').next().unwrap_or_default());
     let mut added = plugin.rules.iter().filter(|rule| !known.rules.contains(rule));
@@ -83,6 +85,10 @@ pub fn takes_away(problem: &Problem, before: &Gateway, after: &Gateway) -> bool 
         let is_wide = !(rule.domains.is_empty() && rule.route_prefixes.is_empty());
         is_wide || rule.routes.iter().any(has_route) || rule.services.iter().any(has_service)
     })
+}
+
+fn plugin_of<'g>(problem: &Problem, gateway: &'g Gateway) -> Option<&'g PluginUse> {
+    gateway.plugins.iter().find(|plugin| plugin.object.file == problem.file)
 }
 
 #[cfg(test)]

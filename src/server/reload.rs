@@ -1,6 +1,6 @@
 //! From the configuration folder to the serving snapshot, at start and after every change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -174,13 +174,15 @@ impl Reloader {
             built = Some(snapshot);
         }
         // A start does what it can; a change must not close what has been open.
-        let out = outages(problems.iter(), &listing.objects);
-        let taking = problems.iter().filter(|problem| takes_away(problem, &state.applied, &compiled.gateway));
+        let faults = || problems.iter().filter(|problem| problem.is_fault());
+        let out = outages(faults(), &listing.objects);
+        let taking = faults().filter(|problem| takes_away(problem, &state.applied, &compiled.gateway));
         let closes = !is_first && !outages(taking, &listing.objects).is_subset(&state.out);
         let has_errors = problems.iter().any(Problem::is_error);
         let is_refused = closes || has_errors;
         // What stands is said once, and again to whoever waits for a change that does not come.
-        let is_news = |problem: &&Problem| is_refused || !state.problems.contains(problem);
+        let known: HashSet<&Problem> = state.problems.iter().collect();
+        let is_news = |problem: &&Problem| is_refused || !known.contains(problem);
         log(problems.iter().filter(is_news));
         state.problems.clone_from(&problems);
         if closes && !has_errors {
