@@ -12,6 +12,7 @@ pub mod ai;
 pub mod auth;
 pub mod compatibility;
 pub mod config;
+pub mod cookies;
 pub mod parts;
 pub mod registry;
 pub mod rules;

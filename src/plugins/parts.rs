@@ -4,10 +4,10 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Version};
 
-use super::Request;
+use super::{Request, cookies};
 
 /// First value of a header, or of a pseudo header, as text; bytes that are not UTF-8 are replaced, so that a filter sees something of
 /// them too.
@@ -37,12 +37,9 @@ pub fn parameter<'a>(request: &'a Request<'_>, name: &str) -> Option<Cow<'a, str
     query(request).find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
-/// First cookie of that name. What is no text beside it hides nothing.
+/// First cookie of that name, as written.
 pub fn cookie<'a>(request: &'a Request<'_>, name: &str) -> Option<&'a str> {
-    let lists = request.head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-    let pairs = lists.flat_map(|list| list.split(|byte| *byte == b';'));
-    let mut texts = pairs.filter_map(|pair| std::str::from_utf8(pair).ok()?.trim().split_once('='));
-    texts.find(|(key, _)| *key == name).map(|(_, value)| value)
+    cookies::cookie(request.head, name)
 }
 
 /// Whether a body may follow this head. In HTTP/1 the head says so; in HTTP/2 only a length of zero excludes one.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::COOKIE;
 use http::{Extensions, HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 use serde_json::{Map, Value};
 
+use super::cookies;
 use crate::base::ids::RequestId;
 use crate::llm::observe::{Observation, Want};
 use crate::llm::provider::Api;
@@ -162,24 +162,8 @@ impl CredentialPlace {
                 // A path without one of its query parameters is still a path.
                 let _ = head.set_raw_path(without_query(path, name).as_bytes());
             }
-            CredentialPlace::Cookie(name) => remove_cookie(head, name),
+            CredentialPlace::Cookie(name) => cookies::remove(head, name),
         }
-    }
-}
-
-/// Takes one cookie out of what goes upstream; the others stay as written.
-fn remove_cookie(head: &mut RequestHeader, name: &str) {
-    let is_it =
-        |pair: &&[u8]| pair.split(|byte| *byte == b'=').next().map(<[u8]>::trim_ascii_end) == Some(name.as_bytes());
-    let headers = head.headers.get_all(COOKIE).into_iter().map(HeaderValue::as_bytes);
-    let pairs = headers.flat_map(|header| header.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
-    let others = pairs.filter(|pair| !pair.is_empty() && !is_it(pair)).collect::<Vec<_>>().join(&b"; "[..]);
-    head.remove_header(&COOKIE);
-    if let Ok(others) = HeaderValue::from_bytes(&others)
-        && !others.is_empty()
-    {
-        // Of a name and a value.
-        let _ = head.insert_header(COOKIE, others);
     }
 }
 

@@ -10,6 +10,7 @@ use pingora_http::RequestHeader;
 use super::route::header_holds;
 use super::upstream::Upstream;
 use crate::config::model::{self, CanaryTakes, DubboService, HeaderControl, Route};
+use crate::plugins::cookies;
 
 /// The value by which a cookie chooses a canary.
 const ALWAYS: &str = "always";
@@ -75,7 +76,7 @@ impl Arm {
         let taking = arms.iter().position(|arm| match &arm.takes {
             None => true,
             Some(CanaryTakes::Header(condition)) => header_holds(condition, host, head),
-            Some(CanaryTakes::Cookie(name)) => cookie(head, name).is_some_and(|value| value == ALWAYS),
+            Some(CanaryTakes::Cookie(name)) => cookies::unquoted(head, name).is_some_and(|value| value == ALWAYS),
             Some(CanaryTakes::Share { weight, total }) => {
                 let share = f64::from(*weight) / f64::from(*total);
                 sample -= share;
@@ -119,14 +120,6 @@ impl Arm {
             .find(|destination| destination.can_serve())
             .unwrap_or(chosen)
     }
-}
-
-/// The value of a cookie. Others may be no text at all.
-pub fn cookie<'a>(head: &'a RequestHeader, name: &str) -> Option<&'a str> {
-    let values = head.headers.get_all(http::header::COOKIE).iter().map(|value| value.as_bytes());
-    let pairs = values.flat_map(|value| value.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
-    let mut of_name = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
-    std::str::from_utf8(of_name.next()?).ok().map(|value| value.trim_matches('"'))
 }
 
 #[cfg(test)]

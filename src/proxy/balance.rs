@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pingora_http::RequestHeader;
 
-use super::arm::cookie;
 use super::cluster::Endpoint;
 use super::mcp_session;
 use crate::config::model::{HashKey, LoadBalance};
+use crate::plugins::cookies;
 
 /// How one upstream balances.
 #[derive(Default)]
@@ -137,7 +137,7 @@ pub fn key(method: &LoadBalance, head: &RequestHeader, host: &str, ip: Option<Ip
             pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| key == name).and_then(|(_, value)| of(value))
         }
         HashKey::Cookie { name, path, max_age_secs } => {
-            if let Some(value) = cookie(head, name) {
+            if let Some(value) = cookies::unquoted(head, name) {
                 of(value)
             } else {
                 let value = format!("{:016x}", hash(&fresh));

@@ -2,9 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::COOKIE;
-
-use crate::plugins::{CredentialPlace, Request};
+use crate::plugins::{CredentialPlace, Request, cookies};
 
 /// Decoded values of a query parameter, in written order. A plus is a plus, as Higress' C++ plugins have it: keys in Base64 have some.
 pub fn query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<'q, str>> {
@@ -15,12 +13,7 @@ pub fn query_values<'q>(query: &'q str, name: &str) -> impl Iterator<Item = Cow<
 
 /// First value of a cookie, without the quotes it may stand in.
 pub fn cookie<'r>(request: &'r Request<'_>, name: &str) -> Option<&'r str> {
-    let headers = request.head.headers.get_all(COOKIE).into_iter().map(|value| value.as_bytes());
-    let pairs = headers.flat_map(|header| header.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
-    // Other cookies may be no text at all.
-    let mut texts = pairs.filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('='));
-    let (_, value) = texts.find(|(key, _)| key.trim_end() == name)?;
-    Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+    cookies::unquoted(request.head, name)
 }
 
 /// A place a token may be in.

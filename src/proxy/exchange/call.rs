@@ -214,7 +214,6 @@ impl Call {
     }
 }
 
-/// Takes the client's credential for the gateway out of a head that goes to a model provider.
 fn blank(model: Arc<str>, service: Arc<str>) -> Answered {
     Answered {
         model,
