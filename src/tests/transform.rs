@@ -282,14 +282,14 @@ fn import_says_what_becomes_of_each_object() {
         rows.iter().find(|row| row["file"] == file).unwrap_or_else(|| panic!("{file} in {out}"))["verdict"].clone()
     };
     assert_eq!(code, 0, "{out}");
-    assert_eq!(verdict("ingresses/web.yaml"), "partly");
+    assert_eq!(verdict("ingresses/web.yaml"), "unavailable", "its service does not exist");
     assert_eq!(verdict("wasmplugins/response-cache.internal.yaml"), "differently");
     assert_eq!(verdict("secrets/plain.yaml"), "native");
     assert_eq!(verdict("envoyfilters/h.yaml"), "ignored");
     let (_, markdown, _) = import("md");
-    assert!(markdown.contains("## Partly supported") && markdown.contains("nowhere.static"), "{markdown}");
+    assert!(markdown.contains("## Does not work") && markdown.contains("nowhere.static"), "{markdown}");
     let (_, html, _) = import("html");
-    assert!(html.starts_with("<!doctype html>") && html.contains("<h2>Supported, with differences</h2>"), "{html}");
+    assert!(html.starts_with("<!doctype html>") && html.contains("Works, with differences</h2>"), "{html}");
     folder.plugin("transformer", &json!({"reqRules": "<b>"}), &json!([]));
     let (code, html, _) = import("html");
     assert!(code == 0 && html.contains("&lt;b&gt;"), "only the plugin is out: {code} {html}");
