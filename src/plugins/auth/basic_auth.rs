@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::WWW_AUTHENTICATE;
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use parking_lot::Mutex;
 use ring::hmac;
 use ring::rand::SystemRandom;
@@ -159,8 +159,13 @@ impl Plugin for BasicAuth {
         let Some(encoded) = request.header("authorization").and_then(|value| value.strip_prefix("Basic ")) else {
             return self.refuse(401, "No Basic Authentication information found.", "basic-auth.no_auth_data");
         };
-        let Some(user) = self.known(encoded).await else {
-            return self.refuse(401, "Invalid username and/or password", "basic-auth.bad_credential");
+        let user = match self.known(encoded).await {
+            Ok(Some(user)) => user,
+            Ok(None) => return self.refuse(401, "Invalid username and/or password", "basic-auth.bad_credential"),
+            Err(Busy) => {
+                let reply = consumers::told(503, "basic-auth.busy", "Too many logins at once. Retry in a moment.");
+                return Flow::respond(reply.header(RETRY_AFTER, "2"));
+            }
         };
         if !self.config.gate.admits(user.consumer.as_deref()) {
             return self.refuse(403, "Unauthorized consumer", "basic-auth.unauthorized");
@@ -172,22 +177,22 @@ impl Plugin for BasicAuth {
 }
 
 impl BasicAuth {
-    async fn known(&self, encoded: &str) -> Option<&Arc<User>> {
-        let decoded = STANDARD.decode(encoded.trim()).ok()?;
-        let colon = decoded.iter().position(|byte| *byte == b':')?;
+    async fn known(&self, encoded: &str) -> Result<Option<&Arc<User>>, Busy> {
+        let decoded = STANDARD.decode(encoded.trim()).unwrap_or_default();
+        let Some(colon) = decoded.iter().position(|byte| *byte == b':') else { return Ok(None) };
         let (name, password) = (&decoded[..colon], &decoded[colon + 1..]);
         let (mut is_named, mut found) = (false, None);
         for user in self.config.users.iter().filter(|user| user.name.as_bytes() == name) {
             is_named = true;
-            if user.has(password).await {
+            if user.has(password).await? {
                 found = Some(user);
             }
         }
         if !is_named && let Some(other) = self.config.users.first() {
             // As slow as a wrong password, so that the time does not tell which names there are.
-            other.has(password).await;
+            other.has(password).await?;
         }
-        found
+        Ok(found)
     }
 
     /// The C++ plugin tells its reason to the access log only, the Go port tells it the client.
@@ -205,21 +210,30 @@ impl BasicAuth {
 static HASHING: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2))));
 
+/// How many requests may wait for that. A hash takes tenths of a second, so that with more of them nobody new would get in for long.
+const WAITING_LIMIT: usize = 16;
+static WAITING: Semaphore = Semaphore::const_new(WAITING_LIMIT);
+
+/// More passwords to check than can be waited for.
+struct Busy;
+
 impl User {
-    async fn has(self: &Arc<User>, password: &[u8]) -> bool {
-        let Password::Hashed(hashed) = &self.password else { return self.has_now(password) };
+    async fn has(self: &Arc<User>, password: &[u8]) -> Result<bool, Busy> {
+        let Password::Hashed(hashed) = &self.password else { return Ok(self.has_now(password)) };
         let code = hmac::sign(&hashed.key, password);
         if hashed.last.lock().as_ref().is_some_and(|last| last.as_ref().ct_eq(code.as_ref()).into()) {
-            return true;
+            return Ok(true);
         }
+        let place = WAITING.try_acquire().map_err(|_| Busy)?;
         let (user, password) = (self.clone(), password.to_vec());
-        let Ok(_permit) = HASHING.acquire().await else { return false };
+        let Ok(_permit) = HASHING.acquire().await else { return Err(Busy) };
+        drop(place);
         // Off the proxy's threads, which carry all other requests.
         let is_right = tokio::task::spawn_blocking(move || user.has_now(&password)).await.unwrap_or(false);
         if is_right {
             *hashed.last.lock() = Some(code);
         }
-        is_right
+        Ok(is_right)
     }
 
     fn has_now(&self, password: &[u8]) -> bool {

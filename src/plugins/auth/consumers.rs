@@ -67,7 +67,11 @@ impl Gate {
         fields.boolean("global_auth");
         fields.boolean("_disable_");
         let global_auth = scope.global.and_then(|global| global.get("global_auth")).and_then(flag);
-        let is_disabled = of_rule("_disable_").and_then(flag).unwrap_or(false);
+        let says_disabled = of_rule("_disable_").and_then(flag).unwrap_or(false);
+        if says_disabled && family == Family::Go {
+            fields.warn("_disable_", "has no effect: only the C++ plugins know it; use configDisable");
+        }
+        let is_disabled = says_disabled && family == Family::Cpp;
         if is_rule && fields.is_null("allow") {
             fields.problem("allow", "has no value; write the consumers that may pass, or [] for nobody");
         }

@@ -7,7 +7,7 @@
 //! Differences from Higress: `keep_token: false` takes tokens out of parameters and cookies, too (the C++ plugin leaves them); a
 //! claim that is missing makes no empty header; claims that are lists or objects make none either; ES512 is not known.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +22,7 @@ use super::consumers::{self, Gate};
 use super::jwt::{Fault, Jwks, Jwt};
 use super::places::Place;
 use super::remote_keys::RemoteKeys;
+use crate::base::shared::Shared;
 use crate::config::model::Phase;
 use crate::plugins::config::{FieldProblem, Fields, is_usable};
 use crate::plugins::registry::{BuildResult, PluginSpec, Scope};
@@ -74,7 +75,7 @@ struct Consumer {
 
 enum Keys {
     Given(Jwks),
-    Remote { keys: RemoteKeys, to: Destination, head: Box<RequestHeader>, timeout: Duration },
+    Remote { keys: Arc<RemoteKeys>, to: Destination, head: Box<RequestHeader>, keep: Duration, timeout: Duration },
 }
 
 struct ClaimHeader {
@@ -181,7 +182,10 @@ fn read_keys(fields: &mut Fields<'_>) -> Option<Keys> {
         Ok(head)
     });
     match head {
-        Ok(head) => Some(Keys::Remote { keys: RemoteKeys::new(keep), to, head: Box::new(head), timeout }),
+        Ok(head) => {
+            let keys = Arc::new(RemoteKeys::new(keep));
+            Some(Keys::Remote { keys, to, head: Box::new(head), keep, timeout })
+        }
         Err(_) => {
             fields.problem("remote_jwks", "has a path or service_host that cannot be sent");
             None
@@ -205,15 +209,24 @@ fn read_places(fields: &mut Fields<'_>) -> Vec<Place> {
     places
 }
 
+/// The sets of all configurations: who has one goes on with it after a change.
+static KEY_SETS: LazyLock<Shared<RemoteKeys>> = LazyLock::new(Shared::new);
+
 struct JwtAuth {
     config: Config,
     host: Arc<dyn Host>,
 }
 
 fn build(scope: &Scope<'_>, host: &Arc<dyn Host>, family: Family) -> BuildResult {
-    let (config, problems) = Config::read(scope, family);
+    let (mut config, problems) = Config::read(scope, family);
     if !is_usable(&problems) {
         return Err(problems);
+    }
+    for consumer in &mut config.consumers {
+        if let Keys::Remote { keys, to, head, keep, .. } = &mut consumer.keys {
+            let of = format!("{:p} {to:?} {:?} {:?} {keep:?}", Arc::as_ptr(host), head.uri, head.headers);
+            *keys = KEY_SETS.get(of, || RemoteKeys::new(*keep));
+        }
     }
     let is_active = config.gate.is_active;
     Ok(is_active.then(|| Arc::new(JwtAuth { config, host: host.clone() }) as Arc<dyn Plugin>))
@@ -289,7 +302,7 @@ impl JwtAuth {
     async fn check_signature(&self, consumer: &Consumer, jwt: &Jwt) -> Result<(), Fault> {
         match &consumer.keys {
             Keys::Given(keys) => keys.verify(jwt),
-            Keys::Remote { keys, to, head, timeout } => {
+            Keys::Remote { keys, to, head, timeout, .. } => {
                 let call = || {
                     let head = RequestHeader::clone(head);
                     self.host.http(HttpCall {

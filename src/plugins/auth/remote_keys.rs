@@ -56,8 +56,8 @@ impl RemoteKeys {
                 Ok(keys) => *self.current.lock() = Some((Instant::now(), Arc::new(keys))),
                 Err(reason) => {
                     tracing::warn!(%reason, "A key set could not be fetched");
-                    // Until the next try.
-                    *self.current.lock() = None;
+                    // A token with an unknown key must not cost others the keys that still hold.
+                    self.current.lock().take_if(|(at, _)| at.elapsed() >= self.keep);
                 }
             }
         }
@@ -104,6 +104,18 @@ mod tests {
         let unknown = Jwt::parse(&ecdsa("b").1(&json!({}))).unwrap();
         assert_eq!(keys.verify(&unknown, fetch).await, Err(Fault::NoKey));
         assert_eq!(n_fetched.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn keys_that_hold_outlast_an_issuer_that_does_not_answer() {
+        let (set, sign) = ecdsa("a");
+        let keys = RemoteKeys::new(Duration::from_secs(600));
+        let good = Jwt::parse(&sign(&json!({}))).unwrap();
+        let unknown = Jwt::parse(&ecdsa("b").1(&json!({}))).unwrap();
+        assert_eq!(keys.verify(&good, || async { Ok(answer(200, &[], &set.to_string())) }).await, Ok(()));
+        *keys.asked.lock().await = None;
+        assert_eq!(keys.verify(&unknown, || async { Err("down".into()) }).await, Err(Fault::NoKey));
+        assert_eq!(keys.verify(&good, || async { Err("down".into()) }).await, Ok(()));
     }
 
     #[tokio::test]

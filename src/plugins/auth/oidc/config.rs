@@ -38,6 +38,8 @@ pub struct Config {
     pub refresh: i64,
     pub login_expire: i64,
     login_per_request: bool,
+    /// Further parameters of the provider's login page.
+    pub asks: Vec<(&'static str, String)>,
 }
 
 impl Config {
@@ -91,6 +93,14 @@ impl Config {
         let Ok(url) = url.parse::<Uri>() else { return false };
         let (Some("http" | "https"), Some(host)) = (url.scheme_str(), url.host()) else { return false };
         self.whitelist_domains.iter().any(|allowed| is_allowed(allowed, host, url.port_u16()))
+    }
+
+    /// Whether it is a page of the provider, such as the one that signs users out there.
+    pub fn is_of_issuer(&self, url: &str) -> bool {
+        let authority = |url: &str| {
+            Some((url.parse::<Uri>().ok()?.scheme_str()?.to_owned(), url.parse::<Uri>().ok()?.authority()?.clone()))
+        };
+        authority(url).is_some_and(|own| Some(own) == authority(&self.issuer))
     }
 }
 
@@ -167,6 +177,20 @@ fn read(fields: &mut Fields<'_>) -> Option<Config> {
     let pass_authorization_header = fields.boolean("pass_authorization_header").unwrap_or(true);
     let pass_access_token = fields.boolean("pass_access_token").unwrap_or(false);
     let matches = MatchRules::read(fields);
+    // Higress lets nobody in with them unless the provider tells groups in its way; here they would let everybody in.
+    for key in ["allowed_groups", "allowed_roles"] {
+        if !texts(fields, key).is_empty() {
+            fields.add(Severity::Outage, key, "is not known to this gateway, which would let everybody in".to_owned());
+        }
+    }
+    let asks: Vec<(&'static str, String)> = [("approval_prompt", "force"), ("prompt", ""), ("acr_values", "")]
+        .map(|(key, default)| (key, fields.string(key).unwrap_or(default).to_owned()))
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .collect();
+    // As in oauth2-proxy, the newer one takes the place of the older.
+    let has_prompt = asks.iter().any(|(key, _)| *key == "prompt");
+    let asks = asks.into_iter().filter(|(key, _)| !(has_prompt && *key == "approval_prompt")).collect();
     // PKCE is always used; the option is known so that configurations with it are.
     if let Some(method) = fields.string("code_challenge_method").filter(|method| *method != "S256") {
         fields.problem("code_challenge_method", format!("\"{method}\" is not S256, the method used"));
@@ -191,6 +215,7 @@ fn read(fields: &mut Fields<'_>) -> Option<Config> {
         refresh,
         login_expire,
         login_per_request,
+        asks,
     })
 }
 
@@ -211,8 +236,11 @@ fn texts(fields: &mut Fields<'_>, key: &'static str) -> Vec<String> {
     }
 }
 
-/// A duration, in seconds.
+/// A duration, in seconds: text, or as Go reads a number, nanoseconds.
 fn seconds(fields: &mut Fields<'_>, key: &'static str, default: i64) -> i64 {
+    if let Some(nanos) = fields.get(key).and_then(serde_json::Value::as_u64) {
+        return i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX);
+    }
     let Some(text) = fields.string(key) else { return default };
     let parsed = if text == "0" { Some(Duration::ZERO) } else { go_duration(text) };
     let seconds = parsed.and_then(|duration| i64::try_from(duration.as_secs()).ok());

@@ -118,7 +118,7 @@ impl Oidc {
     /// A request of the application.
     async fn pass(&self, request: &mut Request<'_>, metadata: &Metadata) -> Flow {
         let Some(session) = self.session(request, metadata).await else {
-            if wants_json(request) {
+            if is_no_page(request) {
                 let text = "No valid authentication in request. Access Denied.";
                 return Flow::respond(told(401, "oidc.no_session", text));
             }
@@ -128,7 +128,9 @@ impl Oidc {
         request.head.remove_header(&ACCESS_TOKEN_HEADER);
         // None of it is for model providers.
         let cookies = self.config.cookies.names(request).into_iter().map(CredentialPlace::Cookie);
-        let headers = [AUTHORIZATION, ACCESS_TOKEN_HEADER].map(|name| CredentialPlace::Header(name.to_string()));
+        let authorization = self.config.pass_authorization_header.then_some(AUTHORIZATION);
+        let headers = authorization.into_iter().chain([ACCESS_TOKEN_HEADER]);
+        let headers = headers.map(|name| CredentialPlace::Header(name.to_string()));
         request.state.credentials.extend(cookies.chain(headers));
         let mut set = |name: HeaderName, value: String| {
             // Tokens are visible ASCII; one that is not is not passed on.
@@ -180,7 +182,7 @@ impl Oidc {
         let config = &self.config;
         let challenge = digest::digest(&digest::SHA256, login.verifier.as_bytes());
         let mut to = form_urlencoded::Serializer::new(String::new());
-        to.append_pair("approval_prompt", "force")
+        to.extend_pairs(&config.asks)
             .append_pair("client_id", &config.client_id)
             .append_pair("code_challenge", &URL_SAFE_NO_PAD.encode(challenge))
             .append_pair("code_challenge_method", "S256")
@@ -262,7 +264,10 @@ impl Oidc {
 
     fn sign_out(&self, request: &Request<'_>) -> Flow {
         let config = &self.config;
-        let mut wanted = self.wanted(request);
+        let mut wanted = match self.asked(request).filter(|url| config.is_of_issuer(url)) {
+            Some(page) => page,
+            None => self.wanted(request),
+        };
         let sealed = config.cookies.read(request);
         let session: Option<Session> =
             sealed.and_then(|sealed| config.sealer.open(&config.purpose(&config.cookies.name), &sealed));
@@ -276,15 +281,21 @@ impl Oidc {
 
     /// Where a user of the plugin's own paths wants to go.
     fn wanted(&self, request: &Request<'_>) -> String {
+        self.asked(request).filter(|url| self.config.may_redirect(url)).unwrap_or_else(|| "/".to_owned())
+    }
+
+    fn asked(&self, request: &Request<'_>) -> Option<String> {
         let query = request.head.uri.query().unwrap_or_default();
         let asked = places::query_values(query, "rd").next().map(std::borrow::Cow::into_owned);
-        let asked = asked.or_else(|| request.header(REDIRECT_HEADER).map(str::to_owned));
-        asked.filter(|url| self.config.may_redirect(url)).unwrap_or_else(|| "/".to_owned())
+        asked.or_else(|| request.header(REDIRECT_HEADER).map(str::to_owned))
     }
 }
 
-/// A script cannot follow a redirect to a login page.
-fn wants_json(request: &Request<'_>) -> bool {
+/// A script cannot follow a redirect to a login page, nor an image; a login that they began would take the place of the user's.
+fn is_no_page(request: &Request<'_>) -> bool {
+    if request.header("sec-fetch-mode").is_some_and(|mode| mode != "navigate") {
+        return true;
+    }
     let accepted = request.head.headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|kind| kind.trim() == "application/json")
 }

@@ -1,6 +1,6 @@
 //! The OpenID provider: what it says of itself, and tokens for codes.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::config::Config;
 use super::session::{Login, Session};
 use crate::base::secret::Secret;
+use crate::base::shared::Shared;
 use crate::plugins::auth::clock;
 use crate::plugins::auth::jwt::Jwt;
 use crate::plugins::auth::remote_keys::RemoteKeys;
@@ -58,10 +59,18 @@ pub struct Provider {
     discovery_timeout: Duration,
     redeem_timeout: Duration,
     host: Arc<dyn Host>,
+    known: Arc<Known>,
+}
+
+/// What the provider has said.
+struct Known {
     /// One request asks for all.
     metadata: tokio::sync::Mutex<Option<Discovery>>,
     keys: RemoteKeys,
 }
+
+/// Of the providers of all configurations: who is logged in stays so after a change, also while the provider does not answer.
+static KNOWN: LazyLock<Shared<Known>> = LazyLock::new(Shared::new);
 
 impl Provider {
     pub fn new(config: &Config, host: Arc<dyn Host>) -> Provider {
@@ -73,16 +82,18 @@ impl Provider {
             service_host: config.service_host.clone(),
             discovery_timeout: config.discovery_timeout,
             redeem_timeout: config.redeem_timeout,
+            known: KNOWN.get(
+                format!("{:p} {} {:?} {:?}", Arc::as_ptr(&host), config.issuer, config.service, config.service_host),
+                || Known { metadata: tokio::sync::Mutex::default(), keys: RemoteKeys::new(KEEP_KEYS) },
+            ),
             host,
-            metadata: tokio::sync::Mutex::default(),
-            keys: RemoteKeys::new(KEEP_KEYS),
         }
     }
 
     /// # Errors
     /// Why the provider cannot be used now.
     pub async fn metadata(&self) -> Result<Arc<Metadata>, String> {
-        let mut known = self.metadata.lock().await;
+        let mut known = self.known.metadata.lock().await;
         if let Some(Discovery { at, result }) = known.as_ref()
             && at.elapsed() < if result.is_ok() { KEEP_METADATA } else { PAUSE }
         {
@@ -176,7 +187,7 @@ impl Provider {
     async fn verified(&self, metadata: &Metadata, id_token: &str) -> Result<Jwt, String> {
         let jwt = Jwt::parse(id_token).map_err(|fault| format!("the id_token: {fault}"))?;
         let fetch = || self.call("GET", &metadata.jwks_uri, Bytes::new(), self.discovery_timeout);
-        self.keys.verify(&jwt, fetch).await.map_err(|fault| format!("the id_token: {fault}"))?;
+        self.known.keys.verify(&jwt, fetch).await.map_err(|fault| format!("the id_token: {fault}"))?;
         if jwt.text("iss") != Some(&metadata.issuer) {
             return Err("the id_token is of another issuer".into());
         }
