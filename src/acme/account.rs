@@ -43,6 +43,21 @@ pub(super) async fn account(
         }
         tracing::info!(from = kept.directory, to = directory, "Another ACME authority: a new account is made");
     }
+    new_account(directory, email, file, transport).await
+}
+
+/// Another account, which takes the place of the one in the file.
+///
+/// # Errors
+/// The authority refuses, or the file cannot be written.
+pub(super) async fn new_account(
+    directory: &str,
+    email: Option<&str>,
+    file: &Path,
+    transport: &Arc<dyn Transport>,
+) -> Result<Account, String> {
+    let builder = || Account::builder_with_http(Box::new(Client(transport.clone())));
+    let place = file.display();
     let contact = email.map(|email| format!("mailto:{email}"));
     let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
     let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };

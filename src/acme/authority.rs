@@ -33,15 +33,28 @@ impl Authority {
     /// # Errors
     /// Why there is none, in words; the authority's where it gave any.
     pub async fn issue(&self, domain: &str, email: Option<&str>) -> Result<Issued, String> {
-        let account = account::account(&self.directory, email, &self.file, &self.transport).await?;
+        let mut account = account::account(&self.directory, email, &self.file, &self.transport).await?;
         let identifiers = [Identifier::Dns(domain.to_owned())];
-        let order = account.new_order(&NewOrder::new(&identifiers)).await;
+        let mut order = account.new_order(&NewOrder::new(&identifiers)).await;
+        if order.as_ref().is_err_and(is_lost_account) {
+            tracing::warn!(
+                directory = self.directory,
+                "The authority does not know the account any more; a new one is made"
+            );
+            account = account::new_account(&self.directory, email, &self.file, &self.transport).await?;
+            order = account.new_order(&NewOrder::new(&identifiers)).await;
+        }
         let mut order = order.map_err(|error| format!("the order is refused: {error}"))?;
         let shown = self.prove(&mut order, domain).await?;
         let status = order.poll_ready(&PATIENCE).await.map_err(|error| error.to_string());
         drop(shown);
         if status? == OrderStatus::Invalid {
-            return Err(refusal(&mut order).await);
+            let port = match self.challenge {
+                AcmeChallenge::Http01 => 80,
+                AcmeChallenge::TlsAlpn01 => 443,
+            };
+            let refusal = refusal(&mut order).await;
+            return Err(format!("{refusal}. The domain must lead to this gateway's port {port}"));
         }
         let failed = |error: instant_acme::Error| format!("the certificate is not issued: {error}");
         let key = order.finalize().await.map_err(failed)?;
@@ -71,6 +84,15 @@ impl Authority {
         }
         Ok(shown)
     }
+}
+
+/// It was reset, or made anew.
+fn is_lost_account(error: &instant_acme::Error) -> bool {
+    let kind = match error {
+        instant_acme::Error::Api(problem) => problem.r#type.as_deref(),
+        _ => None,
+    };
+    kind.is_some_and(|kind| kind.ends_with(":accountDoesNotExist"))
 }
 
 /// An answer that is removed when nobody looks any more.

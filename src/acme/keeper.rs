@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Authority, Leaf, Shelf};
+use super::{Authority, Issued, Leaf, Shelf};
 use crate::config::model::{AutomaticHttps, CertificateOrder};
 
 /// Between two looks at what is wanted, if nothing says that it has changed.
@@ -20,24 +20,34 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(12 * 3600);
 /// After a certificate was issued, whatever is said of it then: an authority is never asked without end.
 const PAUSE_AFTER_SUCCESS: Duration = Duration::from_secs(600);
 
-/// The part of a certificate's life, one in so many, before whose beginning it is not renewed.
-const LAST_PART: u32 = 3;
+/// The lifetime that `renewBeforeDays` is about; of a shorter or longer one it is the same part (Higress `RenewalWindowRatio`).
+const USUAL_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
+
+/// No certificate is renewed in the first third of its life.
+const LARGEST_PART: f64 = 2.0 / 3.0;
 
 /// Orders what is wanted and not there, and what expires soon. `changed` says that something else may be wanted.
 pub async fn keep(authority: Authority, shelf: Arc<dyn Shelf>, changed: Arc<Notify>) {
     let mut failures = Failures::default();
+    // What was issued and could not be put onto the shelf: authorities give only a few for the same names.
+    let mut in_hand: HashMap<String, Issued> = HashMap::new();
     loop {
+        let mut next = LOOK_EVERY;
         if let Some(wanted) = shelf.wanted() {
             failures.forget_all_but(&wanted);
+            in_hand.retain(|domain, _| wanted.orders.iter().any(|order| order.domain == *domain));
             for order in &wanted.orders {
-                if is_due(order, wanted.renew_before, SystemTime::now()) && !failures.is_pausing(&order.domain) {
-                    let outcome = issue(&authority, &*shelf, &wanted, order).await;
+                let due = due_in(order, wanted.renew_before, SystemTime::now());
+                if due.is_zero() && !failures.is_pausing(&order.domain) {
+                    let outcome = issue(&authority, &*shelf, &wanted, order, &mut in_hand).await;
                     shelf.count(outcome.is_ok());
                     failures.note(&order.domain, outcome);
+                } else if !due.is_zero() {
+                    next = next.min(due);
                 }
             }
         }
-        let next = failures.next().map_or(LOOK_EVERY, |next| next.min(LOOK_EVERY));
+        let next = failures.next().map_or(next, |pause| next.min(pause));
         tokio::select! {
             () = changed.notified() => {}
             () = tokio::time::sleep(next) => {}
@@ -50,21 +60,31 @@ async fn issue(
     shelf: &dyn Shelf,
     wanted: &AutomaticHttps,
     order: &CertificateOrder,
+    in_hand: &mut HashMap<String, Issued>,
 ) -> Result<(), String> {
     let domain = &order.domain;
-    tracing::info!(domain, directory = authority.directory, "Ordering a certificate");
-    let issued = authority.issue(domain, wanted.email.as_deref()).await?;
-    shelf.put(order, &issued)?;
+    let issued = match in_hand.remove(domain) {
+        Some(issued) => issued,
+        None => {
+            tracing::info!(domain, directory = authority.directory, "Ordering a certificate");
+            authority.issue(domain, wanted.email.as_deref()).await?
+        }
+    };
+    if let Err(reason) = shelf.put(order, &issued) {
+        in_hand.insert(domain.clone(), issued);
+        return Err(format!("it was issued and is kept until it can be stored: {reason}"));
+    }
     tracing::info!(domain, secret = %order.secret, "A certificate was issued");
     Ok(())
 }
 
-/// Whether there is no certificate for the domain, or not for much longer. One that lives for a day is not renewed a month before.
-fn is_due(order: &CertificateOrder, renew_before: Duration, now: SystemTime) -> bool {
-    let leaf = order.chain.as_deref().and_then(Leaf::of);
-    leaf.is_none_or(|leaf| {
-        let renew_before = if renew_before < leaf.lifetime { renew_before } else { leaf.lifetime / LAST_PART };
-        !leaf.names.contains(&order.domain) || leaf.time_left(now) < renew_before
+/// How long until there must be another certificate for the domain; zero where there is none, or not for much longer. One that lives
+/// for a day is renewed hours before.
+fn due_in(order: &CertificateOrder, renew_before: Duration, now: SystemTime) -> Duration {
+    let leaf = order.chain.as_deref().and_then(Leaf::of).filter(|leaf| leaf.names.contains(&order.domain));
+    leaf.map_or(Duration::ZERO, |leaf| {
+        let part = renew_before.as_secs_f64() / USUAL_LIFETIME.as_secs_f64();
+        leaf.time_left(now).saturating_sub(leaf.lifetime.mul_f64(part.min(LARGEST_PART)))
     })
 }
 
@@ -87,12 +107,7 @@ impl Failures {
         };
         let before = self.by_domain.get(domain).map(|(pause, _)| *pause * 2);
         let pause = before.unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE);
-        tracing::error!(
-            domain,
-            reason,
-            retry_in_s = pause.as_secs(),
-            "No certificate was issued. The domain must lead to this gateway's port 80 (http-01) or 443 (tls-alpn-01)"
-        );
+        tracing::error!(domain, reason, retry_in_s = pause.as_secs(), "There is no new certificate");
         self.by_domain.insert(domain.to_owned(), (pause, Instant::now() + pause));
     }
 
@@ -100,9 +115,11 @@ impl Failures {
         self.by_domain.retain(|domain, _| wanted.orders.iter().any(|order| order.domain == *domain));
     }
 
-    /// Time to the end of the first pause.
+    /// Time to the end of the next pause.
     fn next(&self) -> Option<Duration> {
-        self.by_domain.values().map(|(_, until)| until.saturating_duration_since(Instant::now())).min()
+        let now = Instant::now();
+        let left = self.by_domain.values().map(|(_, until)| until.saturating_duration_since(now));
+        left.filter(|left| !left.is_zero()).min()
     }
 }
 
@@ -123,6 +140,17 @@ mod tests {
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
     }
 
+    fn is_due(order: &CertificateOrder, renew_before: Duration, now: SystemTime) -> bool {
+        due_in(order, renew_before, now).is_zero()
+    }
+
+    #[test]
+    fn a_pause_that_is_over_wakes_nobody() {
+        let mut failures = Failures::default();
+        failures.by_domain.insert("a.com".into(), (FIRST_PAUSE, Instant::now()));
+        assert_eq!(failures.next(), None);
+    }
+
     #[test]
     fn what_is_missing_wrong_or_old_is_ordered() {
         let secret = ObjectRef {
@@ -137,7 +165,8 @@ mod tests {
         let month = Duration::from_secs(14 * 86_400);
         let order = CertificateOrder { domain: "a.com".into(), secret: secret.clone(), chain: Some(chain(&["a.com"])) };
         let year = Duration::from_secs(365 * 86_400);
-        assert!(!is_due(&order, year, early) && is_due(&order, year, late), "not before the last third of its life");
+        let young = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_571_200);
+        assert!(is_due(&order, year, early) && !is_due(&order, year, young), "not in the first third of its life");
         for (chain, now, expected) in [
             (None, early, true),
             (Some("nonsense".to_owned()), early, true),

@@ -60,16 +60,15 @@ impl Https {
         Some(read(Fields::new(&value, "data.cert", report), report))
     }
 
-    /// The Secret for a host: the first that names it, then the first whose wildcard covers it.
+    /// The Secret for a host: the first that names it or has a wildcard over it, of any depth (Higress `MatchSecretNameByDomain`).
     pub fn secret_for(&self, host: &HostMatch) -> Option<&Credential> {
         let covers = |domain: &HostMatch| match (domain, host) {
-            (HostMatch::Suffix(suffix), HostMatch::Exact(name)) => {
-                name.strip_suffix(suffix.as_str()).is_some_and(|label| !label.is_empty() && !label.contains('.'))
+            (HostMatch::Suffix(suffix), HostMatch::Exact(name) | HostMatch::Suffix(name)) => {
+                name.ends_with(suffix.as_str()) && name != suffix
             }
             _ => false,
         };
-        let named = self.credentials.iter().find(|credential| credential.domains.contains(host));
-        named.or_else(|| self.credentials.iter().find(|credential| credential.domains.iter().any(covers)))
+        self.credentials.iter().find(|one| one.domains.iter().any(|domain| domain == host || covers(domain)))
     }
 
     /// What is to be ordered, with what is there.
@@ -121,6 +120,8 @@ fn read(mut fields: Fields<'_>, report: ObjectReport<'_>) -> Https {
             report.error(issuer.path(), "is a second issuer; there is only one, letsencrypt");
         }
         email = email.or(address.map(str::to_owned));
+        // Higress writes them, empty, and reads them nowhere.
+        issuer.inert(&["ak", "sk"]);
         issuer.finish();
     }
     // Nobody is asked for certificates in a way that was not meant.
