@@ -147,7 +147,8 @@ impl KnowledgeBase {
         let _writing = self.writing.lock().await;
         self.check_there()?;
         let mut stored = self.table.stored().await?;
-        stored.retain(|_, one| filter.all_tenants || one.tenant.is_none() || one.tenant == filter.tenant);
+        // What everybody may read is not for one of them to take away.
+        stored.retain(|_, one| filter.all_tenants || one.tenant == filter.tenant);
         let mut removed = Removed::default();
         for id in ids {
             let is_row = |row: &&String| is_table(id) && source_of(row, |source| source == id);

@@ -22,6 +22,7 @@ use super::ports::Complete;
 use super::retrieve::lexicon::LexiconCache;
 use super::retrieve::rerank::Reranker;
 use super::store::{Layout, Store, Table, check_name};
+use crate::base::shared::Shared;
 
 /// Where knowledge bases lie and what serves them. One per process.
 pub struct Rag {
@@ -34,7 +35,7 @@ pub struct Rag {
     lock_dir: Option<PathBuf>,
     open: Mutex<HashMap<String, Arc<KnowledgeBase>>>,
     /// Held while a base is made or deleted.
-    changing: tokio::sync::Mutex<()>,
+    changing: Shared<tokio::sync::Mutex<()>>,
 }
 
 /// The models of the process. Without an embedding model passages are found by their words only.
@@ -107,7 +108,7 @@ impl Rag {
     pub fn new(place: Place, models: Models) -> Rag {
         let lock_dir = (!place.uri.contains("://")).then(|| PathBuf::from(&place.uri));
         let (store, outside) = (OnceCell::new(), Outside::default());
-        Rag { place, store, models, outside, lock_dir, open: Mutex::default(), changing: tokio::sync::Mutex::default() }
+        Rag { place, store, models, outside, lock_dir, open: Mutex::default(), changing: Shared::new() }
     }
 
     /// With a language model and the web, as far as there are any.
@@ -148,7 +149,8 @@ impl Rag {
         let (title, created_at) = (new.title.clone(), Some(now_ms()));
         let settings = written(&BaseSettings { access, title, created_at, ..BaseSettings::default() })?;
         let store = self.store().await?;
-        let _alone = self.changing.lock().await;
+        let change = self.changing.get(name.to_owned(), Default::default);
+        let _alone = change.lock().await;
         let _lock = self.lock(name)?;
         let table = store.create(name, &layout, &settings).await?;
         Ok(self.remember(store, name, table))
@@ -247,9 +249,13 @@ impl Rag {
     pub async fn remove(&self, name: &str) -> Result<(), RagError> {
         let store = self.store().await?;
         check_name(name)?;
-        let _alone = self.changing.lock().await;
+        let change = self.changing.get(name.to_owned(), Default::default);
+        let _alone = change.lock().await;
         // An ingest that is under way ends first. One that cannot be read has none.
-        let base = self.base(name).await.ok();
+        let base = match self.base(name).await {
+            Err(error @ RagError::UnknownBase { .. }) => return Err(error),
+            found => found.ok(),
+        };
         let _writing = match &base {
             Some(base) => Some(base.writing.lock().await),
             None => None,

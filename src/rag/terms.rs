@@ -9,6 +9,8 @@
 //! characters where the dictionary leaves single ones (names it does not have). Other scripts without spaces give
 //! pairs.
 
+mod kinds;
+
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -17,6 +19,8 @@ use jieba_rs::Jieba;
 use rust_stemmers::{Algorithm, Stemmer};
 use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;
+
+pub use kinds::{Kind, query_kinds};
 
 /// Changes when the same text gives other terms than before. Kept with an index; a different number means: index again.
 pub const VERSION: u32 = 1;

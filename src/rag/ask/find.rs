@@ -76,8 +76,15 @@ impl KnowledgeBase {
         }
         // On the scale of a search; that of a list merged from several is of ranks.
         let is_over = |candidate: &Candidate| search.threshold.is_none_or(|threshold| candidate.score >= threshold);
-        let over: HashSet<String> =
+        let mut over: HashSet<String> =
             lists.iter().flatten().filter(|candidate| is_over(candidate)).map(|one| one.passage.id.clone()).collect();
+        // What is found by other words has no score of the question's own: it counts where nothing is asked of scores.
+        let mut found_otherwise = |found: Vec<Candidate>| -> Vec<Candidate> {
+            if search.threshold.is_none() {
+                over.extend(found.iter().map(|one| one.passage.id.clone()));
+            }
+            found.into_iter().map(unjudged).collect()
+        };
         if let Some(model) = model.filter(|_| ask.steps.hyde) {
             let guessed = trace.timed("hyde", hypothetical(question, 1, model)).await;
             guessed.note.iter().for_each(|note| trace.note(note));
@@ -85,7 +92,7 @@ impl KnowledgeBase {
                 let steps = Steps { dense: true, lexical: false, ..steps };
                 let found = self.search(&Search { query: passage, steps, ..one.clone() }).await?;
                 trace.take_in(&found.trace);
-                lists.push(found.candidates.into_iter().map(unjudged).collect());
+                lists.push(found_otherwise(found.candidates));
             }
         }
         if let Some(first) = lists.first().filter(|list| ask.steps.feedback && !list.is_empty()) {
@@ -93,7 +100,7 @@ impl KnowledgeBase {
             let steps = Steps { dense: false, lexical: true, ..steps };
             let found = self.search(&Search { query, steps, ..one }).await?;
             trace.take_in(&found.trace);
-            lists.push(found.candidates.into_iter().map(unjudged).collect());
+            lists.push(found_otherwise(found.candidates));
         }
         let mut candidates = trace.timed_sync("merge", || merged(lists));
         trace.count(candidates.len());

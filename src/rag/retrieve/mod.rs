@@ -2,6 +2,7 @@
 //!
 //! Which steps are on by default, and with which constants, is what `weirgate-eval rag` measured (docs/rag.md).
 
+pub mod chinese;
 pub mod fusion;
 pub mod hop;
 pub mod judge;
@@ -119,6 +120,7 @@ pub struct Scores {
     /// BM25.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lexical: Option<f32>,
+    /// Of the list that fusion made, for a Chinese question by words alone of that which `chinese` made of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fused: Option<f32>,
     /// How likely the passage is one that the question needs, as the second hop sees it.
@@ -211,14 +213,16 @@ impl KnowledgeBase {
         }
     }
 
-    /// What the two searches found, fused, the best of it read.
+    /// What the two searches found, fused, the best of it read; what words alone found for a Chinese question, ranked again.
     async fn first_stage(
         &self,
         search: &Search,
         vector: Option<&[f32]>,
         trace: &mut Trace,
     ) -> Result<(Vec<Candidate>, fusion::Scale), RagError> {
+        let is_chinese = chinese::is_for(search, vector.is_some(), trace);
         let needed = [
+            (is_chinese, chinese::DEPTH),
             (search.steps.hop, hop::RANKED),
             (search.steps.rerank, rerank::DEPTH),
             (search.steps.correct, judge::DEPTH),
@@ -231,8 +235,11 @@ impl KnowledgeBase {
             let scale = fusion::Scale::of(&lists);
             let mut candidates = attempt.timed_sync("fusion", || fusion::fuse(search.steps.fusion, &lists));
             let rows: Vec<u64> = candidates.iter().take(n_read).map(|candidate| candidate.row).collect();
-            let mut read: HashMap<u64, Passage> =
-                attempt.timed("read", self.table.read(&rows, &search.filter)).await?.into_iter().collect();
+            let by_terms: &[u64] = if is_chinese { &rows[..rows.len().min(chinese::DEPTH)] } else { &[] };
+            let reading =
+                async { futures_util::join!(self.table.read(&rows, &search.filter), self.table.terms(by_terms)) };
+            let (read, indexed) = attempt.timed("read", reading).await;
+            let (mut read, indexed): (HashMap<u64, Passage>, _) = (read?.into_iter().collect(), indexed?);
             // Somebody wrote meanwhile: row numbers may mean other passages now.
             if self.table.version().await? != version {
                 continue;
@@ -241,6 +248,9 @@ impl KnowledgeBase {
                 candidate.passage = read.remove(&candidate.row).unwrap_or_default();
             }
             trace.take_in(&attempt);
+            if is_chinese {
+                candidates = chinese::rank(self, &search.query, &indexed, candidates, trace).await?;
+            }
             return Ok((candidates, scale));
         }
         Err(RagError::Busy(self.table.name().to_owned()))

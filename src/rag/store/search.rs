@@ -3,6 +3,9 @@
 //! Both give row numbers and scores only. Reading a hundred rows of ten columns takes longer than finding them, so that only the
 //! passages that are left after fusion are read, by [`Table::read`].
 
+use std::collections::HashMap;
+
+use arrow_array::StringArray;
 use futures_util::TryStreamExt;
 use lancedb::DistanceType;
 use lancedb::index::scalar::FullTextSearchQuery;
@@ -87,8 +90,27 @@ impl Table {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let list = rows.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        self.numbered(&format!("_rowid IN ({list}) AND {}", filter.sql()), rows.len()).await
+        self.numbered(&format!("{} AND {}", in_rows(rows), filter.sql()), rows.len()).await
+    }
+
+    /// The terms that passages are indexed by, by row number.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn terms(&self, rows: &[u64]) -> Result<HashMap<u64, String>, RagError> {
+        if rows.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let query = self.inner.query().select(Select::columns(&["terms"])).with_row_id();
+        let stream =
+            query.only_if(in_rows(rows)).limit(rows.len()).execute().await.map_err(|error| self.failed(&error))?;
+        let batches: Vec<_> = stream.try_collect().await.map_err(|error| self.failed(&error))?;
+        let mut found = HashMap::with_capacity(rows.len());
+        for batch in &batches {
+            let (rows, terms) = (schema::rows(batch)?, schema::column::<StringArray>(batch, "terms")?);
+            found.extend(rows.iter().zip(terms.iter()).filter_map(|(row, terms)| Some((row?, terms?.to_owned()))));
+        }
+        Ok(found)
     }
 
     /// At most `limit` passages that a condition holds for, with their rows.
@@ -103,6 +125,11 @@ impl Table {
         }
         Ok(found)
     }
+}
+
+/// The condition that a row is one of these.
+fn in_rows(rows: &[u64]) -> String {
+    format!("_rowid IN ({})", rows.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
 }
 
 /// Best first; equal scores in the order of rows, so that the same search gives the same list.

@@ -57,6 +57,9 @@ async fn passages_are_found_by_meaning_and_by_words() {
     let lexical = table.lexical("dog", 3, &Filter::default()).await.unwrap();
     assert_eq!(ids(&table, &lexical).await, ["b#0", "a#0"]);
     assert_eq!(table.lexical("fish cat", 3, &Filter::default()).await.unwrap().len(), 2);
+    let terms = table.terms(&[lexical[0].row, lexical[1].row]).await.unwrap();
+    assert_eq!((terms.len(), terms[&lexical[0].row].as_str()), (2, "dog dog dog"));
+    assert!(table.terms(&[]).await.unwrap().is_empty());
     assert!(table.lexical("  ", 3, &Filter::default()).await.unwrap().is_empty());
     let error = table.dense(&[1.0], 3, &Filter::default()).await.unwrap_err().to_string();
     assert!(error.contains("\"test\"") && error.contains("2"), "{error}");
