@@ -63,7 +63,11 @@ pub fn diff(places: &Places, args: &DiffArgs) -> Result<(), CliError> {
     let (old, new) = match args.snapshots[..] {
         [from, to] => (files(from)?, files(to)?),
         [id] => (before(&store, id)?.map_or(Ok(Files::new()), files)?, files(id)?),
-        _ => (newest(&store)?.map_or(Ok(Files::new()), files)?, folder(places)?),
+        _ => {
+            let (now, unread) = folder(places)?;
+            unread.iter().for_each(|problem| complain(&problem.to_string()));
+            (newest(&store)?.map_or(Ok(Files::new()), files)?, now)
+        }
     };
     for (path, old, new) in differences(&old, &new) {
         show(path, old, new);
@@ -80,9 +84,10 @@ pub fn rollback(places: &Places, args: &RollbackArgs) -> Result<(), CliError> {
         None => before(&store, newest)?.ok_or_else(nothing)?,
     };
     let target = store.config_files(id).map_err(CliError::failed)?;
-    let now = folder(places)?;
-    // What is in the folder and never was in force is nowhere else.
-    let mut unsaved: Vec<&str> = Vec::new();
+    let (now, unread) = folder(places)?;
+    let unread: Vec<String> = unread.iter().map(|problem| problem.file.to_string_lossy().into_owned()).collect();
+    // What is in the folder and never was in force is nowhere else; of what cannot be read nobody knows.
+    let mut unsaved: Vec<&str> = unread.iter().map(String::as_str).collect();
     for (path, content, _) in differences(&now, &target) {
         let Some(content) = content else { continue };
         if !store.has_config_content(&Sha256::digest(content).into()).map_err(CliError::failed)? {
@@ -96,8 +101,9 @@ pub fn rollback(places: &Places, args: &RollbackArgs) -> Result<(), CliError> {
             unsaved.join(", ")
         )));
     }
+    let removed = unread.iter().filter(|path| !target.contains_key(*path)).map(|path| (PathBuf::from(path), None));
     let changes: Vec<(PathBuf, Option<Vec<u8>>)> =
-        differences(&now, &target).map(|(path, _, new)| (PathBuf::from(path), new.cloned())).collect();
+        differences(&now, &target).map(|(path, _, new)| (PathBuf::from(path), new.cloned())).chain(removed).collect();
     let dir = places.settings()?.config_dir;
     replace(&dir, &changes, &dir)
         .map_err(|(file, error)| CliError::Failed(format!("{} cannot be written: {error}", file.display())))?;
@@ -130,10 +136,8 @@ fn open(places: &Places) -> Result<Store, CliError> {
 }
 
 /// The objects of the folder as they are now, broken files included: a rollback must not overwrite those in silence either.
-///
-/// # Errors
-/// A file cannot be read.
-fn folder(places: &Places) -> Result<Files<Vec<u8>>, CliError> {
+/// And the files that cannot be read.
+fn folder(places: &Places) -> Result<(Files<Vec<u8>>, Vec<Problem>), CliError> {
     let mut folder = Folder::new(places.settings()?.config_dir);
     let listing = folder.read().map_err(|error| CliError::Usage(error.to_string()))?;
     let unread: Vec<Problem> = listing
@@ -141,11 +145,8 @@ fn folder(places: &Places) -> Result<Files<Vec<u8>>, CliError> {
         .into_iter()
         .filter(|problem| problem.is_error() && folder.content(&problem.file).is_none())
         .collect();
-    if !unread.is_empty() {
-        return Err(CliError::Problems(unread));
-    }
     let files = folder.contents().map(|(file, content)| (file.to_string_lossy().into_owned(), content.to_vec()));
-    Ok(files.collect())
+    Ok((files.collect(), unread))
 }
 
 fn newest(store: &Store) -> Result<Option<i64>, CliError> {

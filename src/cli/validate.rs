@@ -11,7 +11,8 @@ use crate::config::model::Gateway;
 use crate::config::{Folder, Listing, Problem, Severity, compile};
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, State};
 use crate::plugins::registry::{self, BuiltIns, Scope};
-use crate::proxy::tls::{Certificates, unusable_identities};
+use crate::proxy::client_identity::unusable_identities;
+use crate::proxy::tls::Certificates;
 use crate::server;
 
 #[derive(Args)]
@@ -89,9 +90,8 @@ fn of_place(file: PathBuf, message: String) -> Problem {
 pub fn unusable_files(gateway: &Gateway, data_dir: &Path) -> Vec<Problem> {
     let mut problems = Vec::new();
     for plugin in &gateway.plugins {
-        let rules = plugin.rules.iter().enumerate();
-        let rules = rules.map(|(index, rule)| (format!("spec.matchRules[{index}].config"), Some(&rule.config)));
-        let global = plugin.global.iter().map(|_| ("spec.defaultConfig".to_owned(), None));
+        let rules = plugin.rules.iter().map(|rule| (&rule.path, Some(&rule.config)));
+        let global = plugin.global.iter().map(|_| (&plugin.global_path, None));
         for (at, rule) in global.chain(rules) {
             let scope = Scope { global: plugin.global.as_ref(), rule, n_rules: plugin.rules.len() };
             for found in registry::check_files(&plugin.plugin, &scope, data_dir) {

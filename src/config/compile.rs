@@ -15,7 +15,7 @@ use super::link::{Services, is_of_folder};
 use super::model::{Gateway, GatewaySettings, PluginUse, Registry, Route, Service};
 use super::problem::{Problem, Report};
 use super::source::RawObject;
-use super::suggest::did_you_mean;
+use super::suggest::Hints;
 use super::{PluginCatalog, Severity};
 
 /// The outcome of [`compile`].
@@ -160,17 +160,15 @@ fn services(
 
 /// A rule for a route that does not exist takes no request: what it was to guard is open.
 fn report_missing_routes(plugins: &[PluginUse], routes: &[Route], report: &Report) {
-    let names: BTreeSet<&str> = routes
-        .iter()
-        .flat_map(|route| std::iter::once(&route.name).chain(route.canaries.iter().map(|canary| &canary.name)))
-        .map(String::as_str)
-        .collect();
+    let names: BTreeSet<&str> = routes.iter().flat_map(Route::names).collect();
+    let own_names: BTreeMap<&str, &str> =
+        names.iter().filter_map(|known| Some((known.rsplit_once('/')?.1, *known))).collect();
+    let mut hints = Hints::new();
     for plugin in plugins {
         for name in plugin.rules.iter().flat_map(|rule| &rule.routes).filter(|name| !names.contains(name.as_str())) {
-            let elsewhere = names.iter().find(|known| known.rsplit_once('/').is_some_and(|(_, own)| own == name));
-            let hint = match elsewhere {
+            let hint = match own_names.get(name.as_str()) {
                 Some(known) => Some(format!("with its namespace it is named `{known}`")),
-                None => did_you_mean(name, names.iter().copied()),
+                None => hints.did_you_mean(name, names.iter().copied()),
             };
             let message = format!("name the route `{name}`, which there is not; the rule takes no request of it");
             report.on(&plugin.object).add(Severity::Warning, "spec.matchRules", message, hint);
@@ -180,11 +178,12 @@ fn report_missing_routes(plugins: &[PluginUse], routes: &[Route], report: &Repor
 
 /// A rule for a service that does not exist takes no request either.
 fn report_missing_rule_services(plugins: &[PluginUse], services: &Services, report: &Report) {
+    let mut hints = Hints::new();
     for plugin in plugins {
         for name in plugin.rules.iter().flat_map(|rule| &rule.services) {
             let host = name.rsplit_once(':').map_or(name.as_str(), |(host, _)| host);
             if is_of_folder(host) && services.get(host).is_none() {
-                let hint = did_you_mean(host, services.by_host.keys().map(String::as_str));
+                let hint = hints.did_you_mean(host, services.by_host.keys().map(String::as_str));
                 let message = format!("name the service `{name}`, which there is not; the rule takes no request of it");
                 report.on(&plugin.object).add(Severity::Warning, "spec.matchRules", message, hint);
             }

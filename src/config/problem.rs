@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -30,6 +30,7 @@ pub enum Severity {
 pub struct Problem {
     pub severity: Severity,
     /// Relative to the configuration folder.
+    #[serde(serialize_with = "as_displayed")]
     pub file: PathBuf,
     /// 1-based, where a parser knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,6 +44,11 @@ pub struct Problem {
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+/// A name may be of bytes that are no text.
+fn as_displayed<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 impl Problem {

@@ -2,14 +2,11 @@
 
 /// The candidate within a third of the name's length in edits, if any.
 pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let length = name.chars().count();
-    let limit = (length / 3).max(1);
+    let name: Vec<char> = name.chars().map(fold).collect();
+    let limit = (name.len() / 3).max(1);
     candidates
         .into_iter()
-        // Each character more is an edit; to count them all for each of thousands of names takes seconds.
-        .filter(|candidate| candidate.chars().count().abs_diff(length) <= limit)
-        .map(|candidate| (distance(name, candidate), candidate))
-        .filter(|(distance, _)| *distance <= limit)
+        .filter_map(|candidate| Some((distance(&name, candidate, limit)?, candidate)))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
@@ -19,28 +16,49 @@ pub(super) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = 
     nearest(name, candidates).map(|nearest| format!("did you mean `{nearest}`?"))
 }
 
-/// Levenshtein distance, ignoring ASCII case and the difference between `-` and `_`.
-fn distance(a: &str, b: &str) -> usize {
-    let fold = |c: char| if c == '-' { '_' } else { c.to_ascii_lowercase() };
-    let b: Vec<char> = b.chars().map(fold).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().map(fold).enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let above = row.get(j + 1).copied().unwrap_or(usize::MAX);
-            let cell = (diagonal + usize::from(ca != *cb)).min(left + 1).min(above + 1);
+/// Hints for the first few names only: to compare each of thousands with each of thousands takes seconds, and nobody reads that.
+pub(super) struct Hints {
+    left: usize,
+}
+
+impl Hints {
+    pub fn new() -> Hints {
+        Hints { left: 5 }
+    }
+
+    pub fn did_you_mean<'a>(&mut self, name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+        self.left = self.left.checked_sub(1)?;
+        did_you_mean(name, candidates)
+    }
+}
+
+fn fold(c: char) -> char {
+    if c == '-' { '_' } else { c.to_ascii_lowercase() }
+}
+
+/// Levenshtein distance from a folded name, ignoring ASCII case and the difference between `-` and `_`; `None` if it is more than `limit`.
+fn distance(name: &[char], other: &str, limit: usize) -> Option<usize> {
+    // Each character more is an edit.
+    let n_chars = other.chars().count();
+    if n_chars.abs_diff(name.len()) > limit {
+        return None;
+    }
+    // Distances of the whole of `other` so far from each beginning of the name that has a character.
+    let mut row: Vec<usize> = (1..=name.len()).collect();
+    for (i, c) in other.chars().map(fold).enumerate() {
+        let (mut diagonal, mut left, mut least) = (i, i + 1, i + 1);
+        for (own, slot) in name.iter().zip(&mut row) {
+            let above = *slot;
+            left = (diagonal + usize::from(c != *own)).min(left + 1).min(above + 1);
             diagonal = above;
-            if let Some(slot) = row.get_mut(j) {
-                *slot = left;
-            }
-            left = cell;
+            *slot = left;
+            least = least.min(left);
         }
-        if let Some(last) = row.last_mut() {
-            *last = left;
+        if least > limit {
+            return None;
         }
     }
-    row.last().copied().unwrap_or(0)
+    Some(row.last().copied().unwrap_or(n_chars)).filter(|distance| *distance <= limit)
 }
 
 #[cfg(test)]
@@ -57,7 +75,9 @@ mod tests {
             ("flaw", "lawn", 2),
             ("a-B", "a_b", 0),
         ] {
-            assert_eq!(distance(a, b), expected, "{a} {b}");
+            let name: Vec<char> = a.chars().map(fold).collect();
+            assert_eq!(distance(&name, b, expected), Some(expected), "{a} {b}");
+            assert!(expected == 0 || distance(&name, b, expected - 1).is_none(), "{a} {b}");
         }
     }
 

@@ -77,6 +77,7 @@ mod tests {
             domains: own(domains),
             services: own(services),
             config: serde_json::Value::Null,
+            path: String::new(),
         }
     }
 

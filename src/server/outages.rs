@@ -1,15 +1,15 @@
 //! Parts of a configuration that cannot be used: how one is known again after a change, and whether it ends something that is served.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::config::model::{FailStrategy, PluginUse};
+use crate::config::model::{FailStrategy, PluginRule, PluginUse, Route, Service};
 use crate::config::{Gateway, Problem, RawObject};
 
-/// Parts that cannot be used, by file and [`by_name`].
-pub type Outages = BTreeSet<(PathBuf, String)>;
+/// Parts that cannot be used, by file and [`by_name`], and whether their object says that requests pass without it.
+pub type Outages = BTreeSet<(PathBuf, String, bool)>;
 
 /// What `faults` are of.
 pub fn outages<'p>(faults: impl Iterator<Item = &'p Problem>, objects: &[RawObject]) -> Outages {
@@ -20,7 +20,8 @@ pub fn outages<'p>(faults: impl Iterator<Item = &'p Problem>, objects: &[RawObje
         let object = by_file.get(problem.file.as_path());
         let field = problem.field.as_deref().unwrap_or_default();
         let field = object.map_or_else(|| field.to_owned(), |object| by_name(field, &object.value));
-        out.insert((problem.file.clone(), field));
+        let is_open = object.is_some_and(|object| object.value["spec"]["failStrategy"] == "FAIL_OPEN");
+        out.insert((problem.file.clone(), field, is_open));
     }
     out
 }
@@ -69,26 +70,61 @@ fn identity(element: &Value) -> String {
     if matched.is_empty() { element.to_string() } else { matched.join(" ") }
 }
 
-/// Whether a part that cannot be used ends something that is served now. One that says `FAIL_OPEN` is gone without, and rules for what
-/// was not there before end nothing.
-pub fn takes_away(problem: &Problem, before: &Gateway, after: &Gateway) -> bool {
-    let Some(plugin) = plugin_of(problem, after) else { return true };
-    if plugin.fail_strategy == FailStrategy::FailOpen {
-        return false;
-    }
-    let is_of_rule = problem.field.as_deref().is_some_and(|field| field.starts_with("spec.matchRules"));
-    let Some(known) = plugin_of(problem, before).filter(|_| is_of_rule) else { return true };
-    let has_route = |name: &String| before.routes.iter().any(|route| route.has_name(name));
-    let has_service = |name: &String| before.services.contains_key(name.split(':').next().unwrap_or_default());
-    let mut added = plugin.rules.iter().filter(|rule| !known.rules.contains(rule));
-    added.any(|rule| {
-        let is_wide = !(rule.domains.is_empty() && rule.route_prefixes.is_empty());
-        is_wide || rule.routes.iter().any(has_route) || rule.services.iter().any(has_service)
-    })
+/// A change of the configuration in force, for the question whether a fault ends something that is served.
+pub struct Change<'g> {
+    /// Names of the routes there are.
+    routes: HashSet<&'g str>,
+    services: &'g BTreeMap<String, Service>,
+    /// By file.
+    plugins_before: HashMap<&'g Path, &'g PluginUse>,
+    plugins_after: HashMap<&'g Path, &'g PluginUse>,
 }
 
-fn plugin_of<'g>(problem: &Problem, gateway: &'g Gateway) -> Option<&'g PluginUse> {
-    gateway.plugins.iter().find(|plugin| plugin.object.file == problem.file)
+impl<'g> Change<'g> {
+    pub fn new(before: &'g Gateway, after: &'g Gateway) -> Change<'g> {
+        let by_file = |gateway: &'g Gateway| {
+            gateway.plugins.iter().map(|plugin| (plugin.object.file.as_path(), plugin)).collect::<HashMap<_, _>>()
+        };
+        Change {
+            routes: before.routes.iter().flat_map(Route::names).collect(),
+            services: &before.services,
+            plugins_before: by_file(before),
+            plugins_after: by_file(after),
+        }
+    }
+
+    /// Whether a part that cannot be used ends something that is served, or the protection of it. Where nothing is served nothing ends, nor by
+    /// rules for what was not there.
+    pub fn ends_something(&self, problem: &Problem) -> bool {
+        if self.routes.is_empty() {
+            return false;
+        }
+        let Some(plugin) = self.plugins_after.get(problem.file.as_path()) else { return true };
+        let known = self.plugins_before.get(problem.file.as_path());
+        // Whoever says so is gone without; but what works now is not lost by a slip.
+        if known.is_none() && plugin.fail_strategy == FailStrategy::FailOpen {
+            return false;
+        }
+        let field = problem.field.as_deref().unwrap_or_default();
+        let Some(rule) = plugin.rules.iter().find(|rule| field.starts_with(&rule.path)) else { return true };
+        match known {
+            // Something else broke it.
+            Some(known) if known.rules.iter().any(|before| before.says_the_same(rule)) => true,
+            Some(_) => self.takes_anything(rule) || rule.services.iter().any(|name| self.has_service(name)),
+            // How a service is spoken to: before there was a rule for that, requests to it came to nothing.
+            None => self.takes_anything(rule),
+        }
+    }
+
+    /// Whether a rule is for requests that are served, other than by where they go.
+    fn takes_anything(&self, rule: &PluginRule) -> bool {
+        let is_wide = !(rule.domains.is_empty() && rule.route_prefixes.is_empty());
+        is_wide || rule.routes.iter().any(|name| self.routes.contains(name.as_str()))
+    }
+
+    fn has_service(&self, name: &str) -> bool {
+        self.services.contains_key(name.split(':').next().unwrap_or_default())
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::StartError;
 use super::history::History;
-use super::outages::{Outages, outages, takes_away};
+use super::outages::{Change, Outages, outages};
 use crate::config::model::{AutomaticHttps, Certificate};
 use crate::config::{
     Changes, Folder, Gateway, Listing, Problem, RawObject, Settings, Severity, Watcher, compile_with, diff,
@@ -43,9 +43,16 @@ struct State {
     objects: Vec<RawObject>,
     applied: Gateway,
     number: u64,
+    /// Of the last reading of the folder.
     problems: Vec<Problem>,
-    /// Of what is applied.
+    /// Whether that was refused.
+    is_refused: bool,
+    /// Of what is applied: all, and those of the folder itself.
+    applied_problems: Vec<Problem>,
+    listing_problems: Vec<Problem>,
     out: Outages,
+    /// Of everything that was applied since the start: what was taken once may come back.
+    accepted: Outages,
     history: History,
 }
 
@@ -74,7 +81,11 @@ impl Reloader {
             applied: Gateway::default(),
             number: 0,
             problems: Vec::new(),
+            is_refused: false,
+            applied_problems: Vec::new(),
+            listing_problems: Vec::new(),
             out: Outages::new(),
+            accepted: Outages::new(),
             history,
         };
         let applied = Arc::new(Notify::new());
@@ -141,17 +152,21 @@ impl Reloader {
     pub fn rediscover(&self) -> Reloaded {
         let started = Instant::now();
         let mut state = self.state.lock();
-        let (objects, problems) = (state.objects.clone(), state.problems.clone());
-        let reloaded = self.apply(&mut state, Listing { objects, problems: Vec::new() }, started);
-        // Of the folder as it is.
-        state.problems = problems;
+        // A folder that was refused stays what people are told of.
+        let of_folder = state.is_refused.then(|| state.problems.clone());
+        state.problems = state.applied_problems.clone();
+        let listing = Listing { objects: state.objects.clone(), problems: state.listing_problems.clone() };
+        let reloaded = self.apply(&mut state, listing, started);
+        if let Some(problems) = of_folder {
+            (state.problems, state.is_refused) = (problems, true);
+        }
         reloaded
     }
 
     fn apply(&self, state: &mut State, listing: Listing, started: Instant) -> Reloaded {
         let compiled = compile_with(&listing.objects, &self.directory.discovered(), &BuiltIns);
         let (certificates, unusable) = Certificates::load(&compiled.gateway.certificates);
-        let mut problems = listing.problems;
+        let mut problems = listing.problems.clone();
         problems.extend(compiled.problems);
         problems.extend(unusable);
         let changes = diff(&state.applied, &compiled.gateway);
@@ -176,8 +191,9 @@ impl Reloader {
         // A start does what it can; a change must not close what has been open.
         let faults = || problems.iter().filter(|problem| problem.is_fault());
         let out = outages(faults(), &listing.objects);
-        let taking = faults().filter(|problem| takes_away(problem, &state.applied, &compiled.gateway));
-        let closes = !is_first && !outages(taking, &listing.objects).is_subset(&state.out);
+        let change = Change::new(&state.applied, &compiled.gateway);
+        let taking = faults().filter(|problem| change.ends_something(problem));
+        let closes = !is_first && !outages(taking, &listing.objects).is_subset(&state.accepted);
         let has_errors = problems.iter().any(Problem::is_error);
         let is_refused = closes || has_errors;
         // What stands is said once, and again to whoever waits for a change that does not come.
@@ -185,6 +201,7 @@ impl Reloader {
         let is_news = |problem: &&Problem| is_refused || !known.contains(problem);
         log(problems.iter().filter(is_news));
         state.problems.clone_from(&problems);
+        state.is_refused = is_refused;
         if closes && !has_errors {
             tracing::error!("The change would close what is open and is refused; after a restart it would be applied");
         }
@@ -192,6 +209,8 @@ impl Reloader {
             self.count("refused");
             return Reloaded::Refused(problems);
         }
+        state.applied_problems = problems;
+        state.listing_problems = listing.problems;
         let Some(snapshot) = built else {
             // Comments may have changed, and a rollback must not lose them.
             state.history.record(&listing.objects, &state.folder, &changes.to_string());
@@ -205,7 +224,7 @@ impl Reloader {
         self.checks.follow();
         self.checks.resolver.forget_unused();
         if !out.is_empty() && out != state.out {
-            let files: BTreeSet<String> = out.iter().map(|(file, _)| file.display().to_string()).collect();
+            let files: BTreeSet<String> = out.iter().map(|(file, ..)| file.display().to_string()).collect();
             let files: Vec<String> = files.into_iter().collect();
             tracing::error!(
                 files = files.join(", "),
@@ -214,6 +233,7 @@ impl Reloader {
         }
         state.applied = compiled.gateway;
         state.number = number;
+        state.accepted.extend(out.iter().cloned());
         state.out = out;
         self.count("applied");
         self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));

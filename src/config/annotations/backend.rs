@@ -49,8 +49,8 @@ pub(super) fn read(annotations: &Annotations<'_>) -> BackendRule {
     let ignored = |(key, message): (String, String)| annotations.warn(&key, format!("{message}; it has no effect"));
     let secret = secret(annotations, "proxy-ssl-secret").and_then(|found| found.map_err(ignored).ok());
     let (protocol, is_tls) = protocol.unwrap_or((None, None));
-    // A certificate to show makes it TLS, unless plain HTTP is asked for by name.
-    let is_tls = is_tls.unwrap_or(secret.is_some());
+    // A certificate to show makes it TLS, whatever the protocol is called, as in Higress.
+    let is_tls = is_tls == Some(true) || secret.is_some();
     if let Some((key, _)) = name.as_ref().filter(|_| sends_name != Some(true)) {
         annotations.warn(key, "has no effect without proxy-ssl-server-name `on`");
     }

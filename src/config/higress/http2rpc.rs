@@ -37,12 +37,13 @@ pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(St
     let version = dubbo.text("version").unwrap_or_default().to_owned();
     let group = dubbo.text("group").filter(|group| !group.is_empty()).map(str::to_owned);
     let is_whole = part.is_whole();
-    let mut methods: Vec<DubboMethod> = dubbo.objects("methods").into_iter().filter_map(method).collect();
+    let mut methods: Vec<(Vec<Shape>, DubboMethod)> = dubbo.objects("methods").into_iter().filter_map(method).collect();
     if methods.is_empty() {
         report.error(&dubbo.path_of("methods"), "names no usable method");
     }
-    // The more of a path is written out, the better it says what is meant.
-    methods.sort_by_key(|method| method.variables.len());
+    // In each element what is written out says better what is meant than `*`, and that better than `**`.
+    methods.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let methods: Vec<DubboMethod> = methods.into_iter().map(|(_, method)| method).collect();
     dubbo.finish();
     let is_usable = is_whole && !methods.is_empty();
     let usable = interface.filter(|_| is_usable);
@@ -50,7 +51,7 @@ pub(in crate::config) fn read(object: &RawObject, report: &Report) -> Option<(St
 }
 
 /// `None` if it has a fault: without one of its parameters it would be another method.
-fn method(mut fields: Fields<'_>) -> Option<DubboMethod> {
+fn method(mut fields: Fields<'_>) -> Option<(Vec<Shape>, DubboMethod)> {
     let report = fields.report();
     let part = report.part();
     let name = fields.required_text("serviceMethod").map(str::to_owned);
@@ -73,8 +74,8 @@ fn method(mut fields: Fields<'_>) -> Option<DubboMethod> {
     };
     let params = params(&mut fields);
     fields.finish();
-    let (path, variables) = template?.ok().filter(|_| part.is_whole())?;
-    Some(DubboMethod { name: name?, http_methods, path, variables, headers, params })
+    let Template { path, variables, shapes } = template?.ok().filter(|_| part.is_whole())?;
+    Some((shapes, DubboMethod { name: name?, http_methods, path, variables, headers, params }))
 }
 
 fn params(fields: &mut Fields<'_>) -> Vec<DubboParam> {
@@ -103,7 +104,12 @@ fn params(fields: &mut Fields<'_>) -> Vec<DubboParam> {
             }
             None => None,
         };
-        let key = param.required_text("paramKey").map(str::to_owned);
+        // Without a key the whole body is meant.
+        let key = match source {
+            Some(ParamSource::Body) => param.text("paramKey").or(Some("")),
+            _ => param.required_text("paramKey"),
+        };
+        let key = key.map(str::to_owned);
         let java_type = param.required_text("paramType").map(str::to_owned);
         param.finish();
         Some(DubboParam { source: source?, key: key?, java_type: java_type? })
@@ -111,13 +117,30 @@ fn params(fields: &mut Fields<'_>) -> Vec<DubboParam> {
     fields.objects("params").into_iter().filter_map(read).collect()
 }
 
+/// What an element of a path takes, the most exact first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Shape {
+    Literal,
+    One,
+    Rest,
+}
+
+struct Template {
+    path: Pattern,
+    variables: Vec<String>,
+    shapes: Vec<Shape>,
+}
+
+const ONE: &str = "[^/]+";
+const REST: &str = ".*";
+
 /// A path with variables: `{id}` and `*` are one element, `{rest=**}` and `**` all the rest.
-fn path(template: &str) -> Result<(Pattern, Vec<String>), String> {
+fn path(template: &str) -> Result<Template, String> {
     if !template.starts_with('/') {
         return Err(format!("`{template}` must start with a slash"));
     }
     let mut expression = String::new();
-    let mut variables = Vec::new();
+    let (mut variables, mut shapes) = (Vec::new(), Vec::new());
     for element in template.trim_start_matches('/').split('/') {
         let (name, shape) = match element.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) {
             Some(inner) => {
@@ -127,11 +150,16 @@ fn path(template: &str) -> Result<(Pattern, Vec<String>), String> {
             None => (None, element),
         };
         let shape = match shape {
-            "*" => "[^/]+".to_owned(),
-            "**" => ".*".to_owned(),
+            "*" => ONE.to_owned(),
+            "**" => REST.to_owned(),
             literal if name.is_none() && !literal.contains(['{', '}', '*']) => regex::escape(literal),
             _ => return Err(format!("`{element}` is no element of a path: write text, {{name}}, * or **")),
         };
+        shapes.push(match shape.as_str() {
+            ONE => Shape::One,
+            REST => Shape::Rest,
+            _ => Shape::Literal,
+        });
         expression.push('/');
         match name {
             Some(name) => {
@@ -142,7 +170,7 @@ fn path(template: &str) -> Result<(Pattern, Vec<String>), String> {
         }
     }
     let pattern = Pattern::full(&expression).map_err(|error| format!("cannot be matched: {error}"))?;
-    Ok((pattern, variables))
+    Ok(Template { path: pattern, variables, shapes })
 }
 
 #[cfg(test)]
@@ -158,8 +186,8 @@ mod tests {
             ("/files/*/{rest=**}", "/files/a/b/c", Some(vec!["b/c"])),
             ("/**", "/any/thing", Some(vec![])),
         ] {
-            let (pattern, _) = super::path(template).unwrap();
-            let found = pattern.regex().captures(path).map(|captures| {
+            let found = super::path(template).unwrap().path;
+            let found = found.regex().captures(path).map(|captures| {
                 captures.iter().skip(1).map(|group| group.unwrap().as_str().to_owned()).collect::<Vec<_>>()
             });
             assert_eq!(

@@ -62,8 +62,9 @@ pub(in crate::config) fn read(object: &RawObject, catalog: &dyn PluginCatalog, r
         phase,
         priority,
         fail_strategy,
-        global: config.global.map(|(_, config)| config),
-        rules: config.rules.into_iter().map(|(_, rule)| rule).collect(),
+        global: config.global,
+        global_path: config.global_path,
+        rules: config.rules,
     })
 }
 
@@ -93,19 +94,20 @@ fn read_fail_strategy(spec: &mut Fields<'_>) -> FailStrategy {
     }
 }
 
-/// The parts of a plugin's configuration, each with the field it came from.
+/// The parts of a plugin's configuration.
 #[derive(Debug, Default)]
 struct Config {
-    global: Option<(String, Value)>,
-    rules: Vec<(String, PluginRule)>,
+    global: Option<Value>,
+    global_path: String,
+    rules: Vec<PluginRule>,
 }
 
 impl Config {
     /// A value that a plugin cannot use puts it out of work where it applies; in Higress everywhere.
     fn check(&self, plugin: &str, strategy: FailStrategy, catalog: &dyn PluginCatalog, report: ObjectReport<'_>) {
-        let global = self.global.as_ref().map(|(_, config)| config);
-        let own = self.global.iter().map(|(path, _)| (path, None));
-        let rules = self.rules.iter().map(|(path, rule)| (path, Some(&rule.config)));
+        let global = self.global.as_ref();
+        let own = self.global.iter().map(|_| (&self.global_path, None));
+        let rules = self.rules.iter().map(|rule| (&rule.path, Some(&rule.config)));
         for (path, rule) in own.chain(rules) {
             for problem in catalog.check(plugin, &Scope { global, rule, n_rules: self.rules.len() }) {
                 let field = if problem.field.is_empty() { path.clone() } else { format!("{path}.{}", problem.field) };
@@ -132,7 +134,7 @@ fn read_config(spec: &mut Fields<'_>) -> Option<Config> {
         }
         return Some(split("spec.pluginConfig", written.clone(), Vec::new(), report));
     }
-    let rules: Vec<(String, PluginRule)> = rules.into_iter().filter_map(read_rule).collect();
+    let rules: Vec<PluginRule> = rules.into_iter().filter_map(read_rule).collect();
     if default_disabled && rules.is_empty() {
         return None;
     }
@@ -156,7 +158,7 @@ fn config_object<'a>(spec: &mut Fields<'a>, key: &'static str) -> Option<&'a Map
 const MATCHES_NOTHING: &str = "matches nothing, so the rule has no effect";
 
 /// One of `matchRules`; `None` if it is disabled (the request then falls through to a later rule).
-fn read_rule(mut fields: Fields<'_>) -> Option<(String, PluginRule)> {
+fn read_rule(mut fields: Fields<'_>) -> Option<PluginRule> {
     let config = config_object(&mut fields, "config").cloned().unwrap_or_default();
     let is_grpc = fields.text("routeType").is_some_and(|kind| kind == "GRPC");
     let is_disabled = fields.boolean("configDisable").unwrap_or(false);
@@ -177,8 +179,8 @@ fn read_rule(mut fields: Fields<'_>) -> Option<(String, PluginRule)> {
     if routes.is_empty() && domains.is_empty() && services.is_empty() {
         report.warn_hint(&path, MATCHES_NOTHING, "name at least one ingress, domain or service");
     }
-    let rule = PluginRule { routes, route_prefixes: Vec::new(), domains, services, config: Value::Object(config) };
-    Some((format!("{path}.config"), rule))
+    let (config, path) = (Value::Object(config), format!("{path}.config"));
+    Some(PluginRule { routes, route_prefixes: Vec::new(), domains, services, config, path })
 }
 
 /// Hosts are compared in lower case: Higress compares as written, so that a client could choose whether a rule takes it.
@@ -188,12 +190,7 @@ fn lower_case(domains: &mut [String]) {
 
 /// Takes `_rules_` out of a configuration. The other keys are the global configuration; a configuration of rules alone
 /// leaves the plugin inert elsewhere, an empty one switches it on everywhere.
-fn split(
-    path: &str,
-    mut config: Map<String, Value>,
-    mut rules: Vec<(String, PluginRule)>,
-    report: ObjectReport<'_>,
-) -> Config {
+fn split(path: &str, mut config: Map<String, Value>, mut rules: Vec<PluginRule>, report: ObjectReport<'_>) -> Config {
     let inner = config.remove("_rules_");
     // Rules of `matchRules` replace those written by hand, as one JSON key would the other.
     if let (Some(inner), true) = (inner, rules.is_empty()) {
@@ -210,12 +207,12 @@ fn split(
     }
     // Only names the plugin in logs.
     config.remove("_plugin_id_");
-    let global = (!config.is_empty() || rules.is_empty()).then(|| (path.to_owned(), Value::Object(config)));
-    Config { global, rules }
+    let global = (!config.is_empty() || rules.is_empty()).then(|| Value::Object(config));
+    Config { global, global_path: path.to_owned(), rules }
 }
 
 /// A rule in the form plugins receive: match keys beside the configuration.
-fn inner_rule(path: String, rule: Value, report: ObjectReport<'_>) -> Option<(String, PluginRule)> {
+fn inner_rule(path: String, rule: Value, report: ObjectReport<'_>) -> Option<PluginRule> {
     let Value::Object(mut config) = rule else {
         report.error(&path, format!("must be a mapping, not {}", type_name(&rule)));
         return None;
@@ -236,7 +233,7 @@ fn inner_rule(path: String, rule: Value, report: ObjectReport<'_>) -> Option<(St
     if [&routes, &route_prefixes, &domains, &services].iter().all(|list| list.is_empty()) {
         report.warn(&path, MATCHES_NOTHING);
     }
-    Some((path, PluginRule { routes, route_prefixes, domains, services, config: Value::Object(config) }))
+    Some(PluginRule { routes, route_prefixes, domains, services, config: Value::Object(config), path })
 }
 
 /// The built-in an object means: the first known name of the url, the console's label, and the object itself

@@ -20,6 +20,9 @@ pub struct PluginUse {
     pub fail_strategy: FailStrategy,
     /// Configuration where no rule matches; `None` makes the plugin inert there.
     pub global: Option<serde_json::Value>,
+    /// The field of the object that it is written in.
+    #[serde(skip)]
+    pub global_path: String,
     /// Tried in order, first match wins.
     pub rules: Vec<PluginRule>,
 }
@@ -45,6 +48,19 @@ pub struct PluginRule {
     pub domains: Vec<String>,
     pub services: Vec<String>,
     pub config: serde_json::Value,
+    /// The field of the object that `config` is written in, such as `spec.matchRules[2].config`.
+    #[serde(skip)]
+    pub path: String,
+}
+
+impl PluginRule {
+    /// Whether it says the same, wherever it is written.
+    pub fn says_the_same(&self, other: &PluginRule) -> bool {
+        fn said(rule: &PluginRule) -> ([&[String]; 4], &serde_json::Value) {
+            ([&rule.routes, &rule.route_prefixes, &rule.domains, &rule.services], &rule.config)
+        }
+        said(self) == said(other)
+    }
 }
 
 impl fmt::Debug for PluginRule {

@@ -58,9 +58,9 @@ impl Route {
         self.destinations.is_empty() && self.admission.redirect.is_none()
     }
 
-    /// Whether plugin rules know it, or one of its canaries, by this name.
-    pub fn has_name(&self, name: &str) -> bool {
-        self.name == name || self.canaries.iter().any(|canary| canary.name == name)
+    /// What plugin rules know it and its canaries by.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.canaries.iter().map(|canary| canary.name.as_str()))
     }
 
     /// The redirect of requests for exactly `/`, which comes before every other route of its host.

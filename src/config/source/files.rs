@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::object::{Parsed, reject_doubles};
 use super::scan::Scan;
 use super::{FileContent, Listing, RawObject, SourceError};
-use crate::config::{SYSTEM_NAMESPACE, yaml};
+use crate::config::{Problem, SYSTEM_NAMESPACE, yaml};
 
 /// A configuration folder and what was last read from it.
 #[derive(Debug)]
@@ -56,12 +56,12 @@ impl Folder {
 }
 
 /// The files of a folder as Higress standalone reads them, which knows one namespace: relative name and content. What names
-/// another is written anew, everything else stays as it is.
+/// another is written anew, everything else stays as it is. And what is wrong with the folder: a file that cannot be read is not among them.
 ///
 /// # Errors
 /// The folder cannot be listed.
-pub fn flattened(folder: &mut Folder) -> Result<Vec<FileContent>, SourceError> {
-    folder.read()?;
+pub fn flattened(folder: &mut Folder) -> Result<(Vec<FileContent>, Vec<Problem>), SourceError> {
+    let problems = folder.read()?.problems;
     let is_elsewhere = |object: &RawObject| !matches!(object.origin.namespace.as_str(), "" | SYSTEM_NAMESPACE);
     let files = folder.parsed.iter().map(|(file, parsed)| {
         let moved = parsed.object.as_ref().filter(|object| is_elsewhere(object)).and_then(|object| {
@@ -73,7 +73,7 @@ pub fn flattened(folder: &mut Folder) -> Result<Vec<FileContent>, SourceError> {
     });
     let mut files: Vec<_> = files.collect();
     files.sort_unstable();
-    Ok(files)
+    Ok((files, problems))
 }
 
 #[cfg(test)]
@@ -234,7 +234,7 @@ mod tests {
             ("gatewayclasses/g.yaml", "metadata: {namespace: team}\n"),
             ("ingresses/bad.yaml", "a: b: c"),
         ]);
-        let files = flattened(&mut Folder::new(root.path())).unwrap();
+        let (files, _) = flattened(&mut Folder::new(root.path())).unwrap();
         let text = |name: &str| {
             let (_, content) = files.iter().find(|(file, _)| file == Path::new(name)).unwrap();
             String::from_utf8(content.clone().unwrap()).unwrap()

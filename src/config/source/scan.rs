@@ -128,6 +128,9 @@ impl<'a> Scan<'a> {
                 } else {
                     self.warn(&entry.path, "is nested too deeply and is ignored", None);
                 }
+            } else if is_yaml(&entry.path) && entry.path.to_str().is_none() {
+                // Nothing can name it: not the history, not a report.
+                self.error(&entry.path, "cannot be read: its name is no Unicode (UTF-8); rename it".to_owned());
             } else if is_yaml(&entry.path) {
                 self.file(&entry.path, kind, namespaced);
             } else if entry.path.extension().is_some_and(|extension| extension == "yml") {

@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 /// What shall become of a file, named relative to the folder: new content, or none.
 pub type FileContent = (PathBuf, Option<Vec<u8>>);
 
-/// What shall become of files below `root`. Each gets the permissions of the file of that name below `like`, if there is one.
+/// What shall become of files below `root`. Each gets the owner and the permissions of the file of that name below `like`, or else those that its
+/// folder lets it have: a file that root writes must still be read by the gateway.
 /// Returns after everything is in place.
 ///
 /// # Errors
@@ -20,10 +21,7 @@ pub fn replace(root: &Path, files: &[FileContent], like: &Path) -> Result<(), (P
         let Some(content) = content else { continue };
         let target = root.join(file);
         let temporary = temporary(&target);
-        let kept = fs::metadata(like.join(file)).ok().map(|metadata| metadata.mode() & 0o777);
-        // Secrets are nobody else's business.
-        let mode = if file.starts_with("secrets") { 0o600 } else { kept.unwrap_or(0o644) };
-        if let Err(error) = lay_ready(&temporary, content, mode) {
+        if let Err(error) = lay_ready(&temporary, content, &Access::of(&like.join(file), file)) {
             // The files that are ready are of no use alone.
             for (temporary, _) in &ready {
                 let _ = fs::remove_file(temporary);
@@ -44,6 +42,29 @@ pub fn replace(root: &Path, files: &[FileContent], like: &Path) -> Result<(), (P
     Ok(())
 }
 
+/// Whose a file is, and who may read it.
+struct Access {
+    mode: u32,
+    owner: Option<(u32, u32)>,
+}
+
+impl Access {
+    fn of(path: &Path, name: &Path) -> Access {
+        let owner = |of: &fs::Metadata| Some((of.uid(), of.gid()));
+        let own = fs::metadata(path).ok();
+        let folder = path.ancestors().skip(1).find_map(|folder| fs::metadata(folder).ok());
+        let of_folder = folder.as_ref().map_or(0o755, fs::Metadata::mode);
+        let mode = own.as_ref().map_or(of_folder & 0o666, |own| own.mode() & 0o777);
+        // Secrets are nobody else's business than theirs whose folder it is.
+        let mode = match name.starts_with("secrets") {
+            true if of_folder & 0o007 != 0 => 0o600,
+            true => mode & 0o640,
+            false => mode,
+        };
+        Access { mode, owner: own.or(folder).as_ref().and_then(owner) }
+    }
+}
+
 /// Higress' own name for a file that is not finished; readers pass over it.
 fn temporary(target: &Path) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
@@ -51,7 +72,7 @@ fn temporary(target: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn lay_ready(temporary: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+fn lay_ready(temporary: &Path, content: &[u8], access: &Access) -> io::Result<()> {
     if let Some(folder) = temporary.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -60,15 +81,19 @@ fn lay_ready(temporary: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(temporary)?;
+    let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(access.mode).open(temporary)?;
+    let own = file.metadata()?;
+    if let Some((user, group)) = access.owner.filter(|owner| *owner != (own.uid(), own.gid())) {
+        // Nobody but root gives files away; the group may be one of the writer's own.
+        let _ = fchown(&file, Some(user), Some(group)).or_else(|_| fchown(&file, None, Some(group)));
+        file.set_permissions(fs::Permissions::from_mode(access.mode))?;
+    }
     io::Write::write_all(&mut file, content)?;
     file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
@@ -92,6 +117,23 @@ mod tests {
         assert_eq!((mode("a/old.yaml"), mode("b/deep/came.yaml")), (0o600, 0o644));
         assert_eq!(fs::read_to_string(path("b/deep/came.yaml")).unwrap(), "came");
         assert_eq!(fs::read_dir(path("a")).unwrap().count(), 1, "neither the file that went nor a temporary one");
+    }
+
+    #[test]
+    fn who_may_read_the_folder_may_read_what_is_written_into_it() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        fs::create_dir(path("secrets")).unwrap();
+        fs::write(path("secrets/kept.yaml"), "old").unwrap();
+        fs::set_permissions(path("secrets/kept.yaml"), fs::Permissions::from_mode(0o640)).unwrap();
+        let content = || Some(b"new".to_vec());
+        let mode = |name: &str| fs::metadata(path(name)).unwrap().mode() & 0o777;
+        fs::set_permissions(path("secrets"), fs::Permissions::from_mode(0o755)).unwrap();
+        replace(root.path(), &[("secrets/own.yaml".into(), content())], root.path()).unwrap();
+        fs::set_permissions(path("secrets"), fs::Permissions::from_mode(0o750)).unwrap();
+        let files = ["secrets/kept.yaml", "secrets/shared.yaml"].map(|name| (PathBuf::from(name), content()));
+        replace(root.path(), &files, root.path()).unwrap();
+        assert_eq!(["secrets/kept.yaml", "secrets/own.yaml", "secrets/shared.yaml"].map(mode), [0o640, 0o600, 0o640]);
     }
 
     #[test]
