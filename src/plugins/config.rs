@@ -40,7 +40,9 @@ impl<'a> Fields<'a> {
 
     /// The raw member, if present and not null.
     pub fn get(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.read.push(key);
+        if !self.read.contains(&key) {
+            self.read.push(key);
+        }
         self.object.and_then(|object| object.get(key)).filter(|value| !value.is_null())
     }
 

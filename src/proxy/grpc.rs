@@ -54,7 +54,7 @@ pub fn translate(head: &mut ResponseHeader, body: &mut Bytes, version: Version) 
         429 | 502 | 503 | 504 => 14,
         _ => 2,
     };
-    let message = std::mem::take(body);
+    let message = words(std::mem::take(body));
     let message = percent_encode(message.get(..MESSAGE_LIMIT).unwrap_or(&message), ESCAPED).to_string();
     head.set_status(http::StatusCode::OK)?;
     head.remove_header(&CONTENT_LENGTH);
@@ -64,6 +64,13 @@ pub fn translate(head: &mut ResponseHeader, body: &mut Bytes, version: Version) 
     head.insert_header(CONTENT_TYPE, "application/grpc")?;
     head.insert_header(STATUS, code)?;
     head.insert_header(MESSAGE, message)
+}
+
+/// The message of an error that is JSON, and anything else as it is.
+fn words(body: Bytes) -> Bytes {
+    let error: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
+    let message = error.and_then(|error| error["error"]["message"].as_str().map(str::to_owned));
+    message.map_or(body, Bytes::from)
 }
 
 #[cfg(test)]

@@ -21,10 +21,12 @@
 
 mod answer_head;
 pub mod arm;
+mod asked;
 pub mod balance;
 pub mod body;
 pub mod chain;
 pub mod challenge;
+pub mod client_identity;
 pub mod cluster;
 pub mod context;
 pub mod conversation;
@@ -40,6 +42,7 @@ pub mod gate;
 pub mod grpc;
 pub mod gzip;
 pub mod head;
+mod http10;
 pub mod hygiene;
 pub mod limit;
 pub mod listener;

@@ -1,7 +1,7 @@
 //! Addresses that change while a configuration serves: those of DNS names, and those registries report.
 //!
 //! Names are resolved on first use. When an answer's time to live is over, the next use starts a lookup in the background
-//! and goes on with the old addresses; a failed lookup keeps them. A service with several names is served by those that
+//! and goes on with the old addresses, unless that time has long been over; a failed lookup keeps them. A service with several names is served by those that
 //! resolve. Registries' addresses are put here by `server`.
 //!
 //! Answers come from the name servers in `/etc/resolv.conf` and from `/etc/hosts`, because only they say how long they are
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, select_ok};
+use futures_util::future::{BoxFuture, join_all, select_ok};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
 use parking_lot::Mutex;
@@ -33,6 +33,10 @@ const LONGEST_USE: Duration = Duration::from_secs(300);
 
 /// Until the next try where a name that has addresses could not be looked up again.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
+
+/// A name that nobody has used for so long after its time is looked up before it is used, for no longer than the patience.
+const LONG_OVER: Duration = Duration::from_secs(10);
+const REFRESH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a name that does not resolve is not asked for again.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
@@ -120,26 +124,34 @@ impl Resolver {
                 drop(self.first_lookup(name));
             }
         }
-        Ok(known.into_iter().flat_map(|name| self.known_addresses(name)).collect())
+        let long_over: Vec<_> = known.iter().filter_map(|name| self.refresh(name)).collect();
+        if !long_over.is_empty() {
+            // Whoever has these addresses now may be somebody else; but old ones are better than none.
+            let _ = tokio::time::timeout(REFRESH_PATIENCE, join_all(long_over)).await;
+        }
+        let addresses = |name: &Arc<DnsName>| name.resolved.load().as_ref().map(|known| known.addresses.clone());
+        Ok(known.into_iter().filter_map(addresses).flatten().collect())
     }
 
-    /// The addresses a name resolved to; looks again, in the background, when their time is over.
-    fn known_addresses(&self, name: &Arc<DnsName>) -> Vec<SocketAddr> {
-        let Some(resolved) = name.resolved.load_full() else { return Vec::new() };
-        if resolved.until < Instant::now() {
-            // Mark first, so that one request of many starts the lookup.
-            let until = Instant::now() + SYSTEM_REFRESH;
-            name.resolved.store(Some(Arc::new(Resolved { addresses: resolved.addresses.clone(), until })));
-            let (name, dns, addresses) = (name.clone(), self.dns.clone(), resolved.addresses.clone());
-            self.tasks.spawn(async move {
-                if let Err(error) = dns.lookup(&name).await {
-                    tracing::warn!(host = name.host, error, "DNS refresh failed; the old addresses stay in use");
-                    let until = Instant::now() + AFTER_FAILURE;
-                    name.resolved.store(Some(Arc::new(Resolved { addresses, until })));
-                }
-            });
-        }
-        resolved.addresses.clone()
+    /// Looks for the addresses of a name again, in the background, if their time is over; what to wait for if it has long been.
+    fn refresh(&self, name: &Arc<DnsName>) -> Option<oneshot::Receiver<()>> {
+        let resolved = name.resolved.load_full()?;
+        let over_since = Instant::now().checked_duration_since(resolved.until).filter(|over| !over.is_zero())?;
+        // Mark first, so that one request of many starts the lookup.
+        let until = Instant::now() + SYSTEM_REFRESH;
+        name.resolved.store(Some(Arc::new(Resolved { addresses: resolved.addresses.clone(), until })));
+        let (name, dns, addresses) = (name.clone(), self.dns.clone(), resolved.addresses.clone());
+        let (tell, told) = oneshot::channel();
+        self.tasks.spawn(async move {
+            if let Err(error) = dns.lookup(&name).await {
+                tracing::warn!(host = name.host, error, "DNS refresh failed; the old addresses stay in use");
+                let until = Instant::now() + AFTER_FAILURE;
+                name.resolved.store(Some(Arc::new(Resolved { addresses, until })));
+            }
+            // Nobody may be waiting.
+            let _ = tell.send(());
+        });
+        (over_since > LONG_OVER).then_some(told)
     }
 
     /// Looks a name up that has no address yet. In the background, so that whoever waits may give up, and whoever comes meanwhile
@@ -296,6 +308,19 @@ mod tests {
             let until = name.resolved.load_full().unwrap().until;
             let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
             assert!(left <= f64::from(used) && left > f64::from(used) - 1.0, "{ttl}: {left}");
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_whose_time_has_long_been_over_are_looked_up_before_they_are_used() {
+        let resolver = asking(name_server(&["10.0.0.2"], 60).await);
+        let name = resolver.name("a.example.com", 443);
+        let old = vec!["10.0.0.1:443".parse::<SocketAddr>().unwrap()];
+        for (over, expected) in [(Duration::from_millis(1), "10.0.0.1:443"), (2 * LONG_OVER, "10.0.0.2:443")] {
+            let until = Instant::now().checked_sub(over).unwrap();
+            name.resolved.store(Some(Arc::new(Resolved { addresses: old.clone(), until })));
+            let found = resolver.addresses(slice::from_ref(&name)).await.unwrap();
+            assert_eq!(found, [expected.parse::<SocketAddr>().unwrap()], "{over:?}");
         }
     }
 

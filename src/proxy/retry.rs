@@ -44,7 +44,9 @@ pub fn after_failure(session: &Session, ctx: &mut Context, error: &Error, is_reu
         // Nothing was done, whatever the method.
         return is_listed(ctx, RetryOn::RefusedStream) && has_attempts(session, ctx) && has_room(ctx);
     }
-    let is_stale = is_reused && error.retry.retry() && session.req_header().method.is_idempotent();
+    // Or it takes the head and no more: nothing has been answered.
+    let was_closed = error.retry.retry() || error.etype() == &ErrorType::WriteError;
+    let is_stale = is_reused && was_closed && session.req_header().method.is_idempotent();
     if is_stale {
         // The connection was at fault and not the endpoint, which keeps its sessions.
         ctx.tried.pop();

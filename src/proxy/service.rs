@@ -25,7 +25,8 @@ use super::resolve::Resolver;
 use super::snapshot::Snapshot;
 use super::upstream::NoPeer;
 use super::{
-    answer_head, body, chain, conversation, finish, gate, grpc, gzip, hygiene, mcp, mirror, outgoing, respond, retry,
+    answer_head, body, chain, conversation, finish, gate, grpc, gzip, http10, hygiene, mcp, mirror, outgoing, respond,
+    retry,
 };
 use crate::base::tasks::Tasks;
 use crate::llm::error::ErrorKind;
@@ -168,6 +169,7 @@ impl ProxyHttp for Gateway {
 
     fn init_downstream_modules(&self, modules: &mut HttpModules) {
         modules.add_module(gzip::module());
+        modules.add_module(http10::module());
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
@@ -227,6 +229,8 @@ impl ProxyHttp for Gateway {
                 if let Some(limit) = limit {
                     peer.options.read_timeout = Some(limit);
                     let within = |own: Option<Duration>| own.map(|own| own.min(limit));
+                    // An upstream that takes no more of a body is as slow as one that does not answer.
+                    peer.options.write_timeout = within(peer.options.write_timeout);
                     peer.options.connection_timeout = within(peer.options.connection_timeout);
                     peer.options.total_connection_timeout = within(peer.options.total_connection_timeout);
                 }
@@ -304,10 +308,6 @@ impl ProxyHttp for Gateway {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "the upstream answered a WebSocket as a request");
             return Err(error.into_up());
         }
-        if session.req_header().version == Version::HTTP_10 {
-            // Which has no chunks: the end of the connection is that of the answer.
-            response.remove_header(&http::header::TRANSFER_ENCODING);
-        }
         if let Some(asked) = ctx.asked_upstream {
             respond::mark_upstream_answer(ctx, response, asked.elapsed());
         }
@@ -365,7 +365,7 @@ impl ProxyHttp for Gateway {
         // Undecided it must not be asked.
         error.retry.decide_reuse(is_reused);
         // A connection that the pool had kept too long says nothing about the endpoint.
-        let is_stale = is_reused && error.retry.retry();
+        let is_stale = is_reused && (error.retry.retry() || error.etype() == &ErrorType::WriteError);
         // Nor does the time that a client takes to send what the endpoint waits for.
         let is_of_client = error.etype() == &ErrorType::ReadTimedout && !session.as_mut().is_body_done();
         let is_of_endpoint = error.esource() == &ErrorSource::Upstream && !is_stale && !is_of_client;

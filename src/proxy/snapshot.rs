@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chain::{BuiltRule, Chain, ChainEntry};
+use super::client_identity::ClientIdentity;
 use super::cluster::Clusters;
 use super::resolve::Resolver;
 use super::route::RouteTable;
 use super::span::Tracer;
-use super::tls::{ByHost, Certificates, ClientIdentity};
+use super::tls::{ByHost, Certificates};
 use super::upstream::{Upstream, UpstreamTimeouts, Variant, tls_policies};
 use crate::config::model::{
     self, Endpoints, FailStrategy, Gateway, GatewaySettings, Gzip, OutlierDetection, PluginUse, Service, ServicePort,
@@ -56,7 +57,8 @@ impl Limits {
                 connect: Duration::from_millis(own.connect_ms),
                 first_byte: Duration::from_secs(own.first_byte_secs),
                 between_reads: Duration::from_secs(own.stream_idle_secs),
-                idle: gateway.upstream_idle_timeout.unwrap_or_else(idle),
+                // As in Higress, zero switches the limit off.
+                idle: Some(gateway.upstream_idle_timeout.unwrap_or_else(idle)).filter(|idle| !idle.is_zero()),
             },
             client_read_timeout: Duration::from_secs(own.request_read_secs),
             client_idle: gateway.downstream_idle_timeout.unwrap_or_else(|| Duration::from_secs(own.client_idle_secs)),
@@ -69,12 +71,15 @@ impl Limits {
 
     /// Whether an address is the admin port's.
     pub fn is_admin(&self, address: SocketAddr) -> bool {
-        let is_there = |admin: SocketAddr| {
-            let (own, ip) = (admin.ip(), address.ip());
-            own == ip || ip.is_unspecified() || (ip.is_loopback() && (own.is_loopback() || own.is_unspecified()))
-        };
-        self.admin.is_some_and(|admin| admin.port() == address.port() && is_there(admin))
+        self.admin.is_some_and(|admin| leads_to(admin, address))
     }
+}
+
+/// Whether who connects to `address` comes to what listens at `own`.
+pub fn leads_to(own: SocketAddr, address: SocketAddr) -> bool {
+    let (own_ip, ip) = (own.ip(), address.ip().to_canonical());
+    let is_same = own_ip == ip || ip.is_unspecified();
+    own.port() == address.port() && (is_same || (ip.is_loopback() && (own_ip.is_loopback() || own_ip.is_unspecified())))
 }
 
 /// The interval of Envoy and Istio: after so long without a failure the next ejection is shorter again.
@@ -242,15 +247,16 @@ fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>, problems: &mut Vec<Prob
     // What checks nobody outside of its rules must not shut them out when it is out of work.
     let is_for_rules = global.and_then(|config| config.get("global_auth")).and_then(flag) == Some(false);
     let mut build = |rule: Option<&serde_json::Value>, at: &str| {
-        let unavailable: Option<Arc<dyn Plugin>> = match rule {
+        let scope = Scope { global, rule, n_rules: plugin.rules.len() };
+        let is_closed = plugin.fail_strategy == FailStrategy::FailClose;
+        let unavailable = || match rule {
             None if is_for_rules => None,
             _ => {
-                let config = Scope { global, rule, n_rules: plugin.rules.len() }.overlaid();
-                Some(Arc::new(Unavailable::new(plugin.object.to_string(), &config)))
+                let unavailable = Unavailable::new(plugin.object.to_string(), &scope.overlaid());
+                Some(Arc::new(unavailable) as Arc<dyn Plugin>)
             }
         };
-        let Some(spec) = spec else { return unavailable.filter(|_| plugin.fail_strategy == FailStrategy::FailClose) };
-        let scope = Scope { global, rule, n_rules: plugin.rules.len() };
+        let Some(spec) = spec else { return is_closed.then(unavailable).flatten() };
         if spec.is_switched_off(&scope) {
             return None;
         }
@@ -270,12 +276,12 @@ fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>, problems: &mut Vec<Prob
             }));
         }
         // What this gateway cannot do would work in Higress: `FAIL_OPEN` was not said for that.
-        unavailable.filter(|_| !is_wrong || plugin.fail_strategy == FailStrategy::FailClose)
+        (is_closed || !is_wrong).then(unavailable).flatten()
     };
-    let built_global = if global.is_some() { build(None, "spec.defaultConfig") } else { None };
+    let built_global = if global.is_some() { build(None, &plugin.global_path) } else { None };
     let mut rules = Vec::with_capacity(plugin.rules.len());
-    for (index, rule) in plugin.rules.iter().enumerate() {
-        let built = build(Some(&rule.config), &format!("spec.matchRules[{index}].config"));
+    for rule in &plugin.rules {
+        let built = build(Some(&rule.config), &rule.path);
         rules.push(BuiltRule { rule: rule.clone(), plugin: built });
     }
     let family = spec.map_or(Family::Go, |spec| spec.family);

@@ -1,9 +1,8 @@
-//! TLS: server certificates by name, what hosts demand of their clients, and the certificates shown to upstreams. All of it
-//! is built with the snapshot and swapped with it.
+//! TLS: server certificates by name, and what hosts demand of their clients. All of it is
+//! built with the snapshot and swapped with it.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
 
@@ -13,8 +12,7 @@ use parking_lot::RwLock;
 use pingora_core::listeners::TlsAccept;
 use pingora_core::listeners::tls::{Acceptor, TlsSettings};
 use pingora_core::protocols::l4::stream::Stream as Plain;
-use pingora_core::protocols::tls::{CaType, TlsRef};
-use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
+use pingora_core::protocols::tls::TlsRef;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{cipher_suite, default_provider};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
@@ -26,8 +24,7 @@ use tokio::io::AsyncReadExt;
 
 use super::challenge::Challenges;
 use super::snapshot::Snapshot;
-use super::upstream::tls_policies;
-use crate::config::model::{Certificate, CipherSuite, ClientCa, Gateway, Identity, Shown, TlsOptions, TlsVersion};
+use crate::config::model::{Certificate, CipherSuite, ClientCa, TlsOptions, TlsVersion};
 use crate::config::{Problem, Severity};
 
 /// Values by host: exact name, then the longest suffix, then the value for any host, which is how routes are found.
@@ -241,7 +238,7 @@ fn authorities(ca: &ClientCa) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|error| format!("is not a PEM certificate chain: {error}"))?;
@@ -251,7 +248,7 @@ fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(chain)
 }
 
-fn parse(chain_pem: &str, key_pem: &str) -> Result<CertifiedKey, (&'static str, String)> {
+pub(super) fn parse(chain_pem: &str, key_pem: &str) -> Result<CertifiedKey, (&'static str, String)> {
     let chain = chain(chain_pem).map_err(|message| ("data.tls.crt", message))?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
         .map_err(|error| ("data.tls.key", format!("is not a PEM private key: {error}")))?;
@@ -271,80 +268,6 @@ fn unusable_certificate(fault: &rustls::CertificateError) -> String {
     } else {
         format!("cannot be used: {text}")
     }
-}
-
-/// A certificate shown to upstreams, and the authorities that may have signed theirs; one of them or both.
-#[derive(Clone)]
-pub struct ClientIdentity {
-    pub certificate: Option<Arc<CertKey>>,
-    pub authorities: Option<Arc<CaType>>,
-    /// Differs between identities.
-    pub group: u64,
-}
-
-impl ClientIdentity {
-    /// # Errors
-    /// The Secret holds something that cannot be used: an outage of what is spoken to with it.
-    pub fn load(identity: &Identity) -> Result<ClientIdentity, Box<Problem>> {
-        let fault = |(field, message): (&str, String)| {
-            let hint = Some("until then requests to the services that it is for get a 503".to_owned());
-            Box::new(Problem { severity: Severity::Outage, hint, ..Problem::error(&identity.secret, field, &message) })
-        };
-        let certificate = match &identity.shown {
-            None => None,
-            Some(Shown { chain, key }) => {
-                parse(chain, key.expose()).map_err(fault)?;
-                let of_chain = raw(chain).map_err(|message| fault(("data.tls.crt", message)))?;
-                let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes())
-                    .map_err(|error| fault(("data.tls.key", format!("is not a PEM private key: {error}"))))?;
-                Some(Arc::new(CertKey::new(of_chain, key.secret_der().to_vec())))
-            }
-        };
-        let authorities = match &identity.ca {
-            None => None,
-            Some(pem) => {
-                let certificates = raw(pem).map_err(|message| fault(("data.ca.crt", message)))?;
-                let wrapped = certificates.into_iter().map(|raw| WrappedX509::new(raw, parse_x509));
-                Some(wrapped.collect::<Vec<_>>().into())
-            }
-        };
-        let mut hasher = DefaultHasher::new();
-        (identity.shown.as_ref().map(|shown| &shown.chain), &identity.ca).hash(&mut hasher);
-        Ok(ClientIdentity { certificate, authorities, group: hasher.finish() })
-    }
-}
-
-/// An outage for every Secret that is to be shown to upstreams, or to check them, and cannot be used.
-pub fn unusable_identities(gateway: &Gateway) -> Vec<Problem> {
-    let of_routes =
-        gateway.routes.iter().flat_map(|route| &route.destinations).map(|to| (&to.service, to.port, &to.policy));
-    let of_routes = of_routes.filter_map(|(service, port, policy)| {
-        let service = gateway.services.get(service)?;
-        Some((Some(policy), service, service.port(port)?))
-    });
-    let of_services = gateway.services.values();
-    let of_services = of_services.flat_map(|service| service.ports.iter().map(move |port| (None, service, port)));
-    let identities = of_routes.chain(of_services).filter_map(|(policy, service, port)| {
-        tls_policies(policy, service, port).find_map(|tls| tls.identity.as_ref())
-    });
-    let mut problems = Vec::new();
-    for problem in identities.filter_map(|identity| ClientIdentity::load(identity).err()) {
-        if !problems.contains(&*problem) {
-            problems.push(*problem);
-        }
-    }
-    problems
-}
-
-/// DER certificates that pingora's type takes: it panics on what its parser refuses.
-fn raw(pem: &str) -> Result<Vec<Vec<u8>>, String> {
-    let certificates = chain(pem)?.into_iter().map(|certificate| certificate.as_ref().to_vec());
-    certificates
-        .map(|raw| match x509_parser::parse_x509_certificate(&raw) {
-            Ok(_) => Ok(raw),
-            Err(error) => Err(format!("holds a certificate that cannot be read: {error}")),
-        })
-        .collect()
 }
 
 /// Longest first message that is read for the name in it.

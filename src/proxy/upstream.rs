@@ -15,10 +15,10 @@ use pingora_core::upstreams::peer::HttpPeer;
 use rustls_pki_types::ServerName;
 
 use super::balance::Balancer;
+use super::client_identity::ClientIdentity;
 use super::cluster::{Cluster, Clusters, Endpoint, Lease, Limit, Retrying};
 use super::resolve::{DnsName, Reported, Resolver};
-use super::snapshot::Limits;
-use super::tls::ClientIdentity;
+use super::snapshot::{Limits, leads_to};
 use super::tunnel::Tunnel;
 use crate::config::model::{
     ConnectProxy, Endpoints, LoadBalance, Protocol, Service, ServicePort, TlsMode, TlsPolicy, TrafficPolicy,
@@ -38,7 +38,8 @@ pub struct UpstreamTimeouts {
     /// Between two reads of a response.
     pub between_reads: Duration,
     /// Pooled connection without use.
-    pub idle: Duration,
+    /// How long a connection may wait in the pool; `None` sets no limit.
+    pub idle: Option<Duration>,
 }
 
 /// One port of a service.
@@ -52,6 +53,8 @@ pub struct Upstream {
     balancer: Balancer,
     policy: Arc<TrafficPolicy>,
     cluster: Arc<Cluster>,
+    /// Of this process: no request is sent there.
+    admin: Option<SocketAddr>,
 }
 
 /// Why an attempt has nowhere to go.
@@ -150,6 +153,7 @@ impl Upstream {
             balancer: Balancer::new(load_balance),
             policy: Arc::new(TrafficPolicy { outlier: Some(outlier), ..traffic.clone() }),
             cluster: clusters.get(&service.host, port.number),
+            admin: limits.admin,
         }
     }
 
@@ -285,7 +289,11 @@ impl Upstream {
         let admitted = self.cluster.admit(&self.policy.limits, needs_connection, patience).await;
         let admitted = admitted.map_err(|limit| NoPeer::Full { service: self.service.clone(), limit })?;
         // Picked only now: the wait may have been long.
-        Ok(Lease::new(admitted, self.pick(addresses, key, tried)?, self.policy.clone()))
+        let endpoint = self.pick(addresses, key, tried)?;
+        if self.admin.is_some_and(|admin| leads_to(admin, endpoint.address)) {
+            return Err(NoPeer::Missing(format!("{} is this gateway's own admin port", endpoint.address)));
+        }
+        Ok(Lease::new(admitted, endpoint, self.policy.clone()))
     }
 
     /// The peer for the next attempt. `authority` names the server in TLS when the service does not. The lease is held as
@@ -343,7 +351,7 @@ impl Upstream {
         // One limit is all there is for head and body of a plain answer; the exchange path sets each by itself.
         options.read_timeout = Some(timeouts.first_byte.max(timeouts.between_reads));
         options.write_timeout = Some(timeouts.between_reads);
-        options.idle_timeout = Some(timeouts.idle);
+        options.idle_timeout = timeouts.idle;
         let verify = self.tls.as_ref().is_some_and(|tls| tls.verify);
         options.verify_cert = verify;
         options.verify_hostname = verify;
@@ -351,8 +359,7 @@ impl Upstream {
         // An answer that its client does not read must not take the window of all others.
         options.h2_stream_window_size = Some(H2_STREAM_WINDOW);
         options.h2_connection_window_size = Some(H2_STREAM_WINDOW * u32::try_from(MAX_H2_STREAMS).unwrap_or(1));
-        // A connection that died silently would swallow every new stream; a ping finds out.
-        options.h2_ping_interval = Some(Duration::from_secs(20));
+        // No HTTP/2 pings: gRPC servers end connections that ping while their streams are silent. A connection that died is found out below.
         options.tcp_keepalive = Some(keepalive(timeouts.between_reads));
         options.alpn = match (self.protocol, self.tls.is_some()) {
             (Protocol::Http2, _) => ALPN::H2,

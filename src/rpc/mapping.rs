@@ -98,7 +98,9 @@ pub fn call<'a>(service: &'a DubboService, source: &Source<'_>) -> Result<Call<'
 fn find<'a>(service: &'a DubboService, source: &Source<'_>) -> Option<(&'a DubboMethod, Vec<(&'a str, String)>)> {
     service.methods.iter().filter(|method| method.http_methods.iter().any(|it| it == source.method)).find_map(
         |method| {
-            let captures = method.path.regex().captures(source.path)?;
+            // Empty elements at the end say nothing.
+            let bare = source.path.trim_end_matches('/');
+            let captures = [source.path, bare].iter().find_map(|path| method.path.regex().captures(path))?;
             let texts = captures.iter().skip(1).map(|group| group.map_or("", |group| group.as_str()));
             let values = texts.map(|text| percent_decode_str(text).decode_utf8_lossy().into_owned());
             Some((method, method.variables.iter().map(String::as_str).zip(values).collect()))
@@ -126,7 +128,9 @@ fn typed(text: Option<String>, param: &DubboParam, place: &'static str) -> Resul
         "float" | "double" | "java.lang.Float" | "java.lang.Double" => {
             text.parse::<f64>().ok().filter(|number| number.is_finite()).map(Value::from)
         }
-        "java.util.List" | "java.util.Collection" => Some(Value::from(vec![text.clone()])),
+        "java.util.List" | "java.util.Collection" | "java.util.Set" => Some(Value::from(vec![text.clone()])),
+        // Milliseconds, or text in the provider's own format.
+        "java.util.Date" => Some(text.parse::<i64>().map_or_else(|_| Value::from(text.as_str()), Value::from)),
         _ => Some(Value::String(text.clone())),
     };
     let misfit = || Misfit::Type { place, key: param.key.clone(), java_type: param.java_type.clone(), value: text };

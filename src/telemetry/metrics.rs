@@ -3,10 +3,12 @@
 //! The three `semantic_router_*` names are given by the Higress routing challenge, the `route_upstream_model_consumer_*`
 //! ones by Higress' `ai-statistics`; the rest begins with `weirgate_`.
 
+mod labels;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -14,92 +16,10 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct RouteStatus {
-    pub route: String,
-    pub status: u16,
-}
-
-/// Why something was not even taken for a request.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Refused {
-    pub reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ByModel {
-    pub model: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ServiceOutcome {
-    pub service: String,
-    pub outcome: AttemptOutcome,
-}
-
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
-pub enum AttemptOutcome {
-    Answered,
-    Unreachable,
-    TimedOut,
-    ErrorStatus,
-    Cut,
-    Cancelled,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ByService {
-    pub service: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ServiceLimit {
-    pub service: String,
-    /// `connections`, `pending`, `requests` or `retries`.
-    pub limit: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct CheckResult {
-    pub service: String,
-    /// `passed` or `failed`.
-    pub result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ReloadResult {
-    pub result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct OrderResult {
-    pub result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct BySecret {
-    /// Namespace and name.
-    pub secret: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ShadowResult {
-    pub result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct EmbeddingResult {
-    pub result: &'static str,
-}
-
-/// Labels of Higress' `ai-statistics` counters.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct AiLabels {
-    pub ai_route: String,
-    pub ai_cluster: String,
-    pub ai_model: String,
-    pub ai_consumer: String,
-}
+pub use self::labels::{
+    AiLabels, AttemptOutcome, ByModel, BySecret, ByService, CheckResult, EmbeddingResult, OrderResult, Refused,
+    ReloadResult, RouteStatus, ServiceLimit, ServiceOutcome, ShadowResult,
+};
 
 /// Handles to all metrics. Shared by everything that counts; encoded by the admin port.
 pub struct Metrics {

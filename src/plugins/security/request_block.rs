@@ -176,11 +176,11 @@ impl Config {
     }
 
     fn folded<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
-        match std::str::from_utf8(text) {
-            _ if !self.ignore_case => Cow::Borrowed(text),
-            Ok(text) => Cow::Owned(lower_case(self.family, text).into_bytes()),
-            Err(_) => Cow::Owned(text.to_ascii_lowercase()),
+        if !self.ignore_case {
+            return Cow::Borrowed(text);
         }
+        // A byte that is no Unicode must not keep the letters around it as they are.
+        Cow::Owned(lower_case(self.family, &String::from_utf8_lossy(text)).into_bytes())
     }
 }
 

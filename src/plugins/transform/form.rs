@@ -4,16 +4,15 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use memchr::memmem;
-use percent_encoding::{AsciiSet, percent_decode, percent_encode};
+use percent_encoding::percent_decode;
 
 use crate::llm::multipart::boundary;
 
-/// Names with their values, in order of first appearance.
+/// Names with their values, in order of first appearance. Bytes that are no Unicode stand in the texts as [`ODD`] characters, so that rules reach
+/// every pair and what they leave alone stays as it came.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Values {
     pairs: Vec<(String, Vec<String>)>,
-    /// Pairs that are no Unicode, encoded as they came: no rule can name or change them.
-    foreign: Vec<String>,
 }
 
 impl Values {
@@ -23,12 +22,9 @@ impl Values {
         for pair in encoded.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let spaced: Vec<u8> = pair.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
             let mut halves = spaced.splitn(2, |byte| *byte == b'=');
-            let decoded =
-                |half: Option<&[u8]>| percent_decode(half.unwrap_or_default()).decode_utf8().map(Cow::into_owned);
-            match (decoded(halves.next()), decoded(halves.next())) {
-                (Ok(name), Ok(value)) => values.push(&name, value),
-                _ => values.foreign.push(percent_encode(pair, NO_ASCII).to_string()),
-            }
+            let mut decoded = || text_of(&Cow::from(percent_decode(halves.next().unwrap_or_default())));
+            let (name, value) = (decoded(), decoded());
+            values.push(&name, value);
         }
         values
     }
@@ -70,22 +66,44 @@ impl Values {
                 escape(value, &mut encoded);
             }
         }
-        for pair in &self.foreign {
-            if !encoded.is_empty() {
-                encoded.push('&');
-            }
-            encoded.push_str(pair);
-        }
         encoded
     }
 }
 
-/// ASCII stays as it is.
-const NO_ASCII: &AsciiSet = &AsciiSet::EMPTY;
+/// The last 256 code points, which nobody uses: one for each byte that is no Unicode.
+const ODD: u32 = 0x10_FF00;
+
+/// `bytes` as text, without loss. A character that means an odd byte here counts as four of them.
+fn text_of(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    let odd = |byte: &u8| char::from_u32(ODD + u32::from(*byte)).unwrap_or(char::REPLACEMENT_CHARACTER);
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c as u32 {
+                ODD.. => text.extend(c.encode_utf8(&mut [0; 4]).as_bytes().iter().map(odd)),
+                _ => text.push(c),
+            }
+        }
+        text.extend(chunk.invalid().iter().map(odd));
+    }
+    text
+}
+
+/// What [`text_of`] was given.
+fn bytes_of(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    for c in text.chars() {
+        match u8::try_from((c as u32).wrapping_sub(ODD)) {
+            Ok(odd) => bytes.push(odd),
+            Err(_) => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    bytes
+}
 
 fn escape(text: &str, encoded: &mut String) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for byte in text.bytes() {
+    for byte in bytes_of(text) {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
             b' ' => encoded.push('+'),
@@ -122,8 +140,8 @@ impl Form {
             let head = std::str::from_utf8(head).ok()?;
             let is_file = ["filename", "filename*"].iter().any(|name| parameter(head, name).is_some());
             let name = parameter(head, "name").filter(|name| !name.is_empty() && !is_file);
-            match name.zip(std::str::from_utf8(value).ok()) {
-                Some((name, value)) => fields.push(name, value.to_owned()),
+            match name {
+                Some(name) => fields.push(name, text_of(value)),
                 None => files.push(part),
             }
         }
@@ -145,10 +163,10 @@ impl Form {
                 for (name, values) in &fields.pairs {
                     let name = name.replace('"', "%22");
                     for value in values {
-                        let head = format!(
-                            "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
-                        );
+                        let head = format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n");
                         body.extend_from_slice(head.as_bytes());
+                        body.extend_from_slice(&bytes_of(value));
+                        body.extend_from_slice(b"\r\n");
                     }
                 }
                 for file in files {
@@ -252,6 +270,17 @@ mod tests {
         let body = b"--B\r\nContent-Disposition: form-data; name=\"k\"\r\n\r\n\xc4\xe3\r\n--B--\r\n";
         let form = Form::parse("multipart/form-data; boundary=B", &Bytes::from_static(body)).unwrap();
         assert_eq!(form.encode(), body[..]);
+    }
+
+    #[test]
+    fn a_byte_that_is_no_unicode_keeps_no_pair_from_the_rules() {
+        let odd = "\u{10FFC3}\u{10FF00}";
+        let query = format!("debug=%FF&role=admin%FF%c3&odd={odd}");
+        let mut values = Values::parse(query.as_bytes());
+        assert_eq!(values.get("role").len(), 1);
+        values.replace("debug", &[]);
+        values.replace("role", &["user".into()]);
+        assert_eq!(values.encode(), "odd=%F4%8F%BF%83%F4%8F%BC%80&role=user");
     }
 
     #[test]

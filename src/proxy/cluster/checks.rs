@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use super::{Cluster, Clusters};
 use crate::base::tasks::Tasks;
 use crate::config::model::{HealthCheck, Probe};
+use crate::proxy::asked::head_for;
 use crate::proxy::resolve::Resolver;
 use crate::proxy::snapshot::Snapshot;
 use crate::proxy::upstream::Upstream;
@@ -129,7 +130,8 @@ impl Checks {
         let peer = upstream.peer_at(address, &host, &self.snapshot.load().limits.timeouts);
         // Over HTTP/1.1 each on a connection of its own: that one can be made is part of what is asked.
         let (mut session, _) = self.connector.get_http_session(&peer).await.map_err(described)?;
-        session.write_request_header(Box::new(head)).await.map_err(described)?;
+        let head = head_for(&session, &peer, head);
+        session.write_request_header(head).await.map_err(described)?;
         session.finish_request_body().await.map_err(described)?;
         session.read_response_header().await.map_err(described)?;
         let status = session.response_header().map(|head| head.status.as_u16()).unwrap_or_default();

@@ -83,7 +83,7 @@ impl Cluster {
     }
 
     /// An endpoint for the next attempt: one that is well, unless too few are, and none that was `tried` for this request if there
-    /// is another.
+    /// is another, be it one that is left out.
     pub fn pick(
         &self,
         addresses: &[SocketAddr],
@@ -96,8 +96,12 @@ impl Cluster {
         let members = self.members(addresses, now);
         let now = self.millis(now);
         let mut usable = self.usable(&members.endpoints, policy, now);
-        if usable.iter().any(|endpoint| !tried.contains(&endpoint.address)) && !tried.is_empty() {
-            usable.to_mut().retain(|endpoint| !tried.contains(&endpoint.address));
+        let is_fresh = |endpoint: &Arc<Endpoint>| !tried.contains(&endpoint.address);
+        if !tried.is_empty() && usable.iter().any(is_fresh) {
+            usable.to_mut().retain(is_fresh);
+        } else if !tried.is_empty() && members.endpoints.iter().any(is_fresh) {
+            // One that is left out may be well again; the one that just failed is not.
+            usable = Cow::Owned(members.endpoints.iter().filter(|endpoint| is_fresh(endpoint)).cloned().collect());
         }
         match &policy.slow_start {
             None => balancer.pick(&usable, key, now, None),
@@ -209,11 +213,11 @@ impl Lease {
         self.report(Outcome::Answered(status), now);
     }
 
-    /// There is no connection. A handshake that failed over a name of the client's says nothing about the endpoint: a stranger could
-    /// have it left out.
+    /// There is no connection. A handshake that the other side ends over a name of the client's, or whose certificate is another
+    /// name's, says nothing about the endpoint: a stranger could have it left out.
     pub fn not_connected(&mut self, error: &Error) {
         let is_of_handshake = matches!(error.etype(), ErrorType::InvalidCert | ErrorType::TLSHandshakeFailure);
-        if !(is_of_handshake && self.is_named_by_client) {
+        if !(is_of_handshake && self.is_named_by_client && is_about_name(error)) {
             self.failed();
         }
     }
@@ -240,6 +244,12 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.endpoint.leave();
     }
+}
+
+/// As rustls tells it: an alert of the server's, or a certificate that is not valid for the name.
+fn is_about_name(error: &Error) -> bool {
+    let told = error.to_string();
+    ["fatal alert", "not valid for name", "NotValidForName"].iter().any(|sign| told.contains(sign))
 }
 
 #[cfg(test)]

@@ -99,6 +99,19 @@ fn a_policy_may_switch_either_count_off() {
     assert_eq!(bench.served(), [2, 3, 4]);
 }
 
+/// Regression: while one of two endpoints was left out and the other one stopped, a request went to the latter again and again.
+#[test]
+fn what_is_left_out_is_tried_before_what_just_failed() {
+    let bench = Bench::new(2);
+    bench.report(1, &[Outcome::Failed, Outcome::Failed]);
+    assert_eq!(bench.served(), [2]);
+    let tried = [bench.addresses[1]];
+    let again = bench.cluster.pick(&bench.addresses, &bench.balancer, None, &bench.policy, &tried, bench.now).unwrap();
+    assert_eq!(again.address.port(), 1);
+    let again = bench.cluster.pick(&bench.addresses, &bench.balancer, None, &bench.policy, &bench.addresses, bench.now);
+    assert_eq!(again.unwrap().address.port(), 2, "all were tried");
+}
+
 #[test]
 fn ejections_end_and_grow_with_each_that_follows_soon() {
     let mut bench = Bench::new(2);

@@ -1,6 +1,5 @@
 //! One attempt: connect, send, and read until the first meaningful piece of an answer is there.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -13,16 +12,15 @@ use pingora_http::ResponseHeader;
 use pingora_timeout::timeout;
 
 use super::call::Call;
+use super::failure::Failure;
 use super::{DISCARD_LIMIT, Exchange, cork};
-use crate::llm::error::ErrorKind;
 use crate::llm::observe::{FirstEvent, Observation, classify_first};
-use crate::plugins::{Answered, End, Reply};
+use crate::plugins::{Answered, End};
+use crate::proxy::asked::head_for;
 use crate::proxy::cluster::Lease;
-use crate::proxy::failure::{BROKEN_BODY, was_refused};
+use crate::proxy::grpc;
 use crate::proxy::hygiene::authority;
 use crate::proxy::upstream::NoPeer;
-use crate::proxy::{grpc, respond};
-use crate::telemetry::metrics::AttemptOutcome;
 
 /// What is left of a limit a moment after it began is that limit.
 fn ms_rounded_up(limit: Duration) -> u128 {
@@ -53,7 +51,7 @@ pub struct CallFacts {
     pub service: std::sync::Arc<str>,
     pub api: Option<crate::llm::provider::Api>,
     pub want: Option<crate::llm::observe::Want>,
-    pub idle: Duration,
+    pub idle: Option<Duration>,
 }
 
 impl Opened {
@@ -87,138 +85,6 @@ impl Opened {
 pub fn is_event_stream(head: &ResponseHeader) -> bool {
     let kind = head.headers.get(http::header::CONTENT_TYPE);
     kind.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub enum Failure {
-    /// No connection.
-    Unreachable(String),
-    /// No connection in time.
-    NotConnected(String),
-    /// No answer in time.
-    TimedOut(String),
-    /// The service has as much to do as it may have.
-    Overflow(String),
-    /// The connection ended before an answer began.
-    Reset(String),
-    /// What came is no answer in HTTP.
-    Nonsense(String),
-    /// An HTTP/2 upstream did nothing with the request.
-    Refused(String),
-    /// As `Reset`, on a pooled connection the other side had closed meanwhile: try again at once.
-    Stale,
-    /// The request cannot be put to this provider.
-    Invalid(crate::llm::error::ApiError),
-    /// The process ends, and the answer has not begun.
-    Stopping,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Unreachable(reason) => write!(f, "cannot connect: {reason}"),
-            Failure::NotConnected(reason) | Failure::TimedOut(reason) => write!(f, "timed out: {reason}"),
-            Failure::Reset(reason) => write!(f, "connection ended before an answer: {reason}"),
-            Failure::Refused(reason) => write!(f, "the upstream did not take the request: {reason}"),
-            Failure::Nonsense(reason) => write!(f, "not an answer in HTTP: {reason}"),
-            Failure::Overflow(reason) => f.write_str(reason),
-            Failure::Stale => f.write_str("a pooled connection had been closed"),
-            Failure::Invalid(error) => f.write_str(&error.message),
-            Failure::Stopping => f.write_str(STOPPING),
-        }
-    }
-}
-
-/// Why an answer ends before its time when the process does.
-pub(super) const STOPPING: &str = "the gateway stops";
-
-impl Failure {
-    pub fn outcome(&self) -> AttemptOutcome {
-        match self {
-            Failure::Unreachable(_)
-            | Failure::Overflow(_)
-            | Failure::Reset(_)
-            | Failure::Refused(_)
-            | Failure::Stale => AttemptOutcome::Unreachable,
-            Failure::Stopping => AttemptOutcome::Cancelled,
-            Failure::NotConnected(_) | Failure::TimedOut(_) => AttemptOutcome::TimedOut,
-            Failure::Invalid(_) | Failure::Nonsense(_) => AttemptOutcome::ErrorStatus,
-        }
-    }
-
-    /// The status that a provider in the same state would answer with, for policies that are about statuses.
-    pub fn as_status(&self) -> Option<u16> {
-        match self {
-            Failure::Unreachable(_) | Failure::Reset(_) | Failure::Refused(_) => Some(503),
-            Failure::Nonsense(_) => Some(502),
-            Failure::NotConnected(_) | Failure::TimedOut(_) => Some(504),
-            Failure::Overflow(_) | Failure::Stale | Failure::Invalid(_) | Failure::Stopping => None,
-        }
-    }
-
-    /// The answer if no other target helps.
-    pub fn into_reply(self, call: &Call) -> Reply {
-        let service = &call.service;
-        match self {
-            Failure::Invalid(error) => respond::api_error(&error, "ai-proxy.proc_req_body_failed"),
-            Failure::NotConnected(reason) | Failure::TimedOut(reason) => {
-                let reason = without_context(&reason);
-                let message = format!(
-                    "Provider service \"{service}\" did not answer in time: {reason}. Retry, or raise that limit."
-                );
-                respond::error(ErrorKind::UpstreamTimeout, message, "upstream_response_timeout")
-            }
-            Failure::Overflow(reason) => {
-                let message = format!("The gateway sends no more for now: {reason}. Retry later.");
-                respond::error(ErrorKind::Overloaded, message, respond::OVERFLOW_DETAILS)
-                    .header(respond::OVERLOADED, "true")
-            }
-            Failure::Nonsense(_) => {
-                let message = format!(
-                    "Provider service \"{service}\" did not answer as HTTP has it. Check what listens at its address."
-                );
-                respond::error(ErrorKind::UpstreamInvalid, message, "protocol_error")
-            }
-            Failure::Stopping => {
-                let message = "The gateway stops, and the model has not begun to answer. Retry the request.";
-                respond::error(ErrorKind::NoUpstream, message, "gateway_stopping")
-            }
-            failure => {
-                let what = without_context(&failure.to_string());
-                let message = format!(
-                    "Provider service \"{service}\": {what}. Check its address in the McpBridge and that it is up."
-                );
-                respond::error(ErrorKind::UpstreamUnreachable, message, "upstream_reset_before_response_started")
-            }
-        }
-    }
-
-    /// A failure on an open connection. `may_be_stale`: it looks as if the pool had handed out a dead connection.
-    fn from_error(error: &Error, may_be_stale: bool) -> Failure {
-        match error.etype() {
-            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::TimedOut(error.to_string()),
-            _ if was_refused(error) => Failure::Refused(error.to_string()),
-            kind if is_nonsense(kind) => Failure::Nonsense(error.to_string()),
-            _ if may_be_stale && !says_something(error) => Failure::Stale,
-            _ => Failure::Reset(error.to_string()),
-        }
-    }
-}
-
-/// Whether the other side did more than to close: a stream that was reset after work began, an answer that makes no sense.
-pub(super) fn says_something(error: &Error) -> bool {
-    *error.etype() == ErrorType::H2Error || is_nonsense(error.etype())
-}
-
-fn is_nonsense(kind: &ErrorType) -> bool {
-    matches!(kind, ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2) || BROKEN_BODY.contains(&kind.as_str())
-}
-
-/// What pingora says of an error, without what is for the record and the log: addresses, and its own words.
-pub(super) fn without_context(text: &str) -> String {
-    let what = text.split(" context:").next().unwrap_or_default();
-    what.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl Exchange {
@@ -264,6 +130,7 @@ impl Exchange {
         // Of a model nothing is sent on before it has begun to answer, so that another may be asked. Others may be silent for long
         // after their head.
         let is_model = call.api.is_some() || call.provider.is_some();
+        let head = head_for(&upstream, &peer, head);
         let waited = timeout(left(), send_and_await(&mut upstream, head, body, reuse, is_model));
         let Ok(begun) = waited.await else {
             lease.failed();
@@ -314,9 +181,15 @@ impl Exchange {
     }
 
     /// Returns a connection to the pool, or closes it when its answer was not read to the end.
-    pub(super) async fn finish(&self, mut upstream: HttpSession, peer: &HttpPeer, is_done: bool, idle: Duration) {
+    pub(super) async fn finish(
+        &self,
+        mut upstream: HttpSession,
+        peer: &HttpPeer,
+        is_done: bool,
+        idle: Option<Duration>,
+    ) {
         if is_done {
-            self.connector().release_http_session(upstream, peer, Some(idle)).await;
+            self.connector().release_http_session(upstream, peer, idle).await;
         } else {
             upstream.shutdown().await;
         }
@@ -386,7 +259,7 @@ const FIRST_EVENT_LIMIT: usize = 64 * 1024;
 
 async fn send_and_await(
     upstream: &mut HttpSession,
-    head: pingora_http::RequestHeader,
+    head: Box<pingora_http::RequestHeader>,
     body: Bytes,
     reuse: Option<Reuse>,
     is_model: bool,
@@ -394,7 +267,7 @@ async fn send_and_await(
     let broken = |error: Box<Error>| Failure::from_error(&error, reuse.as_ref().is_some_and(Reuse::explains_an_end));
     cork::hold(upstream);
     // Where not even the head can be sent, nothing is done twice.
-    let head_sent = upstream.write_request_header(Box::new(head)).await;
+    let head_sent = upstream.write_request_header(head).await;
     head_sent.map_err(|error| Failure::from_error(&error, reuse.is_some()))?;
     let sent = send_body(upstream, body).await;
     cork::release(upstream);

@@ -11,6 +11,7 @@
 mod attempt;
 mod call;
 mod cork;
+mod failure;
 mod outbound;
 mod relay;
 mod tokens;
@@ -26,8 +27,9 @@ use pingora_proxy::Session;
 use thread_local::ThreadLocal;
 use tokio_util::sync::CancellationToken;
 
-use self::attempt::{Failure, Opened};
+use self::attempt::Opened;
 use self::call::Call;
+use self::failure::Failure;
 use self::tokens::Tokens;
 use super::context::Context;
 use super::departure::departure;

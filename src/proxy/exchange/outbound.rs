@@ -11,8 +11,10 @@ use pingora_error::Error;
 use pingora_http::RequestHeader;
 
 use super::Exchange;
-use super::attempt::{Reuse, says_something};
+use super::attempt::Reuse;
+use super::failure::says_something;
 use crate::plugins::{Destination, HttpAnswer, HttpCall};
+use crate::proxy::asked::head_for;
 use crate::proxy::snapshot::Snapshot;
 
 /// Largest answer that is read.
@@ -106,7 +108,8 @@ impl Exchange {
             let is_stale = !says_something(&error) && reuse.as_ref().is_some_and(Reuse::explains_an_end);
             (error.to_string(), is_stale)
         };
-        session.write_request_header(Box::new(head)).await.map_err(failed)?;
+        let head = head_for(&session, peer, head);
+        session.write_request_header(head).await.map_err(failed)?;
         session.write_request_body(body, true).await.map_err(failed)?;
         session.finish_request_body().await.map_err(failed)?;
         let head = loop {

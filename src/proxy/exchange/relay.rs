@@ -11,7 +11,8 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::Exchange;
-use super::attempt::{CallFacts, Opened, STOPPING, without_context};
+use super::attempt::{CallFacts, Opened};
+use super::failure::{STOPPING, without_context};
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::observe::{BodyKind, Observer};
 use crate::llm::provider::Api;

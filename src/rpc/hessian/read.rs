@@ -156,7 +156,8 @@ impl<'a> Reader<'a> {
                 self.unit(&mut units)?;
             }
             if is_last {
-                return String::from_utf16(&units).map_err(|_| Unreadable::Text);
+                // Java cuts texts in the middle of a character.
+                return Ok(String::from_utf16_lossy(&units));
             }
             tag = self.byte()?;
         }
