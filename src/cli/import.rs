@@ -15,6 +15,7 @@ use super::{CliError, Places};
 use crate::config::{Folder, Problem, compile, flattened, replace};
 use crate::plugins::registry::BuiltIns;
 use crate::proxy::client_identity::unusable_identities;
+use crate::proxy::snapshot::services_at_admin;
 use crate::proxy::tls::Certificates;
 
 #[derive(Args)]
@@ -41,7 +42,7 @@ enum Form {
 
 pub fn run(args: &ImportArgs) -> Result<(), CliError> {
     let settings = args.places.settings()?;
-    let mut dir = args.dir.clone().unwrap_or(settings.config_dir);
+    let mut dir = args.dir.clone().unwrap_or_else(|| settings.config_dir.clone());
     let mut left_behind = Vec::new();
     if let Some(copy) = &args.flatten {
         left_behind = flatten(&dir, copy)?;
@@ -60,6 +61,7 @@ pub fn run(args: &ImportArgs) -> Result<(), CliError> {
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     problems.extend(unusable_identities(&compiled.gateway));
+    problems.extend(services_at_admin(&settings, &compiled.gateway));
     problems.extend(unusable_files(&compiled.gateway, &settings.data_dir));
     let report = Report::of(&dir, &listing.objects, &compiled.gateway, &problems);
     match args.report {

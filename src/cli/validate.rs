@@ -12,6 +12,7 @@ use crate::config::{Folder, Listing, Problem, Severity, compile};
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, State};
 use crate::plugins::registry::{self, BuiltIns, Scope};
 use crate::proxy::client_identity::unusable_identities;
+use crate::proxy::snapshot::services_at_admin;
 use crate::proxy::tls::Certificates;
 use crate::server;
 
@@ -36,8 +37,8 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
         let file = args.places.config.clone().unwrap_or_else(|| "config.toml".into());
         problems.push(of_place(file, message));
     }
-    let dir = args.dir.clone().unwrap_or(settings.config_dir);
-    let library = Library::new(settings.models_dir);
+    let dir = args.dir.clone().unwrap_or_else(|| settings.config_dir.clone());
+    let library = Library::new(settings.models_dir.clone());
     let listing = Folder::new(&dir).read().unwrap_or_else(|error| {
         problems.push(of_place(dir.clone(), error.to_string()));
         Listing::default()
@@ -47,6 +48,7 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     problems.extend(unusable_identities(&compiled.gateway));
+    problems.extend(services_at_admin(&settings, &compiled.gateway));
     problems.extend(unusable_files(&compiled.gateway, &settings.data_dir));
     problems.extend(missing_models(&compiled.gateway, &library));
     problems.extend(missing_providers(&compiled.gateway));

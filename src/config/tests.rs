@@ -1,5 +1,7 @@
 //! The whole pipeline: golden folders (YAML in, problems and model out), and properties that hold for any input.
 
+mod prefixes;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

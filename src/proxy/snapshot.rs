@@ -75,6 +75,23 @@ impl Limits {
     }
 }
 
+/// A warning for each service that leads to this process' own admin port.
+pub fn services_at_admin(settings: &Settings, gateway: &Gateway) -> Vec<Problem> {
+    let limits = Limits::merge(settings, &gateway.settings);
+    let is_at_admin = |service: &&Service| {
+        let mut ports = service.ports.iter();
+        ports.any(|port| matches!(&port.endpoints, Endpoints::Static(at) if at.iter().any(|at| limits.is_admin(*at))))
+    };
+    let told = |service: &Service| {
+        let message = format!(
+            "the service `{}` leads to this gateway's own admin port, where nothing is sent; routes to it answer 503",
+            service.host
+        );
+        Problem { severity: Severity::Warning, ..Problem::error(&service.origin, "", message) }
+    };
+    gateway.services.values().filter(is_at_admin).map(told).collect()
+}
+
 /// Whether who connects to `address` comes to what listens at `own`.
 pub fn leads_to(own: SocketAddr, address: SocketAddr) -> bool {
     let (own_ip, ip) = (own.ip(), address.ip().to_canonical());
@@ -154,6 +171,7 @@ impl Snapshot {
         let limits = Limits::merge(settings, &gateway.settings);
         let mut problems = Vec::new();
         let entries = gateway.plugins.iter().map(|plugin| build_entry(plugin, host, &mut problems)).collect();
+        problems.extend(services_at_admin(settings, gateway));
         let problems = RefCell::new(problems);
         let live = |service: &Service, port: &ServicePort, tls: Option<bool>, policy: Option<&UpstreamPolicy>| {
             let identity = tls_policies(policy, service, port).find_map(|tls| tls.identity.as_ref());
@@ -165,16 +183,6 @@ impl Snapshot {
         };
         let mut upstreams: HashMap<String, Vec<Arc<Upstream>>> = HashMap::new();
         for service in gateway.services.values() {
-            if service.ports.iter().any(
-                |port| matches!(&port.endpoints, Endpoints::Static(at) if at.iter().any(|at| limits.is_admin(*at))),
-            ) {
-                let message = format!(
-                    "the service `{}` leads to this gateway's own admin port, where nothing is sent; routes to it answer 503",
-                    service.host
-                );
-                let problem = Problem::error(&service.origin, "", message);
-                problems.borrow_mut().push(Problem { severity: Severity::Warning, ..problem });
-            }
             for port in &service.ports {
                 upstreams.entry(service.host.clone()).or_default().extend(live(service, port, None, None));
             }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::StartError;
 use super::history::History;
 use super::outages::{Change, Outages, outages};
-use crate::config::model::{AutomaticHttps, Certificate};
+use crate::config::model::{AutomaticHttps, Certificate, Http2Settings};
 use crate::config::{
     Changes, Folder, Gateway, Listing, Problem, RawObject, Settings, Severity, Watcher, compile_with, diff,
 };
@@ -51,6 +51,8 @@ struct State {
     applied_problems: Vec<Problem>,
     listing_problems: Vec<Problem>,
     out: Outages,
+    /// What HTTP/2 connections of clients have had since the start.
+    http2: Option<Http2Settings>,
     /// Of everything that was applied since the start: what was taken once may come back.
     accepted: Outages,
     history: History,
@@ -85,6 +87,7 @@ impl Reloader {
             applied_problems: Vec::new(),
             listing_problems: Vec::new(),
             out: Outages::new(),
+            http2: None,
             accepted: Outages::new(),
             history,
         };
@@ -233,6 +236,12 @@ impl Reloader {
         }
         state.applied = compiled.gateway;
         state.number = number;
+        let http2 = &state.applied.settings.http2;
+        if state.http2.get_or_insert(*http2) != http2 {
+            tracing::warn!(
+                "`downstream.http2` of higress-config differs from what the process started with; it counts after a restart"
+            );
+        }
         state.accepted.extend(out.iter().cloned());
         state.out = out;
         self.count("applied");

@@ -50,6 +50,7 @@ pub(in crate::config) fn read(object: &RawObject, catalog: &dyn PluginCatalog, r
     let plugin = plugin_name(url, label.as_deref(), &object.origin.name, catalog, report);
     // The console writes `FAIL_OPEN` into every object; a slip in a list of keys must not open what they guard.
     let fail_strategy = if catalog.guards(&plugin) { FailStrategy::FailClose } else { fail_strategy };
+    config.report_idle_rules(catalog.guards(&plugin), report);
     if catalog.knows(&plugin) {
         config.check(&plugin, fail_strategy, catalog, report);
     } else {
@@ -103,6 +104,23 @@ struct Config {
 }
 
 impl Config {
+    /// Such rules stay: a configuration of rules alone must not become one without any, which switches a plugin on everywhere.
+    fn report_idle_rules(&self, is_guard: bool, report: ObjectReport<'_>) {
+        let is_idle = |rule: &&PluginRule| {
+            [&rule.routes, &rule.route_prefixes, &rule.domains, &rule.services].iter().all(|names| names.is_empty())
+        };
+        for rule in self.rules.iter().filter(is_idle) {
+            let field = rule.path.strip_suffix(".config").unwrap_or(&rule.path);
+            let hint = Some("name at least one ingress, domain or service".to_owned());
+            // In Higress the whole object is refused.
+            let (severity, message) = match is_guard {
+                true => (Severity::Outage, "matches nothing, so what it is to guard is open"),
+                false => (Severity::Warning, "matches nothing, so the rule has no effect"),
+            };
+            report.add(severity, field, message.to_owned(), hint);
+        }
+    }
+
     /// A value that a plugin cannot use puts it out of work where it applies; in Higress everywhere.
     fn check(&self, plugin: &str, strategy: FailStrategy, catalog: &dyn PluginCatalog, report: ObjectReport<'_>) {
         let global = self.global.as_ref();
@@ -153,10 +171,6 @@ fn config_object<'a>(spec: &mut Fields<'a>, key: &'static str) -> Option<&'a Map
     }
 }
 
-/// Such a rule stays: a configuration of rules alone must not become one without any, which switches a plugin on
-/// everywhere.
-const MATCHES_NOTHING: &str = "matches nothing, so the rule has no effect";
-
 /// One of `matchRules`; `None` if it is disabled (the request then falls through to a later rule).
 fn read_rule(mut fields: Fields<'_>) -> Option<PluginRule> {
     let config = config_object(&mut fields, "config").cloned().unwrap_or_default();
@@ -171,13 +185,9 @@ fn read_rule(mut fields: Fields<'_>) -> Option<PluginRule> {
     }
     lower_case(&mut domains);
     let path = fields.path().to_owned();
-    let report = fields.report();
     fields.finish();
     if is_disabled {
         return None;
-    }
-    if routes.is_empty() && domains.is_empty() && services.is_empty() {
-        report.warn_hint(&path, MATCHES_NOTHING, "name at least one ingress, domain or service");
     }
     let (config, path) = (Value::Object(config), format!("{path}.config"));
     Some(PluginRule { routes, route_prefixes: Vec::new(), domains, services, config, path })
@@ -230,9 +240,6 @@ fn inner_rule(path: String, rule: Value, report: ObjectReport<'_>) -> Option<Plu
     let (routes, route_prefixes) = (take("_match_route_"), take("_match_route_prefix_"));
     let (mut domains, services) = (take("_match_domain_"), take("_match_service_"));
     lower_case(&mut domains);
-    if [&routes, &route_prefixes, &domains, &services].iter().all(|list| list.is_empty()) {
-        report.warn(&path, MATCHES_NOTHING);
-    }
     Some(PluginRule { routes, route_prefixes, domains, services, config: Value::Object(config), path })
 }
 

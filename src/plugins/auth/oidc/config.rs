@@ -149,7 +149,11 @@ fn read(fields: &mut Fields<'_>) -> Option<Config> {
     let same_site = match fields.string("cookie_samesite").unwrap_or_default() {
         "" => None,
         "lax" => Some("Lax"),
-        "strict" => Some("Strict"),
+        "strict" => {
+            let message = "strict: browsers do not send such cookies on the way back from the provider; users log in again and again";
+            fields.warn("cookie_samesite", message);
+            Some("Strict")
+        }
         "none" => Some("None"),
         other => {
             fields.problem("cookie_samesite", format!("\"{other}\" is not one of lax, strict, none or empty"));
