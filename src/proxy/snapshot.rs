@@ -87,7 +87,7 @@ pub fn services_at_admin(settings: &Settings, gateway: &Gateway) -> Vec<Problem>
             "the service `{}` leads to this gateway's own admin port, where nothing is sent; routes to it answer 503",
             service.host
         );
-        Problem { severity: Severity::Warning, ..Problem::error(&service.origin, "", message) }
+        Problem { severity: Severity::Warning, ..Problem::error(&service.origin, "spec", message) }
     };
     gateway.services.values().filter(is_at_admin).map(told).collect()
 }
