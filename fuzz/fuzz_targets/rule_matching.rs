@@ -13,7 +13,8 @@ fuzz_target!(|input: (Rule, String, String, String, Option<u16>)| {
         pattern.is_match(&host);
     }
     let is_empty = routes.is_empty() && route_prefixes.is_empty() && domains.is_empty() && services.is_empty();
-    let rule = PluginRule { routes, route_prefixes, domains, services, config: serde_json::Value::Null, path: String::new() };
+    let rule =
+        PluginRule { routes, route_prefixes, domains, services, config: serde_json::Value::Null, path: String::new() };
     let place = Place { route: &route, host: &host, service: &service, port };
     let matched = [Family::Go, Family::Cpp].map(|family| matches(&rule, family, place));
     assert!(!is_empty || matched == [false, false], "a rule without keys matches nothing");

@@ -101,6 +101,36 @@ fn the_demo_folder_is_valid() {
     assert!(out.contains("0 errors, 0 warnings"), "{out}");
 }
 
+#[tokio::test]
+async fn the_demo_folder_sends_questions_to_models() {
+    let model =
+        Upstream::start(|_, seen| async move { ok(&completion(seen.json()["model"].as_str().unwrap(), "hi")) }).await;
+    let folder = Folder::new();
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    for kind in std::fs::read_dir(&demo).unwrap().map(|entry| entry.unwrap().path()) {
+        for file in std::fs::read_dir(&kind).unwrap().map(|entry| entry.unwrap().path()) {
+            // The mock models of `make demo` have ports of their own.
+            let text = std::fs::read_to_string(&file).unwrap();
+            let lines = text.lines().map(|line| match line.split_once("domain: 127.0.0.1:") {
+                Some((before, _)) => format!("{before}domain: {}\n", model.address),
+                None => format!("{line}\n"),
+            });
+            folder.write_text(file.strip_prefix(&demo).unwrap().to_str().unwrap(), &lines.collect::<String>());
+        }
+    }
+    let gateway = Gateway::start(folder);
+    let ask = async |headers: &[(&str, &str)]| {
+        let body = question("auto", "Prove that the square root of 2 is irrational.").to_string();
+        gateway.post("/v1/chat/completions", headers, body).await
+    };
+    assert_eq!((ask(&[]).await.status, model.n_calls()), (401, 0));
+    let answer = ask(&[("authorization", "Bearer demo-app")]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let asked = model.last().json()["model"].as_str().unwrap().to_owned();
+    assert_eq!(answer.header("x-weirgate-model"), Some(asked.as_str()));
+    assert_ne!(asked, "auto");
+}
+
 /// The code blocks of a document, indented or fenced.
 fn code_blocks(document: &str) -> Vec<String> {
     let mut blocks = vec![String::new()];

@@ -44,11 +44,12 @@ fn slowdown(ladder: &Value, step: &str, before: &str) -> f64 {
 
 #[test]
 fn a_step_is_on_by_default_exactly_if_it_was_measured_to_help_to_harm_nowhere_and_to_be_affordable() {
-    let (ladder, reranker) = (run("-rag-ladder"), run("-rag-reranker"));
+    let (ladder, chinese, reranker) = (run("-rag-ladder"), run("-rag-chinese"), run("-rag-reranker"));
     let steps = Steps::default();
     assert!(steps.dense && steps.lexical);
     for (run, step, before, is_on) in [
         (&ladder, "fusion", "rrf", steps.fusion == Fusion::Weighted),
+        (&chinese, "fusion", "rrf", steps.fusion == Fusion::Weighted),
         (&ladder, "hop", "fusion", steps.hop),
         (&reranker, "rerank", "hop", steps.rerank),
     ] {
