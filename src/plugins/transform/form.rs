@@ -8,7 +8,7 @@ use percent_encoding::percent_decode;
 
 use crate::llm::multipart::boundary;
 
-/// Names with their values, in order of first appearance. Bytes that are no Unicode stand in the texts as [`ODD`] characters, so that rules reach
+/// Names with their values, in order of first appearance. Bytes that are no Unicode stand in the texts as `ODD` characters, so that rules reach
 /// every pair and what they leave alone stays as it came.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Values {

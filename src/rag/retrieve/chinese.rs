@@ -2,12 +2,12 @@
 //!
 //! BM25 takes every term alike, and the three readings of a Chinese text (`rag::terms`) count what is one match several times. Here
 //!
-//! - a term counts by what it is ([`weight`]), with less regard to repetition and length,
+//! - a term counts by what it is (`weight`), with less regard to repetition and length,
 //! - two neighbouring sentences that have the question's terms count beside a passage that has them anywhere,
 //! - the question's own pairs of characters count, stop words among them: they are how it is put.
 //!
 //! The three weights were fitted on training questions (DRCD dev, CMRC 2018 trial, XQuAD; eval/train/chinese_weights.py), as a softmax over
-//! the 50 best of each question. What a kind of term is worth, [`K1`] and [`B`] were chosen with the ladder's dev questions in view. Run
+//! the 50 best of each question. What a kind of term is worth, `K1` and `B` were chosen with the ladder's dev questions in view. Run
 //! `rag-chinese`: DRCD R@2 95.0 to 96.9, T2Ranking nDCG@10 51.8 to 54.4 and CMRC 2018 R@2 99.8 to 99.6, both of which may be chance.
 //!
 //! Part of weighted fusion, where there is no list of vectors to fuse with. Scores are shares of the best, as those of words alone.
