@@ -10,7 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
-use instant_acme::{Account, AccountCredentials, BodyWrapper, BytesResponse, Error, HttpClient, NewAccount};
+use instant_acme::{
+    Account, AccountBuilder, AccountCredentials, BodyWrapper, BytesResponse, Error, HttpClient, NewAccount,
+};
 use serde::{Deserialize, Serialize};
 
 use super::Transport;
@@ -32,14 +34,13 @@ pub(super) async fn account(
     file: &Path,
     transport: &Arc<dyn Transport>,
 ) -> Result<Account, String> {
-    let builder = || Account::builder_with_http(Box::new(Client(transport.clone())));
     let place = file.display();
     if file.exists() {
         let text = fs::read(file).map_err(|error| format!("{place} cannot be read: {error}"))?;
         let kept: Kept = serde_json::from_slice(&text)
             .map_err(|error| format!("{place} is no account ({error}); move it away for a new one"))?;
         if kept.directory == directory {
-            return builder().from_credentials(kept.credentials).await.map_err(|error| error.to_string());
+            return builder(transport).from_credentials(kept.credentials).await.map_err(|error| error.to_string());
         }
         tracing::info!(from = kept.directory, to = directory, "Another ACME authority: a new account is made");
     }
@@ -56,12 +57,11 @@ pub(super) async fn new_account(
     file: &Path,
     transport: &Arc<dyn Transport>,
 ) -> Result<Account, String> {
-    let builder = || Account::builder_with_http(Box::new(Client(transport.clone())));
     let place = file.display();
     let contact = email.map(|email| format!("mailto:{email}"));
     let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
     let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
-    let created = builder().create(&new, directory.to_owned(), None).await;
+    let created = builder(transport).create(&new, directory.to_owned(), None).await;
     let (account, credentials) = created.map_err(|error| format!("no account could be made: {error}"))?;
     let kept = Kept { directory: directory.to_owned(), credentials };
     keep(file, &kept).map_err(|error| format!("{place} cannot be written: {error}"))?;
@@ -76,6 +76,10 @@ fn keep(file: &Path, kept: &Kept) -> std::io::Result<()> {
     let mut out = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(file)?;
     out.write_all(&serde_json::to_vec_pretty(kept)?)?;
     out.sync_all()
+}
+
+fn builder(transport: &Arc<dyn Transport>) -> AccountBuilder {
+    Account::builder_with_http(Box::new(Client(transport.clone())))
 }
 
 /// The transport, as the crate wants it.

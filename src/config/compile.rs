@@ -35,7 +35,7 @@ impl Compiled {
 }
 
 /// Kinds without effect on traffic, in Higress as here.
-const INERT_KINDS: &[&str] = &[
+pub const INERT_KINDS: &[&str] = &[
     "CustomResourceDefinition",
     "IngressClass",
     "MutatingWebhookConfiguration",

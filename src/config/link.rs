@@ -35,7 +35,7 @@ impl Services {
 }
 
 /// Whether the name is one that only objects of the folder give.
-pub(super) fn is_of_folder(host: &str) -> bool {
+pub fn is_of_folder(host: &str) -> bool {
     [".static", ".dns", ".svc.cluster.local"].iter().any(|suffix| host.ends_with(suffix))
 }
 

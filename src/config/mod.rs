@@ -26,8 +26,9 @@ mod suggest;
 mod yaml;
 
 pub use catalog::{FieldProblem, PluginCatalog, Scope};
-pub use compile::{Compiled, Discovered, compile, compile_with};
+pub use compile::{Compiled, Discovered, INERT_KINDS, compile, compile_with};
 pub use diff::{Changes, diff};
+pub use link::is_of_folder;
 pub use model::Gateway;
 pub use problem::{Problem, Severity};
 pub use settings::Settings;

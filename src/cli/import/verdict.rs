@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::model::{Destination, FailStrategy, PluginRule, PluginUse, Route};
-use crate::config::{Gateway, Problem, RawObject, SYSTEM_NAMESPACE};
+use crate::config::{Gateway, INERT_KINDS, Problem, RawObject, SYSTEM_NAMESPACE, is_of_folder};
 use crate::plugins::{compatibility, registry};
 
 /// How much of an object works.
@@ -144,7 +144,7 @@ impl<'p> Judge<'_, 'p> {
                     notes.push("is the console's own; the gateway does not read it".to_owned());
                     Verdict::Unneeded
                 }
-                kind if UNREAD.contains(&kind) => Verdict::Unneeded,
+                kind if INERT_KINDS.contains(&kind) => Verdict::Unneeded,
                 _ if problems.iter().any(|problem| problem.is_fault()) => Verdict::Unavailable,
                 _ if problems.iter().any(|problem| problem.field.is_none()) => Verdict::Ignored,
                 _ if !problems.is_empty() => Verdict::Partly,
@@ -166,7 +166,7 @@ impl<'p> Judge<'_, 'p> {
     }
 
     fn is_elsewhere(&self, object: &RawObject) -> bool {
-        !UNREAD.contains(&object.origin.kind.as_str())
+        !INERT_KINDS.contains(&object.origin.kind.as_str())
             && !matches!(object.origin.namespace.as_str(), "" | SYSTEM_NAMESPACE)
     }
 
@@ -181,10 +181,12 @@ impl<'p> Judge<'_, 'p> {
         }
         let canaries = self.gateway.routes.iter().flat_map(|route| &route.canaries);
         let n_canaries = canaries.filter(|canary| canary.origin == object.origin).count();
-        let passes = self.gateway.passthrough.len();
+        let hosts = object.value["spec"]["rules"].as_array().into_iter().flatten();
+        let mut hosts = hosts.filter_map(|rule| rule["host"].as_str());
+        let passes = hosts.any(|host| self.gateway.passthrough.contains_key(host));
         self.note_certificates(object, notes);
         match (n_routes, n_dead) {
-            (0, _) if n_canaries == 0 && passes == 0 => {
+            (0, _) if n_canaries == 0 && !passes => {
                 let has_fault = problems.iter().any(|problem| problem.is_fault());
                 notes.push("makes no route; what it was for is answered by other routes, or with 404".to_owned());
                 if has_fault { Verdict::Unavailable } else { Verdict::Ignored }
@@ -263,21 +265,4 @@ impl<'p> Judge<'_, 'p> {
             _ => Verdict::Partly,
         }
     }
-}
-
-/// Kinds of Higress' API server that have to do with the API server.
-const UNREAD: &[&str] = &[
-    "CustomResourceDefinition",
-    "IngressClass",
-    "MutatingWebhookConfiguration",
-    "Namespace",
-    "Node",
-    "Pod",
-    "SubjectAccessReview",
-    "ValidatingWebhookConfiguration",
-];
-
-/// Whether only objects of the folder give such a name.
-fn is_of_folder(host: &str) -> bool {
-    [".static", ".dns", ".svc.cluster.local"].iter().any(|suffix| host.ends_with(suffix))
 }
