@@ -1,13 +1,16 @@
 //! What Ingress annotations do to traffic, on both ways to an upstream: streamed through, and with the body read.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Folder, Gateway, Upstream, answer, eventually_async, ok, question, send, sse};
-use crate::upstreams::services_at;
+use crate::control_plane::bridge;
+use crate::harness::{Answer, Folder, Gateway, Upstream, answer, eventually_async, ok, question, send};
 
 /// An upstream that answers with its name and what it was asked.
-async fn named(name: &'static str) -> Upstream {
+pub async fn named(name: &'static str) -> Upstream {
     Upstream::start(move |_, seen| async move { ok(&json!({"by": name, "path": seen.path, "headers": seen.headers})) })
         .await
 }
@@ -31,11 +34,11 @@ fn service(folder: &Folder, name: &str, upstream: &Upstream) {
     );
 }
 
-fn by(answer: &Answer) -> String {
+pub fn by(answer: &Answer) -> String {
     answer.json()["by"].as_str().unwrap_or_default().to_owned()
 }
 
-async fn get(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub async fn get(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Answer {
     send(gateway.http, "GET", path, headers, Bytes::new()).await
 }
 
@@ -205,36 +208,30 @@ async fn a_mirror_gets_a_copy() {
 }
 
 #[tokio::test]
-async fn sessions_stay_with_their_endpoint() {
-    let (a, b) = (named("a").await, named("b").await);
+async fn a_mirror_may_be_a_registrys_service_and_get_all_or_nothing() {
+    let paths = Arc::new(Mutex::new(Vec::new()));
+    let seen_paths = paths.clone();
+    let mirror = Upstream::start(move |_, seen| {
+        seen_paths.lock().push(seen.path);
+        async { ok(&json!({})) }
+    })
+    .await;
+    let upstream = named("up").await;
     let folder = Folder::new();
-    services_at(&folder, &[("two", &[a.address, b.address])]);
-    let cookie = json!({"nginx.ingress.kubernetes.io/affinity": "cookie", "higress.io/session-cookie-name": "sid"});
-    folder.route_with("cookie", "/cookie", "two.static", &cookie);
-    folder.route_with("header", "/header", "two.static", &json!({"higress.io/upstream-hash-by": "$http_x_user"}));
-    folder.route("turns", "/turns", "two.static");
+    let registry = |name: &str, upstream: &Upstream, port: u16| json!({"name": name, "type": "static", "domain": upstream.address.to_string(), "port": port});
+    bridge(&folder, &json!([registry("up", &upstream, 80), registry("copy", &mirror, 8099)]));
+    for (name, percentage) in [("none", "0"), ("all", "100")] {
+        let mirrored = json!({"higress.io/mirror-target-fqdn": "copy.static", "higress.io/mirror-target-fqdn-port": "8099",
+            "higress.io/mirror-percentage": percentage});
+        folder.route_with(name, &format!("/{name}"), "up.static", &mirrored);
+    }
     let gateway = Gateway::start(folder);
-    let mut firsts = std::collections::HashSet::new();
-    for _ in 0..12 {
-        let first = get(&gateway, "/cookie", &[]).await;
-        let cookie = first.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
-        let again = get(&gateway, "/cookie", &[("cookie", &cookie)]).await;
-        assert_eq!((by(&again), again.header("set-cookie")), (by(&first), None));
-        firsts.insert(by(&first));
-        let posted = gateway.post("/cookie", &[("cookie", &cookie)], "x").await;
-        assert_eq!(by(&posted), by(&first));
+    for _ in 0..10 {
+        assert_eq!(by(&get(&gateway, "/none", &[]).await), "up");
+        assert_eq!(by(&get(&gateway, "/all", &[]).await), "up");
     }
-    assert_eq!(firsts.len(), 2, "sessions are spread");
-    let mut users = std::collections::HashSet::new();
-    for user in 0..12 {
-        let user = user.to_string();
-        let headers = [("x-user", user.as_str())];
-        let first = by(&get(&gateway, "/header", &headers).await);
-        assert_eq!(by(&get(&gateway, "/header", &headers).await), first);
-        users.insert(first);
-    }
-    assert_eq!(users.len(), 2);
-    assert_ne!(by(&get(&gateway, "/turns", &[]).await), by(&get(&gateway, "/turns", &[]).await));
+    eventually_async("the copies", || async { (paths.lock().len() >= 10).then_some(()) }).await;
+    assert_eq!(*paths.lock(), ["/all"; 10]);
 }
 
 /// Regression: an empty list closed the route, and an empty value of one prefix hid the other's.
@@ -256,38 +253,6 @@ async fn annotations_that_say_nothing_have_no_effect() {
     }
     assert_eq!(statuses, [200, 403, 200, 200]);
     assert_eq!(upstream.last().path, "/rewrite");
-}
-
-/// An MCP server of the older transport, which knows one session.
-async fn mcp_sse(session: &'static str) -> Upstream {
-    Upstream::start(move |_, seen| async move {
-        match seen.method.as_str() {
-            "GET" => sse(&[format!("event: endpoint\ndata: /mcp/message?v=1&sessionId={session}\n\n")]),
-            _ => ok(&json!({"by": session, "query": seen.path.split('?').nth(1).unwrap_or_default()})),
-        }
-    })
-    .await
-}
-
-#[tokio::test]
-async fn mcp_sessions_stay_with_the_endpoint_that_began_them() {
-    let (a, b) = (mcp_sse("aa-1").await, mcp_sse("bb-2").await);
-    let folder = Folder::new();
-    services_at(&folder, &[("two", &[a.address, b.address])]);
-    folder.route_with("mcp", "/mcp", "two.static", &json!({"higress.io/load-balance": "mcp-sse"}));
-    let gateway = Gateway::start(folder);
-    let mut servers = std::collections::HashSet::new();
-    for _ in 0..4 {
-        let event = get(&gateway, "/mcp/sse", &[]).await.text();
-        let place = event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap().to_owned();
-        let session = if event.contains("aa-1") { "aa-1" } else { "bb-2" };
-        servers.insert(session);
-        for _ in 0..3 {
-            let answer = gateway.post(&place, &[], "{}").await.json();
-            assert_eq!(answer, json!({"by": session, "query": format!("v=1&sessionId={session}")}), "{place}");
-        }
-    }
-    assert_eq!(servers.len(), 2, "sessions begin in turn");
 }
 
 /// A certificate authority and what it signed, as PEM files in the folder.
@@ -351,13 +316,15 @@ async fn tls_is_what_each_host_asks_for_on_both_sides() {
     let authority = Authority::new();
     let folder = Folder::new();
     folder.services(&[("up", upstream.address)]);
-    authority.sign(&folder, "pair", &["closed.test", "open.test"]);
+    authority.sign(&folder, "pair", &["closed.test", "open.test", "newest.test"]);
     authority.sign(&folder, "client", &[]);
     let closed = json!({"higress.io/auth-tls-secret": "pair"});
     site(&folder, "closed", "closed.test", "up.static", Some("pair"), &closed);
     let open = json!({"higress.io/tls-max-protocol-version": "TLSv1.2",
         "higress.io/ssl-cipher": "ECDHE-ECDSA-AES256-GCM-SHA384:AES128-SHA"});
     site(&folder, "open", "open.test", "up.static", Some("pair"), &open);
+    let newest = json!({"higress.io/tls-min-protocol-version": "TLSv1.3"});
+    site(&folder, "newest", "newest.test", "up.static", Some("pair"), &newest);
     let path = |name: &str| folder.dir.path().join(name).display().to_string();
     let (certificate, key) = (path("client.crt"), path("client.key"));
     let shown = ["--cert", certificate.as_str(), "--key", key.as_str()];
@@ -367,6 +334,8 @@ async fn tls_is_what_each_host_asks_for_on_both_sides() {
     assert_eq!(curl(&inner, "open.test", &[]), "200");
     assert_eq!(curl(&inner, "open.test", &["--tlsv1.3"]), "000");
     assert_eq!(curl(&inner, "open.test", &["--tls-max", "1.2", "--ciphers", "ECDHE-ECDSA-AES128-GCM-SHA256"]), "000");
+    assert_eq!(curl(&inner, "newest.test", &[]), "200");
+    assert_eq!(curl(&inner, "newest.test", &["--tls-max", "1.2"]), "000");
     let elsewhere = ["-H", "Host: closed.test"];
     assert_eq!(curl(&inner, "open.test", &elsewhere), "421", "past the check of certificates");
 

@@ -14,6 +14,7 @@
 
 mod acme;
 mod auth;
+mod balancing;
 mod chat;
 mod clients;
 mod config;

@@ -22,7 +22,8 @@ pub fn services_at(folder: &Folder, services: &[(&str, &[SocketAddr])]) {
     folder.write("mcpbridges/default.yaml", &object);
 }
 
-fn rule(folder: &Folder, service: &str, policy: serde_json::Value) {
+/// A DestinationRule for the service.
+pub fn rule(folder: &Folder, service: &str, policy: serde_json::Value) {
     let object = json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "rule"},
         "spec": {"host": service, "trafficPolicy": policy}});
     folder.write("destinationrules/rule.yaml", &object);
