@@ -31,6 +31,7 @@ mod harness;
 mod hot_swap;
 mod ingress;
 mod layering;
+mod matching;
 mod mcp;
 mod models;
 mod plugins;
