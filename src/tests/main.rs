@@ -13,6 +13,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "helpers take what tests have at hand")]
 
 mod acme;
+mod answers;
 mod auth;
 mod balancing;
 mod chat;
