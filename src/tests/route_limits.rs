@@ -113,3 +113,48 @@ async fn a_request_that_is_matched_again_is_counted_once() {
     assert_eq!(statuses, [200, 200, 429]);
     assert_eq!(upstream.last().headers["x-new"], "1");
 }
+
+#[tokio::test]
+async fn a_request_is_repeated_as_often_as_its_route_says_if_that_does_no_harm() {
+    let upstream = Upstream::start(|_, _| async { answer(503, "text/plain", "no") }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    for (name, conditions, tries) in [
+        ("usual", "http_503", "3"),
+        ("once", "http_503", "1"),
+        ("never", "http_503", "0"),
+        ("any", "http_503,non_idempotent", "2"),
+    ] {
+        let annotations =
+            json!({"higress.io/proxy-next-upstream": conditions, "higress.io/proxy-next-upstream-tries": tries});
+        folder.route_with(name, &format!("/{name}"), "up.static", &annotations);
+    }
+    let gateway = Gateway::start(folder);
+    for (method, path, n_calls) in [
+        ("GET", "/usual", 4),
+        ("GET", "/once", 2),
+        ("GET", "/never", 1),
+        ("GET", "/any", 3),
+        ("POST", "/any", 3),
+        ("POST", "/usual", 1),
+    ] {
+        let n_before = upstream.n_calls();
+        assert_eq!(send(gateway.http, method, path, &[], Bytes::from_static(b"x")).await.status, 503);
+        assert_eq!(upstream.n_calls() - n_before, n_calls, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_per_second_is_over_after_one() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!({})) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    let limit = json!({"higress.io/route-limit-rps": "1", "higress.io/route-limit-burst-multiplier": "1"});
+    folder.route_with("limited", "/", "up.static", &limit);
+    let gateway = Gateway::start(folder);
+    // Of a limit per minute the second would not come in time.
+    for expected in [429, 200] {
+        let asked = || async { (gateway.get("/").await.status == expected).then_some(()) };
+        eventually_async("the limit, then the next token", asked).await;
+    }
+}
