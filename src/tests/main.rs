@@ -39,6 +39,7 @@ mod plugins;
 mod pooled;
 mod process;
 mod process_log;
+mod protocols;
 mod rag;
 mod rag_answers;
 mod rag_s3;
