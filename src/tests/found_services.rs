@@ -259,3 +259,32 @@ async fn a_service_behind_a_proxy_is_asked_for_with_connect() {
         assert!(!asked.is_empty() && asked.iter().all(|head| head.starts_with(&connect)), "{asked:?}");
     }
 }
+
+#[tokio::test]
+async fn a_proxy_that_does_not_answer_is_waited_for_as_long_as_it_says() {
+    // Connections wait here for ever.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let folder = Folder::new();
+    let proxy = |name: &str| json!({"type": "http", "name": name, "serverAddress": "127.0.0.1", "serverPort": port});
+    let mut hasty = proxy("hasty");
+    hasty["connectTimeout"] = json!(1);
+    let behind = |name: &str| json!({"type": "dns", "name": name, "domain": "api.example.com", "port": 443, "protocol": "https", "proxyName": name});
+    folder.write(
+        "mcpbridges/default.yaml",
+        &json!({"apiVersion": "networking.higress.io/v1", "kind": "McpBridge", "metadata": {"name": "default"}, "spec": {
+            "proxies": [hasty, proxy("usual")], "registries": [behind("hasty"), behind("usual")]}}),
+    );
+    let once = json!({"higress.io/proxy-next-upstream": "off"});
+    folder.route_with("hasty", "/hasty", "hasty.dns", &once).route_with("usual", "/usual", "usual.dns", &once);
+    let gateway = Gateway::start(folder);
+    // The usual 1.2 seconds begin first.
+    let usual = gateway.get("/usual");
+    tokio::pin!(usual);
+    tokio::select! {
+        biased;
+        answer = &mut usual => panic!("{}", answer.text()),
+        answer = gateway.get("/hasty") => assert_eq!(answer.status, 504, "{}", answer.text()),
+    }
+    assert_eq!(usual.await.status, 504);
+}

@@ -44,6 +44,7 @@ mod rag;
 mod rag_answers;
 mod rag_s3;
 mod rag_sources;
+mod registries;
 mod retraining;
 mod route_limits;
 mod routing;
