@@ -35,6 +35,7 @@ mod layering;
 mod matching;
 mod mcp;
 mod models;
+mod plugin_objects;
 mod plugins;
 mod pooled;
 mod process;
