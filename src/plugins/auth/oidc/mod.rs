@@ -164,7 +164,7 @@ impl Oidc {
         match RENEWALS.once(&config.purpose(&config.cookies.name), refresh_token, renew).await {
             Ok(renewed) => {
                 let sealed = config.sealer.seal(&config.purpose(&config.cookies.name), &renewed)?;
-                request.state.notes.insert(Renewed(config.cookies.write(&request.state.host, &sealed)?));
+                request.state.notes.insert(Renewed(config.cookies.write(request, &sealed)?));
                 Some(renewed)
             }
             Err(reason) => {
@@ -252,12 +252,11 @@ impl Oidc {
         })?;
         let sealed = config.sealer.seal(&config.purpose(&config.cookies.name), &session);
         let sealed = sealed.ok_or_else(|| refuse(500, "no_random", "the system gives no random numbers".into()))?;
-        let host = &request.state.host;
-        let Some(mut cookies) = config.cookies.write(host, &sealed) else {
+        let Some(mut cookies) = config.cookies.write(request, &sealed) else {
             tracing::warn!("A login failed: the provider's tokens are longer than browsers keep in cookies");
             return Err(refuse(500, "session_too_long", failed("the tokens are too long for cookies")));
         };
-        cookies.push(config.cookies.one(host, &name, "", Some(0)));
+        cookies.push(config.cookies.one(&request.state.host, &name, "", Some(0)));
         let wanted = if config.may_redirect(wanted) { wanted } else { "/" };
         Ok((wanted.to_owned(), cookies))
     }

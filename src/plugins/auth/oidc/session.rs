@@ -115,8 +115,9 @@ impl Cookies {
         Some(value)
     }
 
-    /// Cookies that set the session's value. `None` if it is longer than would be read.
-    pub fn write(&self, host: &str, value: &str) -> Option<Vec<HeaderValue>> {
+    /// Cookies that set the session's value, and end the parts that it no longer has. `None` if it is longer than would be read.
+    pub fn write(&self, request: &Request<'_>, value: &str) -> Option<Vec<HeaderValue>> {
+        let host = &request.state.host;
         // ASCII, so every byte is a place to cut.
         let parts: Vec<&[u8]> = value.as_bytes().chunks(MAX_PART).collect();
         let n_parts = parts.len();
@@ -127,14 +128,19 @@ impl Cookies {
                 _ => self.one(host, &format!("{}_{index}", self.name), &part, self.expire),
             }
         });
-        (n_parts <= MAX_PARTS).then(|| named.collect())
+        let left_over = self.parts_from(request, n_parts).map(|name| self.one(host, &name, "", Some(0)));
+        (n_parts <= MAX_PARTS).then(|| named.chain(left_over).collect())
     }
 
     /// Names of the cookies that a request's session stands in, or may stand in.
     pub fn names(&self, request: &Request<'_>) -> Vec<String> {
-        let parts = (1..MAX_PARTS).map(|part| format!("{}_{part}", self.name));
-        let there = parts.filter(|name| cookie(request, name).is_some());
-        std::iter::once(self.name.clone()).chain(there).collect()
+        std::iter::once(self.name.clone()).chain(self.parts_from(request, 1)).collect()
+    }
+
+    /// Names of the further parts that a request has, from one on.
+    fn parts_from(&self, request: &Request<'_>, first: usize) -> impl Iterator<Item = String> {
+        let names = (first..MAX_PARTS).map(|part| format!("{}_{part}", self.name));
+        names.filter(|name| cookie(request, name).is_some())
     }
 
     /// Cookies that end the session of a request.

@@ -131,6 +131,20 @@ fn a_user_logs_in_and_out() {
 }
 
 #[test]
+fn a_shorter_session_ends_the_parts_it_no_longer_has() {
+    let (host, _) = provider(json!({}));
+    let plugin = built_with(&SPEC, &config(&json!({})), None, host);
+    let (to, login) = sent_away(&plugin, "/app");
+    let old = "_oauth2_proxy=4.a; _oauth2_proxy_1=b; _oauth2_proxy_2=c; _oauth2_proxy_3=d";
+    let reply = come_back(&plugin, &to["state"], &to["nonce"], &format!("{login}; {old}"));
+    let set = reply.headers.iter().filter(|(name, _)| name == SET_COOKIE).map(|(_, value)| value.to_str().unwrap());
+    let ended: Vec<&str> =
+        set.filter(|set| set.contains("Max-Age=0")).filter_map(|set| set.split('=').next()).collect();
+    assert_eq!(ended[..2], ["_oauth2_proxy_2", "_oauth2_proxy_3"], "{ended:?}");
+    assert_eq!(ended.len(), 3, "and the login: {ended:?}");
+}
+
+#[test]
 fn logins_that_are_not_ours_are_refused() {
     let (host, _) = provider(json!({}));
     let plugin = built_with(&SPEC, &config(&json!({})), None, host);
