@@ -16,7 +16,7 @@
 //!    `failure` says what pingora's errors mean
 //! 7. `finish` writes metrics and the access log line (`log_line`, if the configuration gives its form)
 //!
-//! `service` calls these stages in this order (a test compares this list with its stage table). `snapshot` is the
+//! `service` calls these stages in this order (a test compares this list with its stage table), 3 to 5 through `round`. `snapshot` is the
 //! configuration a request runs under. Nothing here knows what a plugin does or where configuration comes from.
 
 mod answer_head;
@@ -56,6 +56,7 @@ pub mod resolve;
 pub mod respond;
 pub mod retry;
 pub mod rewound;
+pub mod round;
 pub mod route;
 pub mod service;
 pub mod snapshot;

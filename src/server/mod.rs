@@ -12,6 +12,7 @@ mod outages;
 pub mod outside;
 mod registries;
 mod reload;
+mod sockets;
 mod start_error;
 mod workers;
 
@@ -26,10 +27,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+pub use self::certificates::ending_certificates;
 use self::history::History;
 use self::host::{LiveServices, ProcessHost};
 use self::registries::Registries;
 use self::reload::Reloader;
+use self::sockets::Sockets;
 pub use self::start_error::StartError;
 use self::workers::Workers;
 use crate::admin;
@@ -47,7 +50,7 @@ use crate::proxy::cluster::Clusters;
 use crate::proxy::cluster::checks::Checks;
 use crate::proxy::dubbo::Dubbo;
 use crate::proxy::exchange::Exchange;
-use crate::proxy::listener::{Bound, Listeners};
+use crate::proxy::listener::Listeners;
 use crate::proxy::mirror::Room;
 use crate::proxy::resolve::Resolver;
 use crate::proxy::service::Gateway;
@@ -79,35 +82,6 @@ pub fn run(settings: Settings, config_dir_is_given: bool) -> Result<(), StartErr
     // Whatever still runs has had its time.
     background.shutdown_timeout(Duration::from_millis(200));
     result
-}
-
-/// All listening sockets, bound before anything else.
-struct Sockets {
-    http: Bound,
-    https: Bound,
-    admin: std::net::TcpListener,
-    admin_address: SocketAddr,
-}
-
-impl Sockets {
-    fn bind(settings: &Settings, n_threads: usize) -> Result<Sockets, StartError> {
-        let listen = &settings.listen;
-        let bind = |port: u16, flag: &'static str| {
-            let address = SocketAddr::new(listen.bind, port);
-            Bound::bind(address, n_threads).map_err(|error| StartError::Listen { address, flag, error })
-        };
-        let address = SocketAddr::new(listen.admin_bind, listen.admin_port);
-        let refused = |error| StartError::Listen { address, flag: "admin-port", error };
-        let admin = std::net::TcpListener::bind(address).map_err(refused)?;
-        admin.set_nonblocking(true).map_err(refused)?;
-        let admin_address = admin.local_addr().map_err(refused)?;
-        Ok(Sockets {
-            http: bind(listen.http_port, "http-port")?,
-            https: bind(listen.https_port, "https-port")?,
-            admin,
-            admin_address,
-        })
-    }
 }
 
 /// What of the settings only a start would show.

@@ -34,7 +34,7 @@ use self::tokens::Tokens;
 use super::context::Context;
 use super::departure::departure;
 use super::resolve::Resolver;
-use super::service::{Round, answer_or_again};
+use super::round::{Round, answer_or_again};
 use super::snapshot::Snapshot;
 use super::{respond, retry};
 use crate::config::model::{RetryOn, RetryPolicy};
