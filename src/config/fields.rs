@@ -269,26 +269,27 @@ pub(super) fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// `1h2m3s4ms`, any of them.
+/// `1h2m3s4ms`, any of them, each with up to nine decimals.
 fn parse_duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
+    let mut nanos = 0_u128;
     let mut rest = text;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let more = match &rest[..unit] {
-            "h" => Duration::from_secs(number.checked_mul(3600)?),
-            "m" => Duration::from_secs(number.checked_mul(60)?),
-            "s" => Duration::from_secs(number),
-            "ms" => Duration::from_millis(number),
+        let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+        let (unit, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+        let unit: u128 = match unit {
+            "h" => 3_600_000_000_000,
+            "m" => 60_000_000_000,
+            "s" => 1_000_000_000,
+            "ms" => 1_000_000,
             _ => return None,
         };
-        total = total.checked_add(more)?;
-        rest = &rest[unit..];
+        let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+        let scale = 10_u128.pow(u32::try_from(decimals.len()).ok().filter(|n| *n <= 9)?);
+        nanos +=
+            unit * u128::from(whole.parse::<u64>().ok()?) + unit * u128::from(decimals.parse::<u64>().ok()?) / scale;
+        rest = tail;
     }
-    (!text.is_empty()).then_some(total)
+    (!text.is_empty()).then(|| u64::try_from(nanos).ok().map(Duration::from_nanos))?
 }
 
 #[cfg(test)]
@@ -297,10 +298,32 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in [("10s", 10_000), ("500ms", 500), ("1m30s", 90_000), ("1h0m0s1ms", 3_600_001), ("0s", 0)] {
+        for (text, ms) in [
+            ("10s", 10_000),
+            ("500ms", 500),
+            ("1m30s", 90_000),
+            ("1h0m0s1ms", 3_600_001),
+            ("0s", 0),
+            ("1.5s", 1500),
+            ("0.25h", 900_000),
+            ("2.0ms", 2),
+        ] {
             assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
         }
-        for text in ["", "10", "s", "1.5s", "10s5", "1d", "-1s"] {
+        for text in [
+            "",
+            "10",
+            "s",
+            "10s5",
+            "1d",
+            "-1s",
+            "1.s",
+            ".5s",
+            "1.2.3s",
+            "1.5",
+            "1.12345678901s",
+            "99999999999999999999s",
+        ] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }

@@ -57,7 +57,7 @@ pub(super) fn link(draft: Draft, services: &Services, report: ObjectReport<'_>) 
     });
     route.mirror = mirror.and_then(|mirror| {
         let destination = side(&mirror, services, report)?;
-        Some(Mirror { destination, percent: mirror.percent })
+        Some(Mirror { destination, per_million: mirror.per_million })
     });
     let instead = if route.fallback.is_some() { "the default backend" } else { "503" };
     for target in &targets {

@@ -72,7 +72,7 @@ pub fn send(gateway: &Gateway, session: &Session, ctx: &Context) {
 
 fn due<'a>(session: &Session, ctx: &'a Context) -> Option<&'a Mirror> {
     let mirror = ctx.route.as_ref()?.route.mirror.as_ref()?;
-    let is_drawn = mirror.percent >= 100 || ctx.state.id.sample("mirror") * 100.0 < f64::from(mirror.percent);
+    let is_drawn = ctx.state.id.sample("mirror") * 1e6 < f64::from(mirror.per_million);
     // What follows an upgrade is a conversation, which cannot be copied.
     (is_drawn && !session.req_header().headers.contains_key(UPGRADE)).then_some(mirror)
 }

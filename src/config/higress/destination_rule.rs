@@ -169,12 +169,21 @@ fn limit(fields: &mut Fields<'_>, key: &'static str) -> Option<u32> {
     fields.integer(key).filter(|n: &u32| (1..i32::MAX as u32).contains(n))
 }
 
+/// Of whole numbers, as Istio has it there.
 fn percent(fields: &mut Fields<'_>, key: &'static str, default: u32) -> u32 {
     let number = fields.integer::<u32>(key).unwrap_or(default);
     if number > 100 {
         fields.report().error(&fields.path_of(key), "must be a percentage between 0 and 100");
     }
     number.min(100)
+}
+
+fn fractional_percent(fields: &mut Fields<'_>, key: &'static str, default: f64) -> f64 {
+    let Some(value) = fields.value(key) else { return default };
+    value.as_f64().filter(|number| (0.0..=100.0).contains(number)).unwrap_or_else(|| {
+        fields.report().error(&fields.path_of(key), "must be a percentage between 0 and 100");
+        default
+    })
 }
 
 /// A duration above zero.
@@ -188,7 +197,7 @@ fn span(fields: &mut Fields<'_>, key: &'static str, default: Duration) -> Durati
 
 fn retry_budget(mut fields: Fields<'_>) -> RetryBudget {
     let budget = RetryBudget {
-        percent: percent(&mut fields, "percent", 20),
+        percent: fractional_percent(&mut fields, "percent", 20.0),
         min_concurrency: fields.integer("minRetryConcurrency").unwrap_or(3),
     };
     fields.finish();
@@ -231,13 +240,13 @@ fn load_balancer(mut fields: Fields<'_>) -> (Option<LoadBalance>, Option<SlowSta
         let slow_start = SlowStart {
             window: span(&mut warmup, "duration", Duration::from_secs(30)),
             aggression: aggression(&mut warmup),
-            min_percent: percent(&mut warmup, "minimumPercent", 10),
+            min_percent: fractional_percent(&mut warmup, "minimumPercent", 10.0),
         };
         warmup.finish();
         slow_start
     });
     let old = fields.duration("warmupDurationSecs").filter(|window| !window.is_zero());
-    let old = old.map(|window| SlowStart { window, aggression: 1.0, min_percent: 10 });
+    let old = old.map(|window| SlowStart { window, aggression: 1.0, min_percent: 10.0 });
     fields.unsupported(&["localityLbSetting"]);
     fields.finish();
     (hash.map(LoadBalance::Hash).or(simple), warmup.or(old))

@@ -50,8 +50,8 @@ pub(in crate::config) struct SideTarget {
     /// Dotted path of the annotation.
     pub field: String,
     pub target: TargetRef,
-    /// Percentage of the requests.
-    pub percent: u32,
+    /// Of a million requests.
+    pub per_million: u32,
 }
 
 #[derive(Debug, Clone)]

@@ -222,7 +222,7 @@ impl Reader<'_> {
             let namespace = rule.namespace.as_ref().unwrap_or(own);
             let target = TargetRef::Backend { host: service::host(&rule.name, namespace), port: BackendPort::First };
             FallbackDraft {
-                target: SideTarget { field: self.annotation(&rule.key), target, percent: 100 },
+                target: SideTarget { field: self.annotation(&rule.key), target, per_million: 1_000_000 },
                 service: format!("{namespace}/{}", rule.name),
                 statuses: rule.statuses.clone(),
             }
@@ -237,7 +237,7 @@ impl Reader<'_> {
                     port: port.map_or(BackendPort::First, BackendPort::Number),
                 },
             };
-            SideTarget { field: self.annotation(&rule.key), target, percent: rule.percent }
+            SideTarget { field: self.annotation(&rule.key), target, per_million: rule.percent * 10_000 }
         });
         let (policy, rpc) = (self.upstream_policy(), self.options.rpc.clone());
         Some(Draft { route, state, field, targets, policy, rpc, fallback, mirror })

@@ -69,8 +69,8 @@ pub struct Reentry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mirror {
     pub destination: Destination,
-    /// Up to 100.
-    pub percent: u32,
+    /// Of a million requests.
+    pub per_million: u32,
 }
 
 /// Changes of headers, each in the order remove, update, add.

@@ -84,11 +84,11 @@ pub struct SlowStart {
     /// 1 is a straight line; more starts faster. Above zero.
     pub aggression: f64,
     /// Where it starts.
-    pub min_percent: u32,
+    pub min_percent: f64,
 }
 
 /// How much a service gets at once; what is more is answered with 503.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CircuitBreakers {
     /// Of HTTP/1.1: requests that are being served.
     pub max_connections: Option<u32>,
@@ -102,9 +102,9 @@ pub struct CircuitBreakers {
 }
 
 /// Repeated requests as a share of all that are being served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct RetryBudget {
-    pub percent: u32,
+    pub percent: f64,
     /// So many are allowed whatever the share.
     pub min_concurrency: u32,
 }

@@ -189,7 +189,7 @@ impl Endpoint {
         if age >= window {
             return 1.0;
         }
-        let least = f64::from(slow_start.min_percent.max(1)) / 100.0;
+        let least = slow_start.min_percent.max(1.0) / 100.0;
         (age / window).powf(1.0 / slow_start.aggression).max(least)
     }
 }

@@ -127,9 +127,9 @@ impl Cluster {
     /// A place for a repetition; `None` if there are enough. Without a limit nothing is refused.
     pub fn retry(self: &Arc<Self>, limits: &CircuitBreakers) -> Option<Retrying> {
         let budget = limits.retry_budget.map(|budget| {
-            let active = u64::from(self.load.requests.load(Relaxed));
-            let share = u32::try_from(active * u64::from(budget.percent) / 100).unwrap_or(u32::MAX);
-            share.max(budget.min_concurrency)
+            let share = f64::from(self.load.requests.load(Relaxed)) * budget.percent / 100.0;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a u32 fits in one")]
+            (share as u32).max(budget.min_concurrency)
         });
         if enter(&self.load.retries, budget.or(limits.max_retries)) {
             return Some(Retrying(self.clone()));

@@ -195,7 +195,7 @@ fn checks_take_endpoints_out_and_bring_them_back_after_enough_results() {
 #[test]
 fn the_share_grows_from_the_start_and_after_a_return() {
     let mut bench = Bench::new(2);
-    let slow_start = SlowStart { window: secs(100), aggression: 1.0, min_percent: 10 };
+    let slow_start = SlowStart { window: secs(100), aggression: 1.0, min_percent: 10.0 };
     let shares = |bench: &Bench, slow_start: &SlowStart, at: &[u64]| -> Vec<u64> {
         let endpoint = bench.endpoint(1);
         at.iter().map(|secs| (endpoint.share(slow_start, secs * 1000) * 100.0).round() as u64).collect()
@@ -254,7 +254,7 @@ async fn repetitions_have_a_number_or_a_share() {
     drop(one);
     assert!(cluster.retry(&limits).is_some());
 
-    let budget = RetryBudget { percent: 20, min_concurrency: 1 };
+    let budget = RetryBudget { percent: 20.0, min_concurrency: 1 };
     let limits = CircuitBreakers { max_retries: Some(0), retry_budget: Some(budget), ..unlimited };
     let one = cluster.retry(&limits).unwrap();
     assert!(cluster.retry(&limits).is_none());

@@ -236,8 +236,10 @@ fn mirror(mut fields: Fields<'_>, backends: &Backends<'_>) -> Option<SideTarget>
         let numerator = fraction.integer::<u32>("numerator").unwrap_or(0);
         let denominator = fraction.integer::<u32>("denominator").unwrap_or(100).max(1);
         fraction.finish();
-        u32::try_from(u64::from(numerator) * 100 / u64::from(denominator)).unwrap_or(100).min(100)
+        u32::try_from(u64::from(numerator) * 1_000_000 / u64::from(denominator)).unwrap_or(u32::MAX)
     });
     fields.finish();
-    Some(SideTarget { field, target: target?, percent: percent.or(fraction).unwrap_or(100) })
+    let per_million =
+        percent.map(|percent| percent.saturating_mul(10_000)).or(fraction).unwrap_or(1_000_000).min(1_000_000);
+    Some(SideTarget { field, target: target?, per_million })
 }
