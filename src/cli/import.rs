@@ -5,6 +5,7 @@ mod render;
 mod verdict;
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 
@@ -17,6 +18,7 @@ use crate::plugins::registry::BuiltIns;
 use crate::proxy::client_identity::unusable_identities;
 use crate::proxy::snapshot::services_at_admin;
 use crate::proxy::tls::Certificates;
+use crate::server::ending_certificates;
 
 #[derive(Args)]
 pub struct ImportArgs {
@@ -61,6 +63,7 @@ pub fn run(args: &ImportArgs) -> Result<(), CliError> {
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     problems.extend(unusable_identities(&compiled.gateway));
+    problems.extend(ending_certificates(&compiled.gateway.certificates, SystemTime::now()));
     problems.extend(services_at_admin(&settings, &compiled.gateway));
     problems.extend(unusable_files(&compiled.gateway, &settings.data_dir));
     let report = Report::of(&dir, &listing.objects, &compiled.gateway, &problems);

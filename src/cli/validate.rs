@@ -1,6 +1,7 @@
 //! `weirgate validate [DIR]`: everything `serve` would refuse or warn about, without starting anything.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use clap::Args;
 use serde_json::json;
@@ -14,7 +15,7 @@ use crate::plugins::registry::{self, BuiltIns, Scope};
 use crate::proxy::client_identity::unusable_identities;
 use crate::proxy::snapshot::services_at_admin;
 use crate::proxy::tls::Certificates;
-use crate::server;
+use crate::server::{self, ending_certificates};
 
 #[derive(Args)]
 pub struct ValidateArgs {
@@ -48,6 +49,7 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     problems.extend(unusable_identities(&compiled.gateway));
+    problems.extend(ending_certificates(&compiled.gateway.certificates, SystemTime::now()));
     problems.extend(services_at_admin(&settings, &compiled.gateway));
     problems.extend(unusable_files(&compiled.gateway, &settings.data_dir));
     problems.extend(missing_models(&compiled.gateway, &library));

@@ -1,7 +1,7 @@
 //! Certificates in this process: orders go out over the exchange's connections, challenges are answered by the proxy, and what
 //! was issued becomes a Secret in the configuration folder, as in Higress, from where every change of the folder is served.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use super::reload::{Reloaded, Reloader};
 use crate::acme::{Answer, Authority, Issued, Leaf, Shelf, Stage, Transport};
 use crate::base::tasks::Tasks;
 use crate::config::model::{AutomaticHttps, Certificate, CertificateOrder};
-use crate::config::{Settings, replace, tls_secret};
+use crate::config::{Problem, Settings, Severity, replace, tls_secret};
 use crate::plugins::{Destination, HttpCall};
 use crate::proxy::challenge::Challenges;
 use crate::proxy::exchange::Exchange;
@@ -96,6 +96,25 @@ async fn watch_expiry(reloader: Arc<Reloader>, metrics: Arc<Metrics>, changed: A
     }
 }
 
+/// Warnings of certificates that have ended or soon will, one for each Secret.
+pub fn ending_certificates(certificates: &[Certificate], now: SystemTime) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut seen = HashSet::new();
+    for Certificate { hosts, secret, chain, .. } in certificates {
+        let left = Leaf::of(chain).map(|leaf| leaf.time_left(now));
+        let Some(left) = left.filter(|left| *left < EXPIRY_WARNING && seen.insert(secret)) else { continue };
+        let end = match left.as_secs() / DAY_SECS {
+            _ if left.is_zero() => "has expired".to_owned(),
+            days => format!("expires in {days} days"),
+        };
+        let message = format!("the certificate of {} {end}", hosts.join(", "));
+        let problem = Problem::error(secret, "data[tls.crt]", message);
+        let hint = Some("renew it; clients refuse what has expired".to_owned());
+        problems.push(Problem { severity: Severity::Warning, hint, ..problem });
+    }
+    problems
+}
+
 struct Client {
     exchange: Arc<Exchange>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -171,5 +190,50 @@ impl Shelf for FolderShelf {
     fn count(&self, is_issued: bool) {
         let result = if is_issued { "issued" } else { "failed" };
         self.metrics.certificate_orders.get_or_create(&OrderResult { result }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+    use crate::base::secret::Secret;
+    use crate::config::model::{ObjectRef, TlsOptions};
+
+    #[test]
+    fn certificates_that_end_are_named_before_clients_refuse_them() {
+        let secret = |name: &str| ObjectRef {
+            kind: "Secret".into(),
+            namespace: "higress-system".into(),
+            name: name.into(),
+            file: format!("secrets/{name}.yaml").into(),
+        };
+        let certificate = |name: &str, end: (i32, u8, u8)| {
+            let mut params = CertificateParams::new(vec!["a.com".to_owned()]).unwrap();
+            params.not_before = date_time_ymd(2025, 1, 1);
+            params.not_after = date_time_ymd(end.0, end.1, end.2);
+            let chain = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+            let hosts = vec!["a.com".to_owned()];
+            Certificate { hosts, secret: secret(name), chain, key: Secret::default(), options: TlsOptions::default() }
+        };
+        let certificates = [
+            certificate("good", (2026, 3, 1)),
+            certificate("soon", (2026, 2, 10)),
+            certificate("gone", (2026, 1, 31)),
+            certificate("gone", (2026, 1, 31)),
+        ];
+        // 1 February 2026.
+        let now = UNIX_EPOCH + Duration::from_secs(1_769_904_000);
+        let lines: Vec<String> = ending_certificates(&certificates, now).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "warning: secrets/soon.yaml: Secret higress-system/soon: data[tls.crt]: the certificate of a.com expires in 9 days \
+                 (renew it; clients refuse what has expired)",
+                "warning: secrets/gone.yaml: Secret higress-system/gone: data[tls.crt]: the certificate of a.com has expired \
+                 (renew it; clients refuse what has expired)",
+            ]
+        );
     }
 }

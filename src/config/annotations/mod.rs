@@ -31,7 +31,7 @@ use super::fields::Fields;
 use super::higress::draft::RouteState;
 use super::model::{CanaryTakes, Cors, HeaderControl, LoadBalance, RateLimit, RetryPolicy};
 use super::problem::{ObjectReport, Part};
-use super::suggest::did_you_mean;
+use super::suggest::{did_you_mean, nearest};
 
 pub(super) use backend::{BackendRule, SecretRule};
 pub(super) use destination::Target;
@@ -209,11 +209,26 @@ impl<'a> Annotations<'a> {
         format!("{}[{key}]", self.path)
     }
 
+    /// Warns where the rest of a name is one of ours and its prefix is nearly so, as `higres.io/`.
+    fn misspelt_prefix(&self, key: &str) {
+        let Some((prefix, short)) = key.split_once('/').filter(|(_, short)| unsupported::ALL_KEYS.contains(short))
+        else {
+            return;
+        };
+        let ours = [HIGRESS, NGINX].map(|prefix| prefix.trim_end_matches('/'));
+        let Some(meant) = nearest(prefix, ours) else { return };
+        let message = format!("is not read: the prefix `{prefix}` is none of Higress or nginx");
+        self.report.warn_hint(&self.path_of(key), message, format!("did you mean `{meant}/{short}`?"));
+    }
+
     /// Warns about annotations of Higress or nginx that nobody understood. Those of others are none of our business.
     fn finish(&self) {
         let known = self.known.borrow();
         for key in self.values.keys().filter(|key| !known.contains(**key)) {
-            let Some(short) = key.strip_prefix(HIGRESS).or_else(|| key.strip_prefix(NGINX)) else { continue };
+            let Some(short) = key.strip_prefix(HIGRESS).or_else(|| key.strip_prefix(NGINX)) else {
+                self.misspelt_prefix(key);
+                continue;
+            };
             let hint = did_you_mean(short, unsupported::ALL_KEYS.iter().copied());
             let message = "is not an annotation this gateway knows and has no effect".to_owned();
             self.report.add(super::Severity::Warning, &self.path_of(key), message, hint);

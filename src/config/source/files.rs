@@ -105,6 +105,8 @@ mod tests {
             ("ingresses/team/b.yaml", "metadata: {namespace: team}\nspec: {}\n"),
             ("ingresses/c.yaml.tmp", "{"),
             ("ingresses/d.yml", "{"),
+            ("ingresses/d.JSON", "{"),
+            ("ingresses/notes.txt", "{"),
             ("ingresses/.e.yaml", "{"),
             ("gatewayclasses/g.yaml", "metadata: {namespace: team}\n"),
             ("wasmplugins/ai-proxy.internal.yaml", "spec: {}\n"),
@@ -112,7 +114,8 @@ mod tests {
         let listing = Folder::new(root.path()).read().unwrap();
         assert_eq!(
             problems(&listing),
-            "warning: ingresses/d.yml: is not read, as by Higress (let its name end in .yaml)\n"
+            "warning: ingresses/d.JSON: is not read, as by Higress (let its name end in .yaml)\n\
+             warning: ingresses/d.yml: is not read, as by Higress (let its name end in .yaml)\n"
         );
         let found: Vec<String> = listing
             .objects

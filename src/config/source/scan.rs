@@ -133,7 +133,7 @@ impl<'a> Scan<'a> {
                 self.error(&entry.path, "cannot be read: its name is no Unicode (UTF-8); rename it".to_owned());
             } else if is_yaml(&entry.path) {
                 self.file(&entry.path, kind, namespaced);
-            } else if entry.path.extension().is_some_and(|extension| extension == "yml") {
+            } else if is_meant_as_yaml(&entry.path) {
                 self.warn(&entry.path, "is not read, as by Higress", Some("let its name end in .yaml".into()));
             }
         }
@@ -244,6 +244,12 @@ fn sorted_entries(folder: &Path) -> io::Result<Vec<Entry>> {
 
 fn is_yaml(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml")
+}
+
+/// Names under which others keep objects, and Higress reads none.
+fn is_meant_as_yaml(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| ["yml", "yaml", "json"].iter().any(|name| extension.eq_ignore_ascii_case(name)))
 }
 
 fn file_name(path: &Path) -> &str {
