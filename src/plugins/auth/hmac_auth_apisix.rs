@@ -332,6 +332,20 @@ mod tests {
     }
 
     #[test]
+    fn each_algorithm_makes_its_own_signature() {
+        let sha1 = hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY;
+        let known = [("hmac-sha1", sha1), ("hmac-sha256", hmac::HMAC_SHA256), ("hmac-sha512", hmac::HMAC_SHA512)];
+        for (told, _) in known {
+            for (made, algorithm) in known {
+                let code = STANDARD.encode(hmac::sign(&hmac::Key::new(algorithm, b"sk2"), b"ak2\n"));
+                let text = format!("Signature keyId=\"ak2\",algorithm=\"{told}\",signature=\"{code}\"");
+                let expected = if told == made { Ok("ak2".into()) } else { refused(401, "Invalid signature") };
+                assert_eq!(check(&json!({}), None, &text, "", ""), expected, "{told} {made}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_no_signature_is_refused_or_anonymous() {
         for (text, reason) in [
             ("", "missing Authorization header"),

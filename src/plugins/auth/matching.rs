@@ -195,7 +195,9 @@ mod tests {
     #[test]
     fn lists_leave_out_or_narrow() {
         let list = json!([{"match_rule_domain": "*.a.com", "match_rule_method": ["get"], "match_rule_path": "/pub",
-            "match_rule_type": "prefix"}, {"match_rule_path": "^/v[0-9]+/x$", "match_rule_type": "regex"}, {}]);
+            "match_rule_type": "prefix"}, {"match_rule_path": "^/v[0-9]+/x$", "match_rule_type": "regex"},
+            {"match_rule_path": ".css", "match_rule_type": "suffix"}, {"match_rule_path": "/open/", "match_rule_type": "contains"},
+            {"match_rule_path": "/exact", "match_rule_type": "exact"}, {}]);
         let white = json!({"match_type": "whitelist", "match_list": list});
         let black = json!({"match_type": "blacklist", "match_list": list});
         for (method, host, path, is_matched) in [
@@ -204,6 +206,11 @@ mod tests {
             ("GET", "a.org", "/public", false),
             ("GET", "x.a.com", "/private", false),
             ("DELETE", "a.org", "/v12/x", true),
+            ("GET", "a.org", "/a/b.css", true),
+            ("GET", "a.org", "/b.css/a", false),
+            ("GET", "a.org", "/a/open/b", true),
+            ("GET", "a.org", "/exact", true),
+            ("GET", "a.org", "/exact/not", false),
         ] {
             assert_eq!(leaves_out(&white, method, host, path), is_matched, "{method} {host} {path}");
             assert_eq!(leaves_out(&black, method, host, path), !is_matched, "{method} {host} {path}");
@@ -213,13 +220,21 @@ mod tests {
 
     #[test]
     fn header_names_match_without_case() {
-        let config = json!({"h": [{"exact": "X-Auth"}, {"prefix": "X-Up-"}, {"regex": "^x-[0-9]$", "ignore_case": true}], "bad": [{}, {"regex": "("}]});
+        let config = json!({"h": [{"exact": "X-Auth"}, {"prefix": "X-Up-"}, {"suffix": "-ID"}, {"contains": "Trace"},
+            {"regex": "^x-[0-9]$", "ignore_case": true}], "bad": [{}, {"regex": "("}]});
         let mut fields = Fields::of(&config, "");
         let names = HeaderNames::read(&mut fields, "h").unwrap();
         assert!(HeaderNames::read(&mut fields, "none").is_none());
-        for (name, expected) in
-            [("x-auth", true), ("x-auth2", false), ("x-up-1", true), ("x-1", true), ("cookie", false)]
-        {
+        for (name, expected) in [
+            ("x-auth", true),
+            ("x-auth2", false),
+            ("x-up-1", true),
+            ("x-request-id", true),
+            ("x-id-of", false),
+            ("b3-traceid", true),
+            ("x-1", true),
+            ("cookie", false),
+        ] {
             assert_eq!(names.has(name), expected, "{name}");
         }
         HeaderNames::read(&mut fields, "bad");

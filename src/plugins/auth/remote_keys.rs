@@ -107,6 +107,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn keys_are_believed_for_their_time() {
+        let (set, sign) = ecdsa("a");
+        let n_fetched = Cell::new(0);
+        let keys = RemoteKeys::new(Duration::from_secs(5));
+        let jwt = Jwt::parse(&sign(&json!({}))).unwrap();
+        for (seconds_later, expected) in [(0, 1), (3, 1), (2, 2), (0, 2)] {
+            if let Some((at, _)) = keys.current.lock().as_mut() {
+                *at = at.checked_sub(Duration::from_secs(seconds_later)).unwrap();
+            }
+            let fetch = || {
+                n_fetched.set(n_fetched.get() + 1);
+                let answered = Ok(answer(200, &[], &set.to_string()));
+                async { answered }
+            };
+            assert_eq!(keys.verify(&jwt, fetch).await, Ok(()));
+            assert_eq!(n_fetched.get(), expected);
+        }
+    }
+
+    #[tokio::test]
     async fn keys_that_hold_outlast_an_issuer_that_does_not_answer() {
         let (set, sign) = ecdsa("a");
         let keys = RemoteKeys::new(Duration::from_secs(600));

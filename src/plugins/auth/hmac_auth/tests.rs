@@ -110,3 +110,22 @@ fn keys_and_consumers_are_refused() {
         json!({"consumers": [{"name": "a", "key": "k", "secret": "s"}, {"name": "b", "key": "k", "secret": "t"}]});
     assert_eq!(problem_fields(&SPEC, &twice), ["consumers[1].key"]);
 }
+
+#[test]
+fn credentials_need_no_consumer_and_clients_choose_the_method() {
+    let plugin = built(&SPEC, &json!({"credentials": [{"key": "appKey", "secret": "appSecret"}]}));
+    let (sha1, sha256) = (hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, hmac::HMAC_SHA256);
+    for (method, algorithm, is_right) in [
+        (None, sha256, true),
+        (None, sha1, false),
+        (Some("HmacSHA256"), sha256, true),
+        (Some("HmacSHA1"), sha1, true),
+        (Some("HmacSHA1"), sha256, false),
+    ] {
+        let signature = STANDARD.encode(hmac::sign(&hmac::Key::new(algorithm, b"appSecret"), b"GET\n\n\n\n\n/"));
+        let mut headers = vec![("x-ca-key", "appKey"), ("x-ca-signature", signature.as_str())];
+        headers.extend(method.map(|method| ("x-ca-signature-method", method)));
+        let expected = if is_right { Ok(String::new()) } else { Err((400, "Invalid Signature".to_owned())) };
+        assert_eq!(seen(&plugin, &mut Exchange::new("GET", "/", &headers)), expected, "{method:?} {algorithm:?}");
+    }
+}

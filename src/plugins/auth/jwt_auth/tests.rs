@@ -134,3 +134,85 @@ fn problems_name_their_field() {
         ]
     );
 }
+
+#[test]
+fn tokens_stand_where_the_consumer_has_them() {
+    let (set, sign) = ecdsa("k");
+    let token = sign(&json!({"sub": "u1"}));
+    let own = json!([{"name": "X-Token", "value_prefix": "Token "}]);
+    for (places, header, value, is_found) in [
+        (&own, "x-token", format!("Token {token}"), true),
+        (&own, "x-token", token.clone(), false),
+        (&own, "authorization", format!("Bearer {token}"), false),
+        (&json!([{"name": "x-jwt"}]), "x-jwt", token, true),
+    ] {
+        let consumer = json!({"name": "one", "jwks": set.to_string(), "from_headers": places});
+        let global = json!({"global_auth": true, "consumers": [consumer]});
+        let plugin = built_with(&SPEC, &global, None, FakeHost::silent());
+        let expected = if is_found { Ok("one".into()) } else { cpp("Jwt is missing") };
+        assert_eq!(seen(&plugin, &mut Exchange::new("GET", "/x", &[(header, &value)])), expected, "{places} {value}");
+    }
+}
+
+#[test]
+fn clocks_may_differ_by_the_skew_of_the_consumer() {
+    let (set, sign) = ecdsa("k");
+    for (skew, seconds, is_current) in [
+        (json!({}), 30, true),
+        (json!({}), 90, false),
+        (json!({"clock_skew_seconds": 0}), 30, false),
+        (json!({"clock_skew_seconds": 120}), 90, true),
+    ] {
+        let mut consumer = json!({"name": "one", "jwks": set.to_string()});
+        consumer.as_object_mut().unwrap().extend(skew.as_object().unwrap().clone());
+        let global = json!({"global_auth": true, "consumers": [consumer]});
+        let plugin = built_with(&SPEC, &global, None, FakeHost::silent());
+        let now = clock::now();
+        for (claims, fault) in
+            [(json!({"exp": now - seconds}), "Jwt is expired"), (json!({"nbf": now + seconds}), "Jwt not yet valid")]
+        {
+            let expected = if is_current { Ok("one".into()) } else { cpp(fault) };
+            assert_eq!(seen(&plugin, &mut bearer(&sign(&claims))), expected, "{skew} {claims}");
+        }
+    }
+}
+
+#[test]
+fn keys_are_fetched_from_where_the_consumer_says_and_kept_as_long() {
+    let (set, sign) = ecdsa("k");
+    let token = sign(&json!({"sub": "u1"}));
+    let service = json!({"service_name": "idp.dns", "service_port": 8443, "path": "/keys"});
+    let url = "https://idp.example.com/keys?of=k";
+    for (fields, to, path, timeout, keep) in [
+        (
+            json!({"remote_jwks": service}),
+            Destination::Service { host: "idp.dns".into(), port: Some(8443) },
+            "/keys",
+            1500,
+            600,
+        ),
+        (
+            json!({"jwks_uri": url, "jwks_fetch_timeout": 70, "jwks_cache_duration": 5}),
+            Destination::Url(url.into()),
+            "/keys?of=k",
+            70,
+            5,
+        ),
+    ] {
+        let mut consumer = json!({"name": "one"});
+        consumer.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let global = json!({"global_auth": true, "consumers": [consumer]});
+        let answered = set.to_string();
+        let host = FakeHost::answering(move |_| Ok(answer(200, &[], &answered)));
+        let plugin = built_with(&GO_SPEC, &global, None, host.clone());
+        assert_eq!(seen(&plugin, &mut bearer(&token)), Ok("one".into()));
+        let calls = host.calls.lock();
+        assert_eq!((&calls[0].to, calls[0].head.uri.to_string().as_str()), (&to, path));
+        assert_eq!(calls[0].timeout, Duration::from_millis(timeout));
+        let scope = Scope { global: Some(&global), rule: None, n_rules: 0 };
+        let Keys::Remote { keep: kept, .. } = Config::read(&scope, Family::Go).0.consumers.remove(0).keys else {
+            panic!("{fields} names no issuer")
+        };
+        assert_eq!(kept, Duration::from_secs(keep));
+    }
+}

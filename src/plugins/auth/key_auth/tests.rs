@@ -110,3 +110,36 @@ fn the_go_port_tells_how_many_keys_there_were() {
         assert_eq!(exchange.header("x-mse-consumer"), expected.is_none().then_some("one"));
     }
 }
+
+#[test]
+fn keys_are_looked_for_where_the_plugin_or_the_consumer_says() {
+    for (common, own, in_header, in_query) in [
+        (json!({}), json!({}), true, true),
+        (json!({"in_header": false}), json!({}), false, true),
+        (json!({"in_query": false}), json!({}), true, false),
+        (json!({}), json!({"keys": ["k"], "in_header": false}), false, true),
+        (json!({"in_header": false}), json!({"keys": ["k"]}), false, true),
+        (json!({"in_header": false}), json!({"keys": ["k"], "in_header": true, "in_query": false}), true, false),
+    ] {
+        let mut global =
+            json!({"global_auth": true, "keys": ["k"], "consumers": [{"name": "one", "credential": "k1"}]});
+        global.as_object_mut().unwrap().extend(common.as_object().unwrap().clone());
+        global["consumers"][0].as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        let expected = |is_found| if is_found { (200, Some("one".to_owned())) } else { (401, None) };
+        assert_eq!(check(&global, None, 0, "/", &[("k", "k1")]), expected(in_header), "{common} {own}");
+        assert_eq!(check(&global, None, 0, "/?k=k1", &[]), expected(in_query), "{common} {own}");
+    }
+}
+
+#[test]
+fn credentials_need_no_consumer_and_a_refusal_names_the_realm() {
+    let plugin = built(&SPEC, &json!({"keys": ["k"], "credentials": ["c1", "c2"], "realm": "of mine"}));
+    for (key, expected) in [("c1", None), ("c2", None), ("c3", Some("Key realm=of mine"))] {
+        let mut exchange = Exchange::new("GET", "/", &[("k", key)]);
+        let reply = exchange.run(&plugin);
+        assert_eq!(reply.as_ref().map(|reply| reply.headers[0].1.to_str().unwrap()), expected, "{key}");
+        assert_eq!(exchange.header("x-mse-consumer"), None);
+    }
+    let both = json!({"keys": ["k"], "credentials": ["c1"], "consumers": [{"name": "a", "credential": "c2"}]});
+    assert_eq!(problem_fields(&SPEC, &both), ["credentials"]);
+}

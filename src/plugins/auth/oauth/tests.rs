@@ -106,3 +106,48 @@ fn problems_name_their_field() {
         {"name": "b", "client_id": "i", "client_secret": "x"}, {"name": "b", "client_id": "j", "client_secret": "x"}]});
     assert_eq!(problem_fields(&SPEC, &wrong), ["consumers[0].client_secret", "consumers[1]", "auth_header"]);
 }
+
+#[test]
+fn tokens_are_of_their_issuer_and_live_as_long_as_they_say() {
+    let plugin = built(&SPEC, &config(&json!({"issuer": "mine", "token_ttl": 60})));
+    let reply = Exchange::new("GET", &format!("/oauth2/token?{ONE}"), &[]).run(&plugin).unwrap();
+    let told: Value = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!(told["expires_in"], 60);
+    let issued = told["access_token"].as_str().unwrap();
+    let jwt = Jwt::parse(issued).unwrap();
+    assert_eq!((jwt.text("iss"), jwt.time("exp").unwrap() - jwt.time("iat").unwrap()), (Some("mine"), 60));
+    assert_eq!(status(&plugin, issued, "r1").0, 200);
+    let of_another = built(&SPEC, &config(&json!({})));
+    assert_eq!(status(&of_another, issued, "r1").0, 401);
+}
+
+#[test]
+fn clocks_may_differ_by_the_skew() {
+    for (skew, seconds, expected) in [
+        (json!({}), 30, 200),
+        (json!({}), 90, 401),
+        (json!({"clock_skew_seconds": 0}), 30, 401),
+        (json!({"clock_skew_seconds": 120}), 90, 200),
+    ] {
+        let plugin = built(&SPEC, &config(&skew));
+        let claims = Jwt::parse(&token(&plugin, "r1")).unwrap().claims;
+        for changed in [json!({"exp": clock::now() - seconds}), json!({"iat": clock::now() + seconds})] {
+            let mut claims = Value::Object(claims.clone());
+            claims.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
+            let made = jwt::sign(TOKEN_TYPE, &claims, b"s 1");
+            assert_eq!(status(&plugin, &made, "r1").0, expected, "{skew} {changed}");
+        }
+    }
+}
+
+#[test]
+fn tokens_stand_in_the_header_that_is_named() {
+    for field in ["auth_header", "auth_header_name"] {
+        let plugin = built(&SPEC, &config(&json!({field: "X-Token"})));
+        let bearer = format!("Bearer {}", token(&plugin, "r1"));
+        for (header, expected) in [("x-token", None), ("authorization", Some(401))] {
+            let reply = Exchange::new("GET", "/", &[(header, &bearer)]).run(&plugin);
+            assert_eq!(reply.map(|reply| reply.status), expected, "{field} {header}");
+        }
+    }
+}
