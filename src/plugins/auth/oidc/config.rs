@@ -36,7 +36,8 @@ pub struct Config {
     pub cookies: Cookies,
     /// Seconds after which tokens are renewed; zero never does.
     pub refresh: i64,
-    pub login_expire: i64,
+    /// Seconds a login may take; `None` ends with the browser.
+    pub login_expire: Option<i64>,
     login_per_request: bool,
     /// Further parameters of the provider's login page.
     pub asks: Vec<(&'static str, String)>,
@@ -171,7 +172,7 @@ fn read(fields: &mut Fields<'_>) -> Option<Config> {
         same_site,
     };
     let refresh = seconds(fields, "cookie_refresh", 0);
-    let login_expire = seconds(fields, "cookie_csrf_expire", 15 * 60);
+    let login_expire = Some(seconds(fields, "cookie_csrf_expire", 15 * 60)).filter(|seconds| *seconds > 0);
     let sealer = secret(fields, "cookie_secret").and_then(|secret| {
         let sealer = Sealer::new(&secret);
         sealer.map_err(|why| fields.problem("cookie_secret", why)).ok()

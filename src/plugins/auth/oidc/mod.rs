@@ -197,7 +197,7 @@ impl Oidc {
         let Some(sealed) = config.sealer.seal(&config.purpose(&name), &login) else {
             return Flow::respond(told(500, "oidc.no_random", "the system gives no random numbers"));
         };
-        let cookie = config.cookies.one(&request.state.host, &name, &sealed, Some(config.login_expire));
+        let cookie = config.cookies.one(&request.state.host, &name, &sealed, config.login_expire);
         Flow::respond(redirect(&location, vec![cookie]))
     }
 
@@ -232,7 +232,8 @@ impl Oidc {
         let name = config.login_cookie(state);
         let login = places::cookie(request, &name)
             .and_then(|sealed| config.sealer.open::<Login>(&config.purpose(&name), sealed));
-        let login = login.filter(|login| clock::now().saturating_sub(login.created) <= config.login_expire);
+        let lifetime = config.login_expire.unwrap_or(i64::MAX);
+        let login = login.filter(|login| clock::now().saturating_sub(login.created) <= lifetime);
         let login = login.ok_or_else(|| {
             let text = "Invalid authentication via OAuth2. The CSRF cookie is missing, unreadable or too old";
             refuse(403, "no_csrf_cookie", text.into())

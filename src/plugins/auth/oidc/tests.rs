@@ -1,8 +1,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::base::secret::Secret;
 use crate::plugins::HttpCall;
 use crate::plugins::auth::jwt::tests::ecdsa;
 use crate::plugins::testing::{Exchange, FakeHost, answer, built_with, problem_fields};
@@ -50,6 +52,12 @@ fn provider(changed: Value) -> (Arc<FakeHost>, Arc<AtomicBool>) {
         })
     });
     (host, is_up)
+}
+
+/// The value of a cookie that this plugin sealed.
+fn sealed(cookie: &str, value: &impl Serialize) -> String {
+    let secret = Secret::new("0123456789abcdef0123456789abcdef");
+    session::Sealer::new(&secret).ok().unwrap().seal(&format!("{cookie}\n{ISSUER}\nme"), value).unwrap()
 }
 
 fn reply_header<'r>(reply: &'r Reply, name: &str) -> &'r str {
@@ -215,8 +223,6 @@ async fn one_renewal_serves_all_requests_of_a_session() {
 fn sessions_are_renewed_in_time() {
     let (host, is_up) = provider(json!({}));
     let plugin = built_with(&SPEC, &config(&json!({"cookie_refresh": "1m"})), None, host);
-    let sealer =
-        session::Sealer::new(&crate::base::secret::Secret::new("0123456789abcdef0123456789abcdef")).ok().unwrap();
     let id_token = |exp: i64| super::super::jwt::sign("JWT", &json!({"sub": "u1", "exp": exp}), b"x");
     let old = |exp: i64, refresh_token: &str| {
         let session = Session {
@@ -225,7 +231,7 @@ fn sessions_are_renewed_in_time() {
             refresh_token: Some(refresh_token.into()),
             created: clock::now() - 90,
         };
-        format!("_oauth2_proxy=1.{}", sealer.seal(&format!("_oauth2_proxy\n{ISSUER}\nme"), &session).unwrap())
+        format!("_oauth2_proxy=1.{}", sealed("_oauth2_proxy", &session))
     };
     let (mut exchange, reply) = ask(&plugin, "/", &old(1, "first"));
     assert!(reply.is_none());
@@ -282,6 +288,96 @@ fn redirects_stay_where_they_may() {
     ] {
         assert_eq!(config.may_redirect(url), expected, "{url}");
     }
+}
+
+#[test]
+fn cookies_are_set_as_configured() {
+    let (host, _) = provider(json!({}));
+    let own = json!({"cookie_name": "sid", "cookie_domains": ["test", "app.test"], "cookie_path": "/app", "cookie_expire": "2h",
+        "cookie_httponly": false, "cookie_samesite": "lax", "cookie_csrf_expire": "3m"});
+    let plugin = built_with(&SPEC, &config(&own), None, host);
+    let attributes = |reply: &Reply| reply_header(reply, "set-cookie").split_once("; ").unwrap().1.to_owned();
+    let reply = ask(&plugin, "/", "").1.unwrap();
+    assert_eq!(attributes(&reply), "Path=/app; Domain=app.test; Max-Age=180; Secure; SameSite=Lax");
+    let (to, login) = sent_away(&plugin, "/");
+    assert!(login.starts_with("sid_csrf="), "{login}");
+    let reply = come_back(&plugin, &to["state"], &to["nonce"], &login);
+    assert_eq!(attributes(&reply), "Path=/app; Domain=app.test; Max-Age=7200; Secure; SameSite=Lax");
+    let session = cookies(&reply);
+    assert!(session.starts_with("sid=2.") && session.contains("; sid_1="), "{session}");
+    assert!(ask(&plugin, "/", &session).1.is_none());
+}
+
+#[test]
+fn sessions_and_logins_end_with_their_time() {
+    let ago = clock::now() - 200;
+    let session = Session { id_token: "t".into(), access_token: "at".into(), refresh_token: None, created: ago };
+    let session = format!("_oauth2_proxy=1.{}", sealed("_oauth2_proxy", &session));
+    let login = Login { state: "s".into(), nonce: "n".into(), verifier: "v".into(), created: ago };
+    let login = format!("_oauth2_proxy_csrf={}", sealed("_oauth2_proxy_csrf", &login));
+    for (times, is_live) in [
+        (json!({}), true),
+        (json!({"cookie_expire": "3m", "cookie_csrf_expire": "3m"}), false),
+        (json!({"cookie_expire": "0", "cookie_csrf_expire": "0"}), true),
+    ] {
+        let plugin = built_with(&SPEC, &config(&times), None, provider(json!({})).0);
+        assert_eq!(ask(&plugin, "/", &session).1.is_none(), is_live, "{times}");
+        let expected = if is_live { "oidc.redirect" } else { "oidc.no_csrf_cookie" };
+        assert_eq!(come_back(&plugin, "s:/x", "n", &login).details, expected, "{times}");
+    }
+    let plugin = built_with(&SPEC, &config(&json!({"cookie_csrf_expire": "0"})), None, provider(json!({})).0);
+    let reply = ask(&plugin, "/", "").1.unwrap();
+    assert!(reply_header(&reply, "set-cookie").ends_with("; Path=/; HttpOnly; Secure"), "ends with the browser");
+}
+
+#[test]
+fn logins_at_once_need_cookies_of_their_own() {
+    for (is_per_request, expected) in [(false, [403, 302]), (true, [302, 302])] {
+        let more = json!({"cookie_csrf_per_request": is_per_request});
+        let plugin = built_with(&SPEC, &config(&more), None, provider(json!({})).0);
+        let (first, second) = (sent_away(&plugin, "/1"), sent_away(&plugin, "/2"));
+        // A browser has one cookie of a name, the latest.
+        let name = |login: &str| login.split('=').next().unwrap().to_owned();
+        let kept = match name(&first.1) == name(&second.1) {
+            true => second.1.clone(),
+            false => format!("{}; {}", first.1, second.1),
+        };
+        let statuses = [first, second].map(|(to, _)| come_back(&plugin, &to["state"], &to["nonce"], &kept).status);
+        assert_eq!(statuses, expected, "{more}");
+    }
+}
+
+#[test]
+fn paths_and_calls_are_those_of_the_configuration() {
+    let (host, _) = provider(json!({}));
+    let own = json!({"service_host": "inner.test", "proxy_prefix": "/sso", "redirect_url": "https://front.test/back",
+        "oidc_verifier_request_timeout": 300, "redeem_timeout": 70, "pass_authorization_header": false});
+    let plugin = built_with(&SPEC, &config(&own), None, host.clone());
+    let (to, login) = sent_away(&plugin, "/oauth2/start?rd=/x");
+    assert!(to["state"].ends_with(":/oauth2/start?rd=/x"), "a path of the application: {}", to["state"]);
+    assert_eq!(to["redirect_uri"], "https://front.test/back");
+    let (asked, _) = sent_away(&plugin, "/sso/start?rd=/x");
+    assert!(asked["state"].ends_with(":/x"), "{}", asked["state"]);
+    let query = form_urlencoded::Serializer::new(String::new())
+        .append_pair("state", &to["state"])
+        .append_pair("code", &to["nonce"])
+        .finish();
+    let reply = ask(&plugin, &format!("/back?{query}"), &login).1.unwrap();
+    let (exchange, none) = ask(&plugin, "/", &cookies(&reply));
+    assert!(none.is_none() && exchange.header("authorization").is_none());
+    let calls = host.calls.lock();
+    let seen: Vec<_> = calls.iter().map(|call| (call.head.uri.path(), call.timeout.as_millis())).collect();
+    assert_eq!(seen, [("/realm/.well-known/openid-configuration", 300), ("/token", 70), ("/jwks", 300)]);
+    assert!(calls[..2].iter().all(|call| call.head.headers["host"] == "inner.test"));
+    drop(calls);
+    let prefix_only = built_with(&SPEC, &config(&json!({"proxy_prefix": "/sso/"})), None, host);
+    assert_eq!(sent_away(&prefix_only, "/").0["redirect_uri"], "https://app.test/sso/callback");
+}
+
+#[test]
+fn the_challenge_is_of_the_method_that_is_used() {
+    assert!(problem_fields(&SPEC, &config(&json!({"code_challenge_method": "S256"}))).is_empty());
+    assert_eq!(problem_fields(&SPEC, &config(&json!({"code_challenge_method": "plain"}))), ["code_challenge_method"]);
 }
 
 #[test]
