@@ -58,9 +58,10 @@ impl Config {
             fields.problem("servicePort", "must be a port between 1 and 65535");
         }
         let namespace = fields.string("namespace").unwrap_or_default();
+        let of_k8s = if namespace.is_empty() { "default" } else { namespace };
         let domain = fields.string("domain").unwrap_or_default();
         let service = match fields.string("serviceSource").unwrap_or_default() {
-            "k8s" => format!("{name}.{namespace}.svc.cluster.local"),
+            "k8s" => format!("{name}.{of_k8s}.svc.cluster.local"),
             "nacos" => format!("{name}.DEFAULT-GROUP.{namespace}.nacos"),
             "ip" => format!("{name}.static"),
             "dns" => format!("{name}.dns"),
@@ -161,6 +162,24 @@ mod tests {
             (calls[0].head.uri.to_string().as_str(), &calls[0].head.headers["host"]),
             ("/token?a=1", &"auth.example.com".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn sources_name_services() {
+        for (source, namespace, expected) in [
+            ("k8s", json!("apps"), "auth.apps.svc.cluster.local"),
+            ("k8s", json!(null), "auth.default.svc.cluster.local"),
+            ("nacos", json!("public"), "auth.DEFAULT-GROUP.public.nacos"),
+            ("ip", json!("apps"), "auth.static"),
+        ] {
+            let mut config = config();
+            config["serviceSource"] = json!(source);
+            config["namespace"] = namespace;
+            let host = FakeHost::answering(|_| Ok(answer(200, &[], "")));
+            assert!(Exchange::new("GET", "/", &[]).run(&built_with(&SPEC, &config, None, host.clone())).is_none());
+            let to = Destination::Service { host: expected.into(), port: Some(80) };
+            assert_eq!(host.calls.lock()[0].to, to);
+        }
     }
 
     #[test]
