@@ -54,6 +54,29 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::base::secret::Secret;
+
+    #[test]
+    fn both_sections_say_all_of_their_redis() {
+        let common = json!({"username": "u", "password": "p", "database": 3, "timeout": 250});
+        let with = |more: Value| {
+            let mut value = common.clone();
+            value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            value
+        };
+        let expected = RedisConfig {
+            service: "redis.dns".into(),
+            port: 7000,
+            username: Some("u".into()),
+            password: Some(Secret::new("p")),
+            database: 3,
+            timeout: Duration::from_millis(250),
+        };
+        let of_plugin = with(json!({"service_name": "redis.dns", "service_port": 7000}));
+        assert_eq!(redis(&mut Fields::of(&of_plugin, "redis")), Some(expected.clone()));
+        let of_cache = with(json!({"serviceName": "redis.dns", "servicePort": 7000}));
+        assert_eq!(cache(&mut Fields::of(&of_cache, "cache")), Some(expected));
+    }
 
     fn read(value: &Value) -> (Option<RedisConfig>, Vec<String>) {
         let mut fields = Fields::of(value, "redis");

