@@ -246,6 +246,8 @@ impl ResponseCache {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -306,6 +308,47 @@ mod tests {
         check(json!({}), r#"{"a":1}"#, r#"{"a":1}"#, r#"{"a":2}"#);
         let plain = Exchange::new("POST", "/", &[("content-type", "text/plain")]).with_body("x");
         assert_eq!(ask(&built(&SPEC, &json!({})), plain, (200, "a")), seen("a", "", true));
+    }
+
+    #[test]
+    fn what_is_kept_and_under_which_name_is_configured() {
+        let host = FakeHost::silent();
+        let with = |more: &Value| {
+            let mut config = json!({"cacheKeyFromHeader": "x-key"});
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            built_with(&SPEC, &config, None, host.clone())
+        };
+        let get = |key: &str| Exchange::new("GET", "/", &[("x-key", key)]);
+        let own = with(&json!({"cacheKeyPrefix": "own:"}));
+        assert_eq!(ask(&own, get("a"), (200, "1")), seen("1", "miss", true));
+        for (config, status) in [
+            (json!({}), "miss"),
+            (json!({"cache": {"cacheKeyPrefix": "own:"}}), "hit"),
+            (json!({"cacheKeyPrefix": "other:", "cache": {"cacheKeyPrefix": "own:"}}), "hit"),
+        ] {
+            assert_eq!(ask(&with(&config), get("a"), (200, "2")).1, status, "{config}");
+        }
+
+        let created = with(&json!({"cacheResponseCode": [201, "203"], "cacheValueFromBodyType": "text/html"}));
+        for (key, status, said) in [("b", 200, "skip"), ("b", 201, "miss"), ("b", 201, "hit"), ("c", 203, "miss")] {
+            assert_eq!(ask(&created, get(key), (status, "<p>")).1, said, "{key} {status}");
+        }
+        let reply = get("b").run(&created).unwrap();
+        assert_eq!((reply.headers[0].0.as_str(), reply.headers[0].1.to_str().unwrap()), ("content-type", "text/html"));
+        // A part can be taken of JSON only.
+        let part = with(&json!({"cacheValueFromBodyType": "text/html", "cacheValueFromBody": "a"}));
+        assert_eq!([(); 2].map(|()| ask(&part, get("d"), (200, r#"{"a":"b"}"#)).1), ["miss", "miss"]);
+    }
+
+    #[test]
+    fn answers_are_kept_for_their_time() {
+        let plugin = built(&SPEC, &json!({"cache": {"cacheTTL": 1}, "cacheKeyFromHeader": "x-key"}));
+        let started = Instant::now();
+        for expected in ["miss", "hit", "miss"] {
+            while ask(&plugin, Exchange::new("GET", "/", &[("x-key", "a")]), (200, "1")).1 != expected {
+                assert!(started.elapsed() < Duration::from_secs(30), "never a {expected}");
+            }
+        }
     }
 
     #[test]
