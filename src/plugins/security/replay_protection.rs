@@ -126,6 +126,8 @@ fn refuse(status: u16, cause: &str, message: &str) -> Flow {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use serde_json::json;
 
     use super::*;
@@ -151,6 +153,27 @@ mod tests {
             (None, 200),
         ] {
             assert_eq!(status(&plugin, nonce), expected, "{nonce:?}");
+        }
+    }
+
+    #[test]
+    fn header_and_shortest_nonce_are_configured() {
+        let plugin = built(&SPEC, &json!({"nonce_header": "X-Once", "nonce_min_length": 3}));
+        let status = |header: &'static str, nonce: &str| {
+            Exchange::new("GET", "/", &[(header, nonce)]).run(&plugin).map_or(200, |reply| reply.status)
+        };
+        assert_eq!(["ab", "abc", "abc"].map(|nonce| status("x-once", nonce)), [400, 200, 429]);
+        assert_eq!(["ab", "abc", "abc"].map(|nonce| status("x-higress-nonce", nonce)), [200, 200, 200]);
+    }
+
+    #[test]
+    fn a_nonce_may_come_again_after_its_time() {
+        let plugin = built(&SPEC, &json!({"nonce_ttl": 1}));
+        let started = Instant::now();
+        for expected in [200, 429, 200] {
+            while status(&plugin, Some("long enough")) != expected {
+                assert!(started.elapsed() < Duration::from_secs(30), "never {expected}");
+            }
         }
     }
 

@@ -221,6 +221,10 @@ mod tests {
             ["body_schema"],
             "draft 7 has numbers there"
         );
+        let oas3 = json!({"enable_oas3": true, "body_schema": boolean_minimum});
+        assert_eq!(problem_fields(&SPEC, &oas3), ["body_schema"]);
+        let both = json!({"enable_swagger": true, "enable_oas3": true});
+        assert_eq!(problem_fields(&SPEC, &both), ["enable_oas3"]);
     }
 
     #[test]

@@ -124,6 +124,8 @@ impl Plugin for KeyRateLimit {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -147,6 +149,17 @@ mod tests {
         assert_eq!([(); 3].map(|()| status(&plugin, "/", &[])), [200; 3], "none");
         let reply = Exchange::new("GET", "/", &a).run(&plugin).unwrap();
         assert_eq!((reply.details.as_str(), reply.body.as_ref()), ("Too many requests", &b"rate_limited"[..]));
+    }
+
+    #[test]
+    fn a_limit_per_second_begins_anew_with_the_next() {
+        let plugin = built(&SPEC, &json!({"limit_by_param": "k", "limit_keys": [{"key": "a", "query_per_second": 1}]}));
+        let started = Instant::now();
+        for expected in [200, 429, 200] {
+            while status(&plugin, "/?k=a", &[]) != expected {
+                assert!(started.elapsed() < Duration::from_secs(30), "never {expected}");
+            }
+        }
     }
 
     #[test]

@@ -26,3 +26,22 @@ impl Rate {
         found.first().copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_field_is_an_interval() {
+        for (field, seconds) in
+            [("query_per_second", 1), ("query_per_minute", 60), ("query_per_hour", 3600), ("query_per_day", 86400)]
+        {
+            let value = json!({field: 3});
+            let mut fields = Fields::of(&value, "");
+            assert_eq!(Rate::read(&mut fields), Some(Rate { limit: 3, seconds }), "{field}");
+            assert_eq!(fields.finish(), []);
+        }
+    }
+}

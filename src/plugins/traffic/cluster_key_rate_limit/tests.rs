@@ -49,14 +49,23 @@ fn every_value_has_a_counter_and_a_star_comes_last() {
         {"limit_by_per_header": "x-key", "limit_keys": [
             {"key": "*", "query_per_second": 1}, {"key": "regexp:^a", "query_per_second": 2}, {"key": "regexp:b", "query_per_second": 3}]},
         {"limit_by_per_consumer": "", "limit_keys": [{"key": "*", "query_per_day": 4}]},
+        {"limit_by_per_cookie": "uid", "limit_keys": [{"key": "regexp:^u", "query_per_hour": 5}]},
     ]);
     for (value, expected) in [
         ("ab", expect!["higress-cluster-key-rate-limit:{r}:limit_by_per_header:1:x-key:ab 2"]),
         ("cb", expect!["higress-cluster-key-rate-limit:{r}:limit_by_per_header:1:x-key:cb 3"]),
         ("c", expect!["higress-cluster-key-rate-limit:{r}:limit_by_per_header:1:x-key:c 1"]),
     ] {
-        check(&items, "/", &[("x-key", value)], &expected);
+        check(&items, "/", &[("x-key", value), ("cookie", "uid=other")], &expected);
     }
+    check(
+        &items,
+        "/",
+        &[("x-mse-consumer", "alice"), ("cookie", "a=1; uid=u7")],
+        &expect![[r#"
+        higress-cluster-key-rate-limit:{r}:limit_by_per_consumer:86400:x-mse-consumer:alice 4
+        higress-cluster-key-rate-limit:{r}:limit_by_per_cookie:3600:uid:u7 5"#]],
+    );
 }
 
 #[test]
@@ -115,8 +124,12 @@ fn any_counter_that_is_over_refuses() {
             {"limit_by_per_param": "p", "limit_keys": [{"key": "*", "query_per_day": 1}]},
         ]}),
     );
-    let status = |path: &str| Exchange::new("GET", path, &[("k", "v")]).run(&plugin).map_or(200, |reply| reply.status);
-    assert_eq!([status("/?p=1"), status("/?p=2"), status("/?p=1"), status("/")], [200, 200, 503, 200]);
+    let refused = |path: &str| {
+        let reply = Exchange::new("GET", path, &[("k", "v")]).run(&plugin);
+        reply.map(|reply| (reply.status, reply.body))
+    };
+    let busy = Some((503, "busy".into()));
+    assert_eq!([refused("/?p=1"), refused("/?p=2"), refused("/?p=1"), refused("/")], [None, None, busy, None]);
 }
 
 #[test]

@@ -53,6 +53,25 @@ fn users_get_the_version_of_their_rule() {
 }
 
 #[test]
+fn requests_of_no_version_are_left_alone() {
+    let headers = [("cookie", "userid=1"), ("x-skip", "1")];
+    for (more, path, expected) in [
+        (json!({}), "/api/users", None),
+        (json!({"includePathPrefixes": ["/api/"], "indexPaths": ["/none"]}), "/api/users", Some("gray")),
+        (json!({"skippedPathPrefixes": ["/app"]}), "/app/x", None),
+        (json!({"skippedPathPrefixes": ["/app"]}), "/apps", Some("gray")),
+        (json!({"skippedPathPrefixes": ["/app"]}), "/api/users", Some("gray")),
+        (json!({"skippedByHeaders": {"x-skip": 1}}), "/a.js", None),
+        (json!({"skippedByHeaders": {"x-skip": 1}}), "/", Some("gray")),
+        (json!({"skippedByHeaders": {"x-skip": 2}}), "/a.js", Some("gray")),
+    ] {
+        let mut config = by_user();
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        assert_eq!(upstream(&config, path, &headers).0.as_deref(), expected, "{more} {path}");
+    }
+}
+
+#[test]
 fn a_weight_splits_users_by_their_number() {
     let config = json!({"baseDeployment": {"version": "base"},
         "grayDeployments": [{"name": "g", "version": "gray", "enabled": true, "weight": 40}]});
@@ -107,6 +126,10 @@ fn versions_may_depend_on_the_path() {
 
 /// Runs a page through the plugin and shows what the client gets.
 fn check(config: &Value, path: &str, status: u16, page: &str, expected: &Expect) {
+    expected.assert_eq(&shown(config, path, status, page));
+}
+
+fn shown(config: &Value, path: &str, status: u16, page: &str) -> String {
     let plugin = built(&SPEC, config);
     let mut exchange = Exchange::new("GET", path, &[("cookie", "userid=1; x-higress-uid=u")]);
     exchange.run(&plugin);
@@ -114,7 +137,7 @@ fn check(config: &Value, path: &str, status: u16, page: &str, expected: &Expect)
     let mut told = vec![answered.status().to_string()];
     told.extend(answered.head.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())));
     told.push(String::from_utf8(answered.body.to_vec()).unwrap());
-    expected.assert_eq(&told.join("\n"));
+    told.join("\n")
 }
 
 #[test]
@@ -178,6 +201,56 @@ fn pages_get_cookies_and_injections() {
         500
         content-type: text/html
         {version}"#]],
+    );
+}
+
+#[test]
+fn cookies_and_variables_have_the_names_they_are_given() {
+    let mut config = by_user();
+    config["backendGrayTag"] = json!("x-backend");
+    // `shown` has a cookie of this name.
+    config["uniqueGrayTag"] = json!("userid");
+    config["injection"] = json!({"globalConfig": {"enabled": true, "key": "CONF", "featureKey": "FLAGS"}});
+    let shown = shown(&config, "/", 200, "<head></head>");
+    for line in [
+        "set-cookie: userid=1; Max-Age=31536000; Path=/; HttpOnly; Secure",
+        "set-cookie: x-backend=b1; Max-Age=31536000; Path=/; HttpOnly; Secure",
+        "<head><script>var CONF = {",
+        "FLAGS:{\"beta\":false,\"inner\":true},",
+    ] {
+        assert!(shown.lines().any(|own| own == line), "{line}\n{shown}");
+    }
+    assert!(!shown.contains("x-mse-tag") && !shown.contains("x-higress-uid"), "{shown}");
+}
+
+#[test]
+fn index_paths_are_pages_where_a_manifest_is_the_entry() {
+    let mut config = by_user();
+    config["indexPaths"] = json!(["/index/**"]);
+    check(
+        &config,
+        "/index/page",
+        200,
+        "{version}",
+        &expect![[r#"
+        200
+        content-type: text/html
+        cache-control: no-cache, no-store, max-age=0, must-revalidate
+        {version}"#]],
+    );
+    config["useManifestAsEntry"] = json!(true);
+    check(
+        &config,
+        "/index/page",
+        200,
+        "{version}",
+        &expect![[r#"
+        200
+        content-type: text/html
+        cache-control: no-cache, no-store, max-age=0, must-revalidate
+        set-cookie: x-higress-tag=gray; Max-Age=31536000; Path=/; HttpOnly; Secure
+        set-cookie: x-mse-tag=b1; Max-Age=31536000; Path=/; HttpOnly; Secure
+        gray"#]],
     );
 }
 

@@ -221,6 +221,14 @@ mod tests {
     }
 
     #[test]
+    fn with_ipv6_no_address_is_looked_up() {
+        for (protocol, n_headers) in [("ipv4", 4), ("ipv6", 0)] {
+            let config = json!({"ip_source_type": "header", "ip_protocol": protocol});
+            assert_eq!(located(&config, "192.168.1.1").len(), n_headers, "{protocol}");
+        }
+    }
+
+    #[test]
     fn internal_networks_are_those_of_the_table() {
         for (address, expected) in [
             ("0.1.2.3", true),
