@@ -135,6 +135,36 @@ const GUARDS: &[&str] = &[
     "waf",
 ];
 
+/// Whether a rule by service is about the service's protocol, without which requests to it come to nothing.
+pub fn says_how_to_speak(plugin: &str) -> bool {
+    plugin == ai::proxy::SPEC.name
+}
+
+/// Plugins of Higress that have no native form here.
+pub const NOT_HERE: &[&str] = &[
+    "ai-agent",
+    "ai-cache",
+    "ai-context-limit",
+    "ai-data-masking",
+    "ai-history",
+    "ai-image-reader",
+    "ai-intent",
+    "ai-json-resp",
+    "ai-load-balancer",
+    "ai-prompt-decorator",
+    "ai-prompt-template",
+    "ai-quota",
+    "ai-search",
+    "ai-security-guard",
+    "ai-token-ratelimit",
+    "ai-transformer",
+    "api-workflow",
+    "chatgpt-proxy",
+    "mcp-router",
+    "mcp-server",
+    "qwen3guard",
+];
+
 /// What plugins have to say about the files they read, for validation without a running process.
 type FileCheck = fn(&Scope<'_>, &Path) -> Vec<FieldProblem>;
 const READ_FILES: &[(&str, FileCheck)] =
@@ -161,6 +191,10 @@ impl PluginCatalog for BuiltIns {
 
     fn guards(&self, plugin: &str) -> bool {
         GUARDS.contains(&plugin)
+    }
+
+    fn lacks(&self, plugin: &str) -> bool {
+        NOT_HERE.contains(&plugin)
     }
 
     fn check(&self, plugin: &str, scope: &Scope<'_>) -> Vec<FieldProblem> {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::config::model::{FailStrategy, PluginRule, PluginUse, Route, Service};
 use crate::config::{Gateway, Problem, RawObject};
+use crate::plugins::registry::says_how_to_speak;
 
 /// Parts that cannot be used, by file and [`by_name`], and whether their object says that requests pass without it.
 pub type Outages = BTreeSet<(PathBuf, String, bool)>;
@@ -57,7 +58,8 @@ fn by_name(field: &str, object: &Value) -> String {
 
 /// What an element of a list is called, or matches, or else all of it.
 fn identity(element: &Value) -> String {
-    const MATCHES: [&str; 4] = ["ingress", "domain", "service", "_match_route_"];
+    const MATCHES: [&str; 7] =
+        ["ingress", "domain", "service", "_match_route_", "_match_domain_", "_match_service_", "_match_route_prefix_"];
     let name = ["name", "id", "path"].iter().find_map(|key| element.get(key)?.as_str());
     let is_rule_of_host = element.get("http").is_some();
     if let Some(name) = name {
@@ -110,9 +112,9 @@ impl<'g> Change<'g> {
         match known {
             // Something else broke it.
             Some(known) if known.rules.iter().any(|before| before.says_the_same(rule)) => true,
-            Some(_) => self.takes_anything(rule) || rule.services.iter().any(|name| self.has_service(name)),
-            // How a service is spoken to: before there was a rule for that, requests to it came to nothing.
-            None => self.takes_anything(rule),
+            // Before there was a rule for that, requests to the service came to nothing.
+            None if says_how_to_speak(&plugin.plugin) => self.takes_anything(rule),
+            _ => self.takes_anything(rule) || rule.services.iter().any(|name| self.has_service(name)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! From the configuration folder to the serving snapshot, at start and after every change.
 
 use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::config::model::{AutomaticHttps, Certificate, Http2Settings};
 use crate::config::{
     Changes, Folder, Gateway, Listing, Problem, RawObject, Settings, Severity, Watcher, compile_with, diff,
 };
-use crate::discovery::Directory;
+use crate::discovery::{Directory, RegistryStatus};
 use crate::plugins::Host;
 use crate::plugins::registry::BuiltIns;
 use crate::proxy::cluster::checks::Checks;
@@ -36,26 +37,38 @@ pub struct Reloader {
     state: Mutex<State>,
 }
 
-/// What was read and applied last; one reload at a time.
+/// One reload at a time.
 struct State {
     folder: Folder,
-    /// The objects of what is applied.
-    objects: Vec<RawObject>,
-    applied: Gateway,
-    number: u64,
-    /// Of the last reading of the folder.
-    problems: Vec<Problem>,
-    /// Whether that was refused.
-    is_refused: bool,
-    /// Of what is applied: all, and those of the folder itself.
-    applied_problems: Vec<Problem>,
-    listing_problems: Vec<Problem>,
-    out: Outages,
+    applied: Applied,
+    /// What is wrong with the folder as it was read last, if that was refused.
+    refused: Option<Vec<Problem>>,
     /// What HTTP/2 connections of clients have had since the start.
     http2: Option<Http2Settings>,
-    /// Of everything that was applied since the start: what was taken once may come back.
+    /// What may be out without ending anything: what is, and what was when its object went.
     accepted: Outages,
     history: History,
+}
+
+/// The configuration in force.
+#[derive(Default)]
+struct Applied {
+    objects: Vec<RawObject>,
+    gateway: Gateway,
+    /// That of its snapshot; zero before the first.
+    number: u64,
+    /// All, and those of the folder itself.
+    problems: Vec<Problem>,
+    listing_problems: Vec<Problem>,
+    out: Outages,
+}
+
+/// Why a configuration is compiled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Folder,
+    /// Nobody wrote anything, so there is nothing to refuse.
+    Registries,
 }
 
 /// What a reload did.
@@ -79,14 +92,8 @@ impl Reloader {
         let folder = Folder::new(&settings.config_dir);
         let state = State {
             folder,
-            objects: Vec::new(),
-            applied: Gateway::default(),
-            number: 0,
-            problems: Vec::new(),
-            is_refused: false,
-            applied_problems: Vec::new(),
-            listing_problems: Vec::new(),
-            out: Outages::new(),
+            applied: Applied::default(),
+            refused: None,
             http2: None,
             accepted: Outages::new(),
             history,
@@ -147,7 +154,12 @@ impl Reloader {
         let started = Instant::now();
         let mut state = self.state.lock();
         let listing = state.folder.read().map_err(|error| error.to_string())?;
-        Ok(self.apply(&mut state, listing, started))
+        let reloaded = self.apply(&mut state, listing, Cause::Folder, started);
+        state.refused = match &reloaded {
+            Reloaded::Refused(problems) => Some(problems.clone()),
+            Reloaded::Applied(_) | Reloaded::Unchanged => None,
+        };
+        Ok(reloaded)
     }
 
     /// Compiles what is applied again, with what the registries say now: a fault that somebody is about to write into the folder
@@ -155,25 +167,19 @@ impl Reloader {
     pub fn rediscover(&self) -> Reloaded {
         let started = Instant::now();
         let mut state = self.state.lock();
-        // A folder that was refused stays what people are told of.
-        let of_folder = state.is_refused.then(|| state.problems.clone());
-        state.problems = state.applied_problems.clone();
-        let listing = Listing { objects: state.objects.clone(), problems: state.listing_problems.clone() };
-        let reloaded = self.apply(&mut state, listing, started);
-        if let Some(problems) = of_folder {
-            (state.problems, state.is_refused) = (problems, true);
-        }
-        reloaded
+        let applied = &state.applied;
+        let listing = Listing { objects: applied.objects.clone(), problems: applied.listing_problems.clone() };
+        self.apply(&mut state, listing, Cause::Registries, started)
     }
 
-    fn apply(&self, state: &mut State, listing: Listing, started: Instant) -> Reloaded {
+    fn apply(&self, state: &mut State, listing: Listing, cause: Cause, started: Instant) -> Reloaded {
         let compiled = compile_with(&listing.objects, &self.directory.discovered(), &BuiltIns);
         let (certificates, unusable) = Certificates::load(&compiled.gateway.certificates);
         let mut problems = listing.problems.clone();
         problems.extend(compiled.problems);
         problems.extend(unusable);
-        let changes = diff(&state.applied, &compiled.gateway);
-        let is_first = state.number == 0;
+        let changes = diff(&state.applied.gateway, &compiled.gateway);
+        let is_first = state.applied.number == 0;
         let before = self.snapshot.load();
         let mut built = None;
         if changes.is_empty() && !is_first {
@@ -194,17 +200,16 @@ impl Reloader {
         // A start does what it can; a change must not close what has been open.
         let faults = || problems.iter().filter(|problem| problem.is_fault());
         let out = outages(faults(), &listing.objects);
-        let change = Change::new(&state.applied, &compiled.gateway);
+        let change = Change::new(&state.applied.gateway, &compiled.gateway);
         let taking = faults().filter(|problem| change.ends_something(problem));
-        let closes = !is_first && !outages(taking, &listing.objects).is_subset(&state.accepted);
+        let may_close = is_first || cause == Cause::Registries;
+        let closes = !may_close && !outages(taking, &listing.objects).is_subset(&state.accepted);
         let has_errors = problems.iter().any(Problem::is_error);
         let is_refused = closes || has_errors;
         // What stands is said once, and again to whoever waits for a change that does not come.
-        let known: HashSet<&Problem> = state.problems.iter().collect();
-        let is_news = |problem: &&Problem| is_refused || !known.contains(problem);
-        log(problems.iter().filter(is_news));
-        state.problems.clone_from(&problems);
-        state.is_refused = is_refused;
+        let told = state.refused.as_ref().filter(|_| cause == Cause::Folder).unwrap_or(&state.applied.problems);
+        let told: HashSet<&Problem> = told.iter().collect();
+        log(problems.iter().filter(|problem| is_refused || !told.contains(problem)));
         if closes && !has_errors {
             tracing::error!("The change would close what is open and is refused; after a restart it would be applied");
         }
@@ -212,12 +217,11 @@ impl Reloader {
             self.count("refused");
             return Reloaded::Refused(problems);
         }
-        state.applied_problems = problems;
-        state.listing_problems = listing.problems;
         let Some(snapshot) = built else {
             // Comments may have changed, and a rollback must not lose them.
             state.history.record(&listing.objects, &state.folder, &changes.to_string());
-            state.objects = listing.objects;
+            let Listing { objects, problems: listing_problems } = listing;
+            state.applied = Applied { objects, problems, listing_problems, ..std::mem::take(&mut state.applied) };
             return Reloaded::Unchanged;
         };
         snapshot.chain.entries.iter().flat_map(|entry| entry.plugins()).for_each(|plugin| plugin.activate());
@@ -226,7 +230,7 @@ impl Reloader {
         self.directory.follow(&compiled.gateway.registries);
         self.checks.follow();
         self.checks.resolver.forget_unused();
-        if !out.is_empty() && out != state.out {
+        if !out.is_empty() && out != state.applied.out {
             let files: BTreeSet<String> = out.iter().map(|(file, ..)| file.display().to_string()).collect();
             let files: Vec<String> = files.into_iter().collect();
             tracing::error!(
@@ -234,21 +238,22 @@ impl Reloader {
                 "Parts of these objects are not served; what is wrong with them is said above"
             );
         }
-        state.applied = compiled.gateway;
-        state.number = number;
-        let http2 = &state.applied.settings.http2;
+        let http2 = &compiled.gateway.settings.http2;
         if state.http2.get_or_insert(*http2) != http2 {
             tracing::warn!(
                 "`downstream.http2` of higress-config differs from what the process started with; it counts after a restart"
             );
         }
+        // What an object has been mended of it does not get back; one that went may come back as it was.
+        let there: HashSet<&Path> = listing.objects.iter().map(|object| object.origin.file.as_path()).collect();
+        state.accepted.retain(|(file, ..)| !there.contains(file.as_path()));
         state.accepted.extend(out.iter().cloned());
-        state.out = out;
         self.count("applied");
         self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
         tracing::info!(number, n_routes, ms = whole_ms(started.elapsed()), %changes, "Configuration applied");
         state.history.record(&listing.objects, &state.folder, &changes.to_string());
-        state.objects = listing.objects;
+        let Listing { objects, problems: listing_problems } = listing;
+        state.applied = Applied { objects, gateway: compiled.gateway, number, problems, listing_problems, out };
         self.applied.notify_one();
         Reloaded::Applied(Box::new(changes))
     }
@@ -256,13 +261,19 @@ impl Reloader {
     /// What is to be ordered, and the certificates that are served.
     pub fn certificates(&self) -> (Option<AutomaticHttps>, Vec<Certificate>) {
         let state = self.state.lock();
-        (state.applied.https.clone(), state.applied.certificates.clone())
+        let gateway = &state.applied.gateway;
+        (gateway.https.clone(), gateway.certificates.clone())
     }
 
-    /// Number of the serving snapshot and the problems of the last reading.
+    /// Number of the serving snapshot, and what is wrong with the folder: as it was read last, or as the registries have it since.
     pub fn status(&self) -> (u64, Vec<Problem>) {
         let state = self.state.lock();
-        (state.number, state.problems.clone())
+        let problems = state.refused.as_ref().unwrap_or(&state.applied.problems);
+        (state.applied.number, problems.clone())
+    }
+
+    pub fn registries(&self) -> Vec<RegistryStatus> {
+        self.directory.status()
     }
 
     fn count(&self, result: &'static str) {

@@ -279,6 +279,40 @@ async fn a_known_fault_may_move_in_its_list() {
     assert_eq!(status(&gateway, "/web").await, 200);
 }
 
+/// Regression: whatever had been in force at the start could come back, a guard without a rule for one, long after it was mended.
+#[tokio::test]
+async fn what_was_mended_does_not_get_its_fault_back() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    folder.route("web", "/web", "up.static");
+    let keys = |folder: &Folder, routes: Value| {
+        let consumers =
+            json!({"consumers": [{"name": "ann", "credential": "k"}], "keys": ["x-key"], "in_header": true});
+        let rules = json!([{"ingress": routes, "config": {"allow": ["ann"]}}]);
+        folder.plugin("key-auth", &consumers, &rules);
+    };
+    keys(&folder, json!([]));
+    let gateway = Gateway::start(folder);
+    assert_eq!(status(&gateway, "/web").await, 200, "the rule matches nothing");
+    let problems = || async { gateway.admin("GET", "/api/v1/config").await.json()["problems"].to_string() };
+    keys(&gateway.folder, json!(["web"]));
+    eventually_async("the guard", || async { (status(&gateway, "/web").await == 401).then_some(()) }).await;
+    keys(&gateway.folder, json!([]));
+    eventually_async("the refusal", || async { problems().await.contains("matches nothing").then_some(()) }).await;
+    assert_eq!(status(&gateway, "/web").await, 401);
+    // An object that goes and comes is another matter: a folder may be copied anew.
+    keys(&gateway.folder, json!(["web"]));
+    eventually_async("the good folder", || async { (!problems().await.contains("matches nothing")).then_some(()) })
+        .await;
+    // Nor does a new guard close by its slip what a service answers.
+    let slip = json!([{"service": ["up.static"], "config": {"allow": ["10.0.0.0/99"]}}]);
+    gateway.folder.plugin("ip-restriction", &json!({}), &slip);
+    eventually_async("its refusal", || async { problems().await.contains("ip-restriction").then_some(()) }).await;
+    let key = [("x-key", "k")];
+    assert_eq!(send(gateway.http, "GET", "/web", &key, Bytes::new()).await.status, 200);
+}
+
 /// Regression: what needs files of the data folder was found by nobody before it was served.
 #[test]
 fn files_that_plugins_need_are_looked_for_by_validate() {

@@ -113,6 +113,38 @@ async fn services_of_consul_are_there_from_the_first_request_and_follow_every_ch
     assert!(problems.contains("ingresses/broken.yaml"), "it is still said: {problems}");
 }
 
+/// Regression: a Secret that one found service could not use kept every found service away, at the start and later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_found_service_with_a_fault_is_out_alone() {
+    let a = saying("a").await;
+    let (consul, server) = Consul::start(&[("shop", a.address), ("bad", a.address)]).await;
+    let folder = Folder::new();
+    let registry = json!({"type": "consul", "name": "c", "domain": "127.0.0.1", "port": server.address.port(), "consulDatacenter": "dc1"});
+    bridge(&folder, &json!([registry]));
+    for name in ["shop", "bad", "late"] {
+        folder.route(name, &format!("/{name}"), &format!("{name}.dc1.consul"));
+    }
+    let rule = json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "bad"},
+        "spec": {"host": "bad.dc1.consul", "trafficPolicy": {"tls": {"mode": "MUTUAL", "credentialName": "junk"}}}});
+    folder.write("destinationrules/bad.yaml", &rule);
+    let junk = json!({"tls.crt": "none", "tls.key": "none"});
+    folder.write(
+        "secrets/junk.yaml",
+        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "junk"}, "stringData": junk}),
+    );
+    let gateway = Gateway::start(folder);
+    let statuses = async || (gateway.get("/shop").await.status, gateway.get("/bad").await.status);
+    assert_eq!(statuses().await, (200, 503));
+    consul.change(&[("shop", a.address), ("bad", a.address), ("late", a.address)]);
+    eventually_async("the late service", || async { (gateway.get("/late").await.status == 200).then_some(()) }).await;
+    consul.change(&[("shop", a.address), ("late", a.address)]);
+    eventually_async("a status without it", || async {
+        let problems = gateway.admin("GET", "/api/v1/config").await.json()["problems"].to_string();
+        (!problems.contains("secrets/junk.yaml")).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_of_zookeeper_follow_their_nodes() {
     let (a, b) = (saying("a").await, saying("b").await);
