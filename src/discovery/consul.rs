@@ -1,8 +1,8 @@
 //! Consul: blocking queries, one for the catalogue and one for each service, so that a change arrives at once.
 //! `<service>.<datacenter>.consul`, with `_` written as `-` (Higress `registry/consul/watcher.go`).
 //!
-//! Unlike Higress, services that come are noticed at once too (it asks every 30 s), a service that loses its last healthy
-//! instance gets no more requests, and an instance without an address of its own has that of its node.
+//! Unlike Higress, services that come are noticed at once too (it asks every 30 s), and an instance without an address of its own
+//! has that of its node.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::fetch::{self, Ask};
@@ -20,9 +20,10 @@ use super::{Fetch, Instance, Listed, Listing};
 use crate::base::secret::Secret;
 use crate::config::model::Registry;
 
-/// How long Consul may hold an answer back, and what it adds to that at most (a sixteenth), with a margin.
-const WAIT: Duration = Duration::from_secs(300);
-const TIMEOUT: Duration = Duration::from_secs(330);
+/// How long Consul may hold an answer back, and what it adds to that at most (a sixteenth), with a margin. A server that hangs is noticed
+/// after that.
+const WAIT: Duration = Duration::from_secs(55);
+const TIMEOUT: Duration = Duration::from_secs(70);
 
 /// Between two questions where the answer had no index to wait on.
 const WITHOUT_INDEX: Duration = Duration::from_secs(5);
@@ -41,7 +42,6 @@ pub(super) struct Query<'a> {
     pub registry: &'a Registry,
     pub fetch: &'a dyn Fetch,
     pub datacenter: &'a str,
-    pub namespace: Option<&'a str>,
     pub tag: Option<&'a str>,
     pub token: Option<&'a Secret>,
 }
@@ -171,7 +171,7 @@ impl<'a> Query<'a> {
 
     /// The answer once it differs from that of `index`, and its own index.
     async fn ask(&self, path: String, index: Option<u64>, more: &str) -> Result<(u64, Value), String> {
-        let mut pairs = vec![("dc", self.datacenter.to_owned()), ("ns", self.namespace.unwrap_or_default().to_owned())];
+        let mut pairs = vec![("dc", self.datacenter.to_owned())];
         match index {
             None => {}
             Some(0) => tokio::time::sleep(WITHOUT_INDEX).await,
@@ -182,12 +182,19 @@ impl<'a> Query<'a> {
         }
         pairs.retain(|(_, value)| !value.is_empty());
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        let mut ask = Ask::get(self.registry, &format!("{path}?{}{more}", fetch::query(&pairs))).timeout(TIMEOUT);
+        let mut ask = Ask::get(self.registry, &format!("{path}?{}{more}", fetch::query(&pairs)));
+        if index.is_some_and(|index| index > 0) {
+            ask = ask.timeout(TIMEOUT);
+        }
         if let Some(token) = self.token {
             ask = ask.header("x-consul-token", token.expose());
         }
         let asked = Instant::now();
         let (headers, answer) = fetch::json(self.fetch, ask).await?;
+        let is_nothing = answer.as_array().is_some_and(Vec::is_empty) || answer.as_object().is_some_and(Map::is_empty);
+        if is_nothing && headers.get("x-consul-results-filtered-by-acls").is_some_and(|value| value == "true") {
+            return Err("Consul hides everything from this token: it needs service:read and node:read".to_owned());
+        }
         let said = headers.get("x-consul-index").and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
         // An index that goes back means that the servers' state was restored: begin anew.
         let next = if index.is_some_and(|before| said < before) { 0 } else { said };

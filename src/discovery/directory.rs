@@ -1,16 +1,17 @@
 //! All registries together: who is watched, what they said, and what of it is news.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::watch::watch;
-use super::{Fetch, Listed, Listing, Sink};
+use super::{Fetch, Listed, Listing, RegistryStatus, Sink};
 use crate::base::tasks::Tasks;
 use crate::config::Discovered;
 use crate::config::model::{Endpoints, Protocol, Registry, Service, ServicePort, TrafficPolicy, UpstreamTls};
@@ -36,6 +37,12 @@ struct Watched {
     stop: CancellationToken,
     /// `None` until the first answer.
     known: Option<BTreeMap<String, Known>>,
+    /// When this watcher heard of it last.
+    answered: Option<Instant>,
+    /// Why it cannot be asked now.
+    error: Option<String>,
+    /// Services without an instance any more.
+    kept: BTreeSet<String>,
 }
 
 /// A service with everything about it that is compiled, and its addresses.
@@ -73,11 +80,15 @@ impl Directory {
                     });
                     let (registry, stop) = (Arc::new(registry.clone()), CancellationToken::new());
                     self.start(registry.clone(), stop.clone());
-                    state.watched.push(Watched { registry, stop, known });
+                    let (answered, error, kept) = (None, None, BTreeSet::new());
+                    state.watched.push(Watched { registry, stop, known, answered, error, kept });
                 }
             }
         }
-        before.iter().for_each(|gone| gone.stop.cancel());
+        for gone in before {
+            gone.stop.cancel();
+            self.sink.registry(&gone.registry, None);
+        }
         self.settle(&mut state, false);
     }
 
@@ -89,6 +100,20 @@ impl Directory {
             services: state.merged.values().map(|known| known.service.clone()).collect(),
             heard: heard.map(|watched| watched.registry.key()).collect(),
         }
+    }
+
+    /// How each registry does, in the order of the configuration.
+    pub fn status(&self) -> Vec<RegistryStatus> {
+        let state = self.state.lock();
+        let of = |watched: &Watched| RegistryStatus {
+            name: watched.registry.name.clone(),
+            kind: watched.registry.kind.name(),
+            last_answer_secs_ago: watched.answered.map(|at| at.elapsed().as_secs()),
+            error: watched.error.clone(),
+            services: watched.known.as_ref().map_or(0, BTreeMap::len),
+            kept: watched.kept.iter().cloned().collect(),
+        };
+        state.watched.iter().map(of).collect()
     }
 
     /// Whether a registry has yet to answer.
@@ -118,9 +143,10 @@ impl Directory {
         let own = self.clone();
         self.tasks.spawn_until_stopped(async move {
             let publish = |listing| own.publish(&registry, listing);
+            let failed = |error| own.failed(&registry, error);
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = watch(&registry, &*own.fetch, &publish) => {}
+                () = watch(&registry, &*own.fetch, &publish, &failed) => {}
             }
         });
     }
@@ -132,15 +158,45 @@ impl Directory {
             return;
         };
         let is_first = watched.known.is_none();
-        let before = watched.known.take().unwrap_or_default();
-        let services = listing.into_iter().filter_map(|(host, listed)| {
-            let known = known(registry, &host, &listed, before.get(&host))?;
-            Some((host, known))
-        });
-        watched.known = Some(services.collect());
+        let mut before = watched.known.take().unwrap_or_default();
+        // What was said while the registry was configured otherwise is no reason to go on with it.
+        let may_keep = watched.answered.is_some();
+        let mut services = BTreeMap::new();
+        for (host, listed) in listing {
+            let old = before.remove(&host);
+            if let Some(known) = known(registry, &host, &listed, old.as_ref()) {
+                services.insert(host, known);
+            } else if let Some(old) = old {
+                before.insert(host, old);
+            }
+        }
+        let kept: BTreeSet<String> = before.keys().filter(|_| may_keep).cloned().collect();
+        if may_keep {
+            services.append(&mut before);
+        }
+        for service in kept.difference(&watched.kept) {
+            tracing::warn!(
+                registry = registry.name,
+                service,
+                "A registry lists no instance of a service any more; the last ones stay in use"
+            );
+        }
+        watched.known = Some(services);
+        watched.kept = kept;
+        watched.answered = Some(Instant::now());
+        watched.error = None;
+        self.sink.registry(registry, Some(true));
         self.settle(&mut state, is_first);
         drop(state);
         self.heard.notify_waiters();
+    }
+
+    fn failed(&self, registry: &Arc<Registry>, error: String) {
+        let mut state = self.state.lock();
+        let watched = state.watched.iter_mut().find(|watched| Arc::ptr_eq(&watched.registry, registry));
+        let Some(watched) = watched else { return };
+        watched.error = Some(error);
+        self.sink.registry(registry, Some(false));
     }
 
     /// Merges what all say and tells what is new in it.
@@ -171,16 +227,13 @@ impl Directory {
     }
 }
 
-/// What a listed service means. One that has lost its last instance keeps its port and protocol, so that it comes back
-/// without a new configuration; one that never had any is not there.
+/// What a listed service means; `None` without an instance.
 fn known(registry: &Registry, host: &str, listed: &Listed, before: Option<&Known>) -> Option<Known> {
     if listed.is_stale {
         return before.cloned();
     }
     let addresses: Vec<SocketAddr> = listed.instances.iter().map(|instance| instance.address).collect();
-    let Some(first) = listed.instances.first() else {
-        return before.map(|before| Known { service: before.service.clone(), addresses });
-    };
+    let first = listed.instances.first()?;
     let ports = || addresses.iter().map(SocketAddr::port);
     let own_port = before.map(Known::port).filter(|port| ports().any(|other| other == *port)).or_else(|| ports().min());
     let number = registry.virtual_ports.of(&listed.name).or(own_port)?;

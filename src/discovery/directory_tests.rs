@@ -23,12 +23,7 @@ fn hosts(directory: &Directory) -> Vec<(String, u16)> {
 }
 
 fn consul() -> RegistryKind {
-    RegistryKind::Consul {
-        datacenter: "dc_1".into(),
-        namespace: None,
-        tag: Some("edge".into()),
-        token: Some(Secret::new("token-1")),
-    }
+    RegistryKind::Consul { datacenter: "dc_1".into(), tag: Some("edge".into()), token: Some(Secret::new("token-1")) }
 }
 
 fn healthy(addresses: &[(&str, u16)]) -> Value {
@@ -63,19 +58,67 @@ async fn consul_tells_of_addresses_at_once_and_of_services_too() {
     until("the new address", || recorder.of("my-shop.dc-1.consul", 80) == ["10.0.0.3:80"]).await;
     assert_eq!(recorder.n_changes(), 1, "addresses alone need no new configuration");
 
-    mock.change(&[("/v1/health/service/my_shop", json!([]))]);
-    until("the loss", || recorder.of("my-shop.dc-1.consul", 80).is_empty()).await;
-    assert_eq!((recorder.n_changes(), hosts(&directory).len()), (1, 1), "a service without instances keeps its shape");
-
     mock.change(&[
-        ("/v1/catalog/services", json!({"new": ["edge"]})),
+        ("/v1/catalog/services", json!({"my_shop": ["edge"], "new": ["edge"]})),
         ("/v1/health/service/new", healthy(&[("10.0.0.4", 90)])),
     ]);
-    until("the new service", || hosts(&directory) == [("new.dc-1.consul".to_owned(), 90)]).await;
+    until("the new service", || hosts(&directory).contains(&("new.dc-1.consul".to_owned(), 90))).await;
     assert_eq!(recorder.n_changes(), 2);
     let n_asked = mock.asked.lock().len();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(mock.asked.lock().len(), n_asked, "without news nothing is asked again");
+}
+
+/// As in Higress: an answer without instances takes none away, be it that their checks fail, that they are gone, or that the token sees them no more.
+#[tokio::test(start_paused = true)]
+async fn the_last_instances_of_a_service_stay_until_there_are_others() {
+    let health = "/v1/health/service/shop";
+    let mock = MockRegistry::new(&[
+        ("/v1/catalog/services", json!({"shop": ["edge"]})),
+        (health, healthy(&[("10.0.0.2", 80), ("10.0.0.3", 80)])),
+    ]);
+    let (directory, recorder) = directory(&mock);
+    let first = registry("c", consul());
+    directory.follow(std::slice::from_ref(&first));
+    directory.first_answers(Duration::from_secs(60)).await;
+    mock.change(&[(health, healthy(&[("10.0.0.3", 80)]))]);
+    until("the loss of one", || recorder.of("shop.dc-1.consul", 80) == ["10.0.0.3:80"]).await;
+    let kept = || directory.status()[0].kept.clone();
+    mock.change(&[(health, json!([]))]);
+    until("the loss of the other", || kept() == ["shop.dc-1.consul"]).await;
+    assert_eq!(recorder.of("shop.dc-1.consul", 80), ["10.0.0.3:80"]);
+    mock.change(&[("/v1/catalog/services", json!({"other": ["edge"]})), ("/v1/health/service/other", json!([]))]);
+    until("its going", || mock.n_asked("/v1/health/service/other") > 0).await;
+    assert_eq!(
+        (kept(), recorder.of("shop.dc-1.consul", 80)),
+        (vec!["shop.dc-1.consul".into()], vec!["10.0.0.3:80".into()])
+    );
+    mock.change(&[("/v1/catalog/services", json!({"shop": ["edge"]})), (health, healthy(&[("10.0.0.4", 80)]))]);
+    until("its return", || recorder.of("shop.dc-1.consul", 80) == ["10.0.0.4:80"] && kept().is_empty()).await;
+    // A registry that is configured otherwise begins anew.
+    mock.change(&[("/v1/catalog/services", json!({}))]);
+    until("its second going", || !kept().is_empty()).await;
+    let ports = VirtualPorts { default: Some(80), ..VirtualPorts::default() };
+    directory.follow(&[Registry { virtual_ports: ports, ..first }]);
+    until("the new watcher", || hosts(&directory).is_empty()).await;
+    assert!(kept().is_empty() && recorder.of("shop.dc-1.consul", 80).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_says_how_it_does() {
+    let mock = MockRegistry::new(&[("/eureka/apps", json!("unreachable"))]);
+    let (directory, recorder) = directory(&mock);
+    directory.follow(&[registry("e", RegistryKind::Eureka)]);
+    let status = || directory.status().pop().unwrap();
+    until("the failure", || status().error.is_some()).await;
+    assert_eq!((status().last_answer_secs_ago, status().services, recorder.up("e")), (None, 0, Some(false)));
+    mock.change(&[("/eureka/apps", eureka_apps("SHOP", "10.0.0.1"))]);
+    until("the answer", || status().error.is_none()).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((status().last_answer_secs_ago, status().services, recorder.up("e")), (Some(2), 1, Some(true)));
+    assert_eq!((status().name.as_str(), status().kind), ("e", "eureka"));
+    directory.follow(&[]);
+    assert!(directory.status().is_empty() && recorder.up("e").is_none());
 }
 
 fn nacos(api: NacosApi, user: Option<(String, Secret)>) -> RegistryKind {

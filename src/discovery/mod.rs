@@ -4,7 +4,8 @@
 //! its services into the next configuration and hands new addresses to the proxy. Addresses that change need no new
 //! configuration; a service that comes, goes, or changes its port or protocol does.
 //!
-//! A registry that fails keeps what it said last: stale addresses are better than none. This module opens no connection of
+//! A registry that fails keeps what it said last: stale addresses are better than none. So does one that lists no instance where there were some:
+//! in Higress nothing is taken away by an answer without instances, and whoever restarts a registry would lose every service for a while. This module opens no connection of
 //! its own (it asks over [`Fetch`]; only ZooKeeper, which has a protocol of its own, is asked by its client library) and knows
 //! nothing of routes or requests.
 
@@ -22,6 +23,9 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::config::model::Registry;
 
 pub use directory::Directory;
 pub use fetch::{Ask, Fetch, Fetched};
@@ -33,6 +37,24 @@ pub trait Sink: Send + Sync {
 
     /// The services are no longer those that were compiled.
     fn services_changed(&self);
+
+    /// A registry answers or fails; `None`: it is no longer asked.
+    fn registry(&self, registry: &Registry, is_up: Option<bool>);
+}
+
+/// How a registry does, for those who look after it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RegistryStatus {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// `None` until it has answered.
+    pub last_answer_secs_ago: Option<u64>,
+    /// Why it cannot be asked now.
+    pub error: Option<String>,
+    pub services: usize,
+    /// Those of which it lists no instance any more; the last ones stay in use.
+    pub kept: Vec<String>,
 }
 
 /// What a registry lists, by the host under which routes know the service.

@@ -72,12 +72,18 @@ impl Fetch for MockRegistry {
 pub struct Recorder {
     pub addresses: Mutex<HashMap<(String, u16), Vec<SocketAddr>>>,
     pub n_changes: Mutex<usize>,
+    registries: Mutex<HashMap<String, bool>>,
 }
 
 impl Recorder {
     pub fn of(&self, service: &str, port: u16) -> Vec<String> {
         let addresses = self.addresses.lock();
         addresses.get(&(service.to_owned(), port)).into_iter().flatten().map(ToString::to_string).collect()
+    }
+
+    /// Whether a registry answers; `None` if it is not asked.
+    pub fn up(&self, registry: &str) -> Option<bool> {
+        self.registries.lock().get(registry).copied()
     }
 
     pub fn n_changes(&self) -> usize {
@@ -92,6 +98,14 @@ impl Sink for Recorder {
 
     fn services_changed(&self) {
         *self.n_changes.lock() += 1;
+    }
+
+    fn registry(&self, registry: &Registry, is_up: Option<bool>) {
+        let mut registries = self.registries.lock();
+        match is_up {
+            Some(is_up) => drop(registries.insert(registry.name.clone(), is_up)),
+            None => drop(registries.remove(&registry.name)),
+        }
     }
 }
 

@@ -11,8 +11,13 @@ use crate::config::model::{Registry, RegistryKind};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Publishes what the registry lists, now and after every change, until it is dropped.
-pub(super) async fn watch(registry: &Registry, fetch: &dyn Fetch, publish: &(dyn Fn(Listing) + Send + Sync)) {
+/// Publishes what the registry lists, now and after every change, and tells why it cannot be asked, until it is dropped.
+pub(super) async fn watch(
+    registry: &Registry,
+    fetch: &dyn Fetch,
+    publish: &(dyn Fn(Listing) + Send + Sync),
+    failed: &(dyn Fn(String) + Send + Sync),
+) {
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();
@@ -28,6 +33,7 @@ pub(super) async fn watch(registry: &Registry, fetch: &dyn Fetch, publish: &(dyn
             retry_in_s = pause.as_secs(),
             "A registry cannot be asked; what it said last stays in use. Check its domain and port in the McpBridge"
         );
+        failed(error);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -40,15 +46,8 @@ async fn follow(
     publish: &(dyn Fn(Listing) + Send + Sync),
 ) -> Result<Infallible, String> {
     match &registry.kind {
-        RegistryKind::Consul { datacenter, namespace, tag, token } => {
-            let query = consul::Query {
-                registry,
-                fetch,
-                datacenter,
-                namespace: namespace.as_deref(),
-                tag: tag.as_deref(),
-                token: token.as_ref(),
-            };
+        RegistryKind::Consul { datacenter, tag, token } => {
+            let query = consul::Query { registry, fetch, datacenter, tag: tag.as_deref(), token: token.as_ref() };
             query.follow(publish).await
         }
         RegistryKind::Nacos { api, namespace_id, namespace, groups, refresh, user, signer } => {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::StartError;
+use super::certificates::FailingOrders;
 use super::reload::{Reloaded, Reloader};
 use crate::admin::{ControlError, Controls};
 use crate::base::secret::Secret;
@@ -146,6 +147,7 @@ pub struct Control {
     pub routers: Arc<Routers>,
     pub flywheel: Option<Flywheel>,
     pub engine: Arc<Engine>,
+    pub failing_orders: Arc<FailingOrders>,
 }
 
 impl Control {
@@ -173,7 +175,13 @@ fn store_error(error: FlywheelError) -> ControlError {
 impl Controls for Control {
     fn config_status(&self) -> Value {
         let (number, problems) = self.reloader.status();
-        json!({"snapshot": number, "problems": problems})
+        let failing = self.failing_orders.lock().clone();
+        json!({
+            "snapshot": number,
+            "problems": problems,
+            "registries": self.reloader.registries(),
+            "failing_certificate_orders": failing,
+        })
     }
 
     fn reload(&self) -> Result<Value, ControlError> {

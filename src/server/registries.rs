@@ -12,11 +12,13 @@ use tokio::sync::Notify;
 
 use super::reload::Reloader;
 use crate::base::tasks::Tasks;
+use crate::config::model::Registry;
 use crate::discovery::{Ask, Directory, Fetch, Fetched, Sink};
 use crate::plugins::{Destination, HttpCall};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::resolve::Resolver;
 use crate::proxy::snapshot::Snapshot;
+use crate::telemetry::metrics::{ByRegistry, Metrics};
 
 /// How long the start waits for registries, so that the first requests find their services.
 const FIRST_ANSWERS: Duration = Duration::from_secs(3);
@@ -35,10 +37,11 @@ impl Registries {
         exchange: Arc<Exchange>,
         snapshot: Arc<ArcSwap<Snapshot>>,
         resolver: Arc<Resolver>,
+        metrics: Arc<Metrics>,
         tasks: Tasks,
     ) -> Registries {
         let changed = Arc::new(Notify::new());
-        let news = News { resolver, changed: changed.clone() };
+        let news = News { resolver, metrics, changed: changed.clone() };
         let directory = Directory::new(Arc::new(Client { exchange, snapshot }), Arc::new(news), tasks);
         Registries { directory: Arc::new(directory), changed }
     }
@@ -98,6 +101,7 @@ impl Fetch for Client {
 
 struct News {
     resolver: Arc<Resolver>,
+    metrics: Arc<Metrics>,
     changed: Arc<Notify>,
 }
 
@@ -108,5 +112,16 @@ impl Sink for News {
 
     fn services_changed(&self) {
         self.changed.notify_one();
+    }
+
+    fn registry(&self, registry: &Registry, is_up: Option<bool>) {
+        let labels = ByRegistry { registry: registry.name.clone(), kind: registry.kind.name() };
+        match is_up {
+            Some(is_up) => drop(self.metrics.registry_up.get_or_create(&labels).set(i64::from(is_up))),
+            None => drop(self.metrics.registry_up.remove(&labels)),
+        }
+        if is_up == Some(false) {
+            self.metrics.registry_failures.get_or_create(&labels).inc();
+        }
     }
 }

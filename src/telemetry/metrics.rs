@@ -17,8 +17,8 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 pub use self::labels::{
-    AiLabels, AttemptOutcome, ByModel, BySecret, ByService, CheckResult, EmbeddingResult, OrderResult, Refused,
-    ReloadResult, RouteStatus, ServiceLimit, ServiceOutcome, ShadowResult,
+    AiLabels, AttemptOutcome, ByDomain, ByModel, ByRegistry, BySecret, ByService, CheckResult, EmbeddingResult,
+    OrderResult, Refused, ReloadResult, RouteStatus, ServiceLimit, ServiceOutcome, ShadowResult,
 };
 
 /// Handles to all metrics. Shared by everything that counts; encoded by the admin port.
@@ -38,6 +38,9 @@ pub struct Metrics {
     pub mirror_shed: Counter,
     pub config_reloads: Family<ReloadResult, Counter>,
     pub config_snapshot: Gauge,
+    pub certificate_failing: Family<ByDomain, Gauge>,
+    pub registry_up: Family<ByRegistry, Gauge>,
+    pub registry_failures: Family<ByRegistry, Counter>,
     pub certificate_not_after: Family<BySecret, Gauge>,
     pub certificate_orders: Family<OrderResult, Counter>,
     pub flywheel_rows: Counter,
@@ -208,10 +211,28 @@ impl Metrics {
                 "Number of the serving configuration snapshot",
                 Gauge::default(),
             ),
+            registry_up: register(
+                r,
+                "weirgate_registry_up",
+                "Whether a registry answered when it was asked last",
+                Family::default(),
+            ),
+            registry_failures: register(
+                r,
+                "weirgate_registry_failures",
+                "Times that a registry could not be asked",
+                Family::default(),
+            ),
             certificate_not_after: register(
                 r,
                 "weirgate_certificate_not_after_seconds",
                 "End of validity of a served certificate, seconds since 1970, by Secret",
+                Family::default(),
+            ),
+            certificate_failing: register(
+                r,
+                "weirgate_certificate_order_failing",
+                "Whether the last order of a domain's certificate failed",
                 Family::default(),
             ),
             certificate_orders: register(

@@ -112,7 +112,6 @@ impl<'a> Credentials<'a> {
 fn consul(credentials: &Credentials<'_>, entry: &mut Fields<'_>) -> RegistryKind {
     RegistryKind::Consul {
         datacenter: text(entry, "consulDatacenter").unwrap_or_default(),
-        namespace: text(entry, "consulNamespace"),
         tag: text(entry, "consulServiceTag").map(|tag| tag.trim().to_ascii_lowercase()).filter(|tag| !tag.is_empty()),
         token: credentials.text("consulToken").map(Secret::new),
     }

@@ -34,7 +34,6 @@ pub enum RegistryKind {
     Consul {
         /// As written; part of the services' names even if empty.
         datacenter: String,
-        namespace: Option<String>,
         /// Lower case. Services without it are left out.
         tag: Option<String>,
         token: Option<Secret>,
