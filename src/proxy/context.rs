@@ -9,7 +9,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::arm::Arm;
 use super::balance;
-use super::cluster::{Lease, Retrying};
+use super::cluster::{Lease, Retrying, Visited};
 use super::limit::Limiter;
 use super::mcp_session::Announcement;
 use super::respond;
@@ -65,7 +65,7 @@ pub struct Context {
     /// When the last try on the streaming path began.
     pub asked_upstream: Option<Instant>,
     /// Endpoints the request has been to on the streaming path.
-    pub tried: Vec<std::net::SocketAddr>,
+    pub visited: Visited,
     /// When the route's timeout is over, counted from the first try on the streaming path.
     deadline: Option<Instant>,
     /// When the last try must be over, its answer complete.
@@ -118,7 +118,7 @@ impl Context {
             upstream_address: String::new(),
             tries: 0,
             asked_upstream: None,
-            tried: Vec::new(),
+            visited: Visited::default(),
             deadline: None,
             try_deadline: None,
             counted_by: Vec::new(),
@@ -216,6 +216,11 @@ impl Context {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
+    /// Whether the last try has taken all the time that the route gives one.
+    pub fn is_try_over(&self) -> bool {
+        self.try_deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
     /// Takes a token of the route's rate limit; a request that comes past it again has paid already.
     pub fn is_within_rate_limit(&mut self) -> bool {
         let Some(limiter) = self.route.as_ref().and_then(|entry| entry.limiter.as_ref()) else { return true };
@@ -297,7 +302,7 @@ impl Context {
         self.ran.clear();
         self.has_fallen_back = false;
         self.deadline = None;
-        self.tried.clear();
+        self.visited.clear();
         self.lease = None;
         self.upstream_address.clear();
         self.n_reentries += 1;

@@ -19,9 +19,13 @@ pub fn was_refused(error: &Error) -> bool {
     error.etype() == &ErrorType::H2Error && SAID.iter().any(|said| cause.contains(said))
 }
 
-/// Error class and log detail; `None` when the client itself went away.
-pub fn classify(error: &Error) -> (Option<ErrorKind>, &'static str) {
+/// Error class and log detail; `None` when the client itself went away. `is_over`: the route's time for the try is.
+pub fn classify(error: &Error, is_over: bool) -> (Option<ErrorKind>, &'static str) {
     match (error.etype(), error.esource()) {
+        // As in Envoy, where the limit on connecting is the service's and no part of an answer's time.
+        (ErrorType::ConnectTimedout, ErrorSource::Upstream) if !is_over => {
+            (Some(ErrorKind::UpstreamUnreachable), "upstream_reset_before_response_started")
+        }
         (ErrorType::HTTPStatus(503), _) => (Some(ErrorKind::NoUpstream), "no_healthy_upstream"),
         (&OVERFLOW, _) => (Some(ErrorKind::Overloaded), respond::OVERFLOW_DETAILS),
         (ErrorType::HTTPStatus(413), _) => (Some(ErrorKind::BodyTooLarge), "request_payload_too_large"),

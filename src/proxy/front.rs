@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use super::cluster::Visited;
 use super::head::{self, Arrived, Patience};
 use super::refused;
 use super::resolve::Resolver;
@@ -205,7 +206,8 @@ enum Opened {
 
 /// Copies bytes both ways until both sides are done.
 async fn pass(mut stream: Plain, upstream: &Upstream, resolver: &Resolver, patience: Duration) -> Result<(), String> {
-    let mut lease = upstream.lease(resolver, None, &[], patience).await.map_err(|error| error.to_string())?;
+    let mut lease =
+        upstream.lease(resolver, None, &Visited::default(), patience).await.map_err(|error| error.to_string())?;
     let address = lease.address();
     let connected = timeout(patience, TcpStream::connect(address)).await;
     let mut other = match connected {

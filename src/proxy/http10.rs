@@ -6,10 +6,13 @@ use std::any::Any;
 
 use async_trait::async_trait;
 use http::Version;
-use http::header::TRANSFER_ENCODING;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora_core::modules::http::{HttpModule, HttpModuleBuilder, Module, ModuleBuilder};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use super::respond;
 
 /// The module, once for each request.
 pub fn module() -> ModuleBuilder {
@@ -21,6 +24,14 @@ struct Builder;
 impl HttpModuleBuilder for Builder {
     fn init(&self) -> Module {
         Box::new(Unchunked::default())
+    }
+}
+
+/// Has the answer say that its end is that of the connection, where it has no length.
+pub fn end_with_answer(session: &mut Session, head: &ResponseHeader) {
+    let has_length = head.headers.contains_key(CONTENT_LENGTH) || respond::is_bare(head.status);
+    if session.req_header().version == Version::HTTP_10 && !has_length {
+        session.set_keepalive(None);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Addresses that change while a configuration serves: those of DNS names, and those registries report.
 //!
 //! Names are resolved on first use. When an answer's time to live is over, the next use starts a lookup in the background
-//! and goes on with the old addresses, unless that time has long been over; a failed lookup keeps them. A service with several names is served by those that
+//! and goes on with the old addresses, unless that time has long been over. A failed lookup keeps them; an answer that there are none ends them, as
+//! in Envoy: whoever has an address by then may be somebody else. A service with several names is served by those that
 //! resolve. Registries' addresses are put here by `server`.
 //!
 //! Answers come from the name servers in `/etc/resolv.conf` and from `/etc/hosts`, because only they say how long they are
@@ -71,6 +72,23 @@ impl DnsName {
 struct Resolved {
     addresses: Vec<SocketAddr>,
     until: Instant,
+}
+
+/// Why there are no addresses.
+#[derive(Debug, Clone)]
+enum NoAddress {
+    /// Whoever should know could not be asked.
+    Failed(String),
+    /// They were asked: there are none.
+    Gone(String),
+}
+
+impl NoAddress {
+    fn into_text(self) -> String {
+        match self {
+            NoAddress::Failed(text) | NoAddress::Gone(text) => text,
+        }
+    }
 }
 
 impl Resolver {
@@ -143,10 +161,17 @@ impl Resolver {
         let (name, dns, addresses) = (name.clone(), self.dns.clone(), resolved.addresses.clone());
         let (tell, told) = oneshot::channel();
         self.tasks.spawn(async move {
-            if let Err(error) = dns.lookup(&name).await {
-                tracing::warn!(host = name.host, error, "DNS refresh failed; the old addresses stay in use");
-                let until = Instant::now() + AFTER_FAILURE;
-                name.resolved.store(Some(Arc::new(Resolved { addresses, until })));
+            match dns.lookup(&name).await {
+                Ok(_) => {}
+                Err(NoAddress::Failed(error)) => {
+                    tracing::warn!(host = name.host, error, "DNS refresh failed; the old addresses stay in use");
+                    let until = Instant::now() + AFTER_FAILURE;
+                    name.resolved.store(Some(Arc::new(Resolved { addresses, until })));
+                }
+                Err(NoAddress::Gone(error)) => {
+                    tracing::warn!(host = name.host, error, "The DNS has no address of a service any more");
+                    name.resolved.store(None);
+                }
             }
             // Nobody may be waiting.
             let _ = tell.send(());
@@ -190,25 +215,37 @@ impl Dns {
         if let Some((_, error)) = failed.as_ref().filter(|_| still_holds(&failed)) {
             return Err(error.clone());
         }
-        self.lookup(name).await.inspect_err(|error| *failed = Some((Instant::now(), error.clone())))
+        let found = self.lookup(name).await.map_err(NoAddress::into_text);
+        found.inspect_err(|error| *failed = Some((Instant::now(), error.clone())))
     }
 
-    async fn lookup(&self, name: &DnsName) -> Result<Vec<SocketAddr>, String> {
+    async fn lookup(&self, name: &DnsName) -> Result<Vec<SocketAddr>, NoAddress> {
         let (addresses, until) = match self.ask(name).await {
-            Some(answer) => answer,
-            None => (ask_system(name).await?, Instant::now() + SYSTEM_REFRESH),
+            Ok(answer) => answer,
+            // The time to live counts again as soon as the name servers answer.
+            Err(NoAddress::Failed(_)) if self.client().is_some() => {
+                let found = ask_system(name).await.map_err(|error| NoAddress::Failed(error.into_text()))?;
+                (found, Instant::now() + AFTER_FAILURE)
+            }
+            Err(_) => (ask_system(name).await?, Instant::now() + SYSTEM_REFRESH),
         };
         name.resolved.store(Some(Arc::new(Resolved { addresses: addresses.clone(), until })));
         Ok(addresses)
     }
 
-    /// `None` if there is no name server, or it does not know.
-    async fn ask(&self, name: &DnsName) -> Option<(Vec<SocketAddr>, Instant)> {
-        let found = self.client()?.lookup_ip(name.host.as_str()).await.ok()?;
+    async fn ask(&self, name: &DnsName) -> Result<(Vec<SocketAddr>, Instant), NoAddress> {
+        let client = self.client().ok_or_else(|| NoAddress::Failed("there is no name server".to_owned()))?;
+        let found = client.lookup_ip(name.host.as_str()).await.map_err(|error| match error.is_no_records_found() {
+            true => NoAddress::Gone(error.to_string()),
+            false => NoAddress::Failed(error.to_string()),
+        })?;
         let now = Instant::now();
         let until = found.valid_until().clamp(now + SHORTEST_USE, now + LONGEST_USE);
         let addresses: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, name.port)).collect();
-        (!addresses.is_empty()).then_some((addresses, until))
+        if addresses.is_empty() {
+            return Err(NoAddress::Gone(format!("{} has no address", name.host)));
+        }
+        Ok((addresses, until))
     }
 
     fn client(&self) -> Option<TokioResolver> {
@@ -230,12 +267,16 @@ impl Dns {
     }
 }
 
-async fn ask_system(name: &DnsName) -> Result<Vec<SocketAddr>, String> {
-    let found = tokio::net::lookup_host((name.host.as_str(), name.port)).await;
-    let addresses: Vec<SocketAddr> =
-        found.map_err(|error| format!("{} does not resolve: {error}", name.host))?.collect();
+async fn ask_system(name: &DnsName) -> Result<Vec<SocketAddr>, NoAddress> {
+    /// How getaddrinfo says that it could not ask (`EAI_AGAIN`); the standard library gives no more than the words.
+    const COULD_NOT_ASK: &str = "Temporary failure";
+    let found = tokio::net::lookup_host((name.host.as_str(), name.port)).await.map_err(|error| {
+        let text = format!("{} does not resolve: {error}", name.host);
+        if text.contains(COULD_NOT_ASK) { NoAddress::Failed(text) } else { NoAddress::Gone(text) }
+    })?;
+    let addresses: Vec<SocketAddr> = found.collect();
     if addresses.is_empty() {
-        return Err(format!("{} has no address", name.host));
+        return Err(NoAddress::Gone(format!("{} has no address", name.host)));
     }
     Ok(addresses)
 }
@@ -321,6 +362,26 @@ mod tests {
             name.resolved.store(Some(Arc::new(Resolved { addresses: old.clone(), until })));
             let found = resolver.addresses(slice::from_ref(&name)).await.unwrap();
             assert_eq!(found, [expected.parse::<SocketAddr>().unwrap()], "{over:?}");
+        }
+    }
+
+    /// Regression: what the DNS no longer knew was used for ever.
+    #[tokio::test]
+    async fn addresses_go_when_the_dns_says_that_there_are_none_and_stay_when_it_says_nothing() {
+        let old = vec!["10.0.0.1:443".parse::<SocketAddr>().unwrap()];
+        let over = || Instant::now().checked_sub(2 * LONG_OVER).unwrap();
+        // Nobody listens at the second one's server.
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        for (server, is_kept) in [(name_server(&[], 60).await, false), (silent, true)] {
+            let resolver = asking(server);
+            // Reserved: no system has an address for it.
+            let name = resolver.name("gone.invalid", 443);
+            name.resolved.store(Some(Arc::new(Resolved { addresses: old.clone(), until: over() })));
+            let found = resolver.addresses(slice::from_ref(&name)).await;
+            while Arc::strong_count(&name) > 2 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(name.resolved.load().is_some(), is_kept, "{found:?}");
         }
     }
 

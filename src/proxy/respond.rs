@@ -13,7 +13,7 @@ use pingora_proxy::Session;
 use super::context::Context;
 use super::hygiene::x_envoy;
 use super::mcp_session::Announcement;
-use super::{balance, cors, grpc, outgoing, streamed};
+use super::{balance, cors, grpc, http10, outgoing, streamed};
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::plugins::{BodyStream, Reply, Request};
 
@@ -212,6 +212,7 @@ pub fn finish_head(session: &mut Session, ctx: &mut Context, head: &mut Response
         cors::decorate(cors, session.req_header(), head);
     }
     without_length(head);
+    http10::end_with_answer(session, head);
     ctx.is_bare = is_bare(head.status);
     if ctx.snapshot.settings.disable_x_envoy_headers {
         for name in x_envoy(&head.headers) {

@@ -49,7 +49,7 @@ pub fn after_failure(session: &Session, ctx: &mut Context, error: &Error, is_reu
     let is_stale = is_reused && was_closed && session.req_header().method.is_idempotent();
     if is_stale {
         // The connection was at fault and not the endpoint, which keeps its sessions.
-        ctx.tried.pop();
+        ctx.visited.pop();
     }
     let may_repeat = is_listed(ctx, RetryOn::ServerError) && is_safe(session, ctx) && has_attempts(session, ctx);
     is_stale || (may_repeat && has_room(ctx))

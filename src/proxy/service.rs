@@ -63,7 +63,7 @@ impl Gateway {
             snapshot: self.snapshot.clone(),
             resolver: self.resolver.clone(),
             exchange: self.exchange.clone(),
-            dubbo: Dubbo::default(),
+            dubbo: Dubbo::new(self.tasks.clone()),
             mcp: self.mcp.clone(),
             challenges: self.challenges.clone(),
             metrics: self.metrics.clone(),
@@ -137,14 +137,14 @@ impl ProxyHttp for Gateway {
             );
         };
         let found =
-            upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver, ctx.balance.hash, &ctx.tried);
+            upstream.peer(authority, &ctx.snapshot.limits.timeouts, &self.resolver, ctx.balance.hash, &ctx.visited);
         // A name server that is silent must not take longer than the route may.
         let Ok(found) = tokio::time::timeout(limit.unwrap_or(Duration::MAX), found).await else {
             return Error::e_explain(ErrorType::ReadTimedout, "no address of the service in the route's time");
         };
         match found {
             Ok((mut peer, lease)) => {
-                ctx.tried.push(lease.address());
+                ctx.visited.push(lease.address());
                 ctx.lease = Some(lease);
                 if let Some(limit) = limit {
                     peer.options.read_timeout = Some(limit);
@@ -207,6 +207,7 @@ impl ProxyHttp for Gateway {
         let is_final = !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS;
         if let Some(lease) = ctx.lease.as_mut().filter(|_| is_final) {
             lease.answered(grpc::http_status(response));
+            ctx.visited.answered();
         }
         retry::after_answer(session, ctx, response.status.as_u16())
     }
@@ -305,7 +306,7 @@ impl ProxyHttp for Gateway {
             let written = respond::finish_and_write(session, ctx, head, body).await;
             return FailToProxy { error_code, can_reuse_downstream: written.is_ok() };
         }
-        let (kind, details) = classify(error);
+        let (kind, details) = classify(error, ctx.is_try_over());
         let is_out = |status: StatusCode| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS;
         let is_head_out = session.response_written().is_some_and(|head| is_out(head.status));
         if kind.is_none() {

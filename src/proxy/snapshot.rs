@@ -5,9 +5,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 
 use super::chain::{BuiltRule, Chain, ChainEntry};
 use super::client_identity::ClientIdentity;
@@ -18,14 +21,13 @@ use super::span::Tracer;
 use super::tls::{ByHost, Certificates};
 use super::upstream::{Upstream, UpstreamTimeouts, Variant, tls_policies};
 use crate::config::model::{
-    self, Endpoints, FailStrategy, Gateway, GatewaySettings, Gzip, OutlierDetection, PluginUse, Service, ServicePort,
-    UpstreamPolicy,
+    self, Endpoints, Gateway, GatewaySettings, Gzip, OutlierDetection, PluginUse, Service, ServicePort, UpstreamPolicy,
 };
 use crate::config::{Problem, Settings, Severity};
-use crate::plugins::config::{flag, is_usable};
+use crate::plugins::config::is_usable;
 use crate::plugins::registry::{self, Scope};
 use crate::plugins::rules::Family;
-use crate::plugins::unavailable::Unavailable;
+use crate::plugins::unavailable::{Unavailable, closes};
 use crate::plugins::{Host, Plugin};
 
 /// Request limits that apply to every route.
@@ -75,13 +77,17 @@ impl Limits {
     }
 }
 
-/// A warning for each service that leads to this process' own admin port.
-pub fn services_at_admin(settings: &Settings, gateway: &Gateway) -> Vec<Problem> {
+/// The services that lead to this process' own admin port.
+pub fn at_admin<'g>(settings: &Settings, gateway: &'g Gateway) -> impl Iterator<Item = &'g Service> {
     let limits = Limits::merge(settings, &gateway.settings);
-    let is_at_admin = |service: &&Service| {
+    gateway.services.values().filter(move |service| {
         let mut ports = service.ports.iter();
         ports.any(|port| matches!(&port.endpoints, Endpoints::Static(at) if at.iter().any(|at| limits.is_admin(*at))))
-    };
+    })
+}
+
+/// A warning for each of them.
+pub fn services_at_admin(settings: &Settings, gateway: &Gateway) -> Vec<Problem> {
     let told = |service: &Service| {
         let message = format!(
             "the service `{}` leads to this gateway's own admin port, where nothing is sent; routes to it answer 503",
@@ -89,14 +95,26 @@ pub fn services_at_admin(settings: &Settings, gateway: &Gateway) -> Vec<Problem>
         );
         Problem { severity: Severity::Warning, ..Problem::error(&service.origin, "spec", message) }
     };
-    gateway.services.values().filter(is_at_admin).map(told).collect()
+    at_admin(settings, gateway).map(told).collect()
 }
 
 /// Whether who connects to `address` comes to what listens at `own`.
 pub fn leads_to(own: SocketAddr, address: SocketAddr) -> bool {
+    if own.port() != address.port() {
+        return false;
+    }
     let (own_ip, ip) = (own.ip(), address.ip().to_canonical());
     let is_same = own_ip == ip || ip.is_unspecified();
-    own.port() == address.port() && (is_same || (ip.is_loopback() && (own_ip.is_loopback() || own_ip.is_unspecified())))
+    is_same || (ip.is_loopback() && own_ip.is_loopback()) || (own_ip.is_unspecified() && is_of_this_machine(ip))
+}
+
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    let has = |address: &SockaddrStorage| match ip {
+        IpAddr::V4(ip) => address.as_sockaddr_in().is_some_and(|own| own.ip() == ip),
+        IpAddr::V6(ip) => address.as_sockaddr_in6().is_some_and(|own| own.ip() == ip),
+    };
+    let mut interfaces = getifaddrs().into_iter().flatten();
+    ip.is_loopback() || interfaces.any(|interface| interface.address.as_ref().is_some_and(has))
 }
 
 /// The interval of Envoy and Istio: after so long without a failure the next ejection is shorter again.
@@ -252,19 +270,15 @@ impl Snapshot {
 fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>, problems: &mut Vec<Problem>) -> ChainEntry {
     let spec = registry::find(&plugin.plugin);
     let global = plugin.global.as_ref();
-    // What checks nobody outside of its rules must not shut them out when it is out of work.
-    let is_for_rules = global.and_then(|config| config.get("global_auth")).and_then(flag) == Some(false);
     let mut build = |rule: Option<&serde_json::Value>, at: &str| {
         let scope = Scope { global, rule, n_rules: plugin.rules.len() };
-        let is_closed = plugin.fail_strategy == FailStrategy::FailClose;
-        let unavailable = || match rule {
-            None if is_for_rules => None,
-            _ => {
+        let unavailable = |is_wrong: bool| {
+            closes(plugin, rule, is_wrong).then(|| {
                 let unavailable = Unavailable::new(plugin.object.to_string(), &scope.overlaid());
-                Some(Arc::new(unavailable) as Arc<dyn Plugin>)
-            }
+                Arc::new(unavailable) as Arc<dyn Plugin>
+            })
         };
-        let Some(spec) = spec else { return is_closed.then(unavailable).flatten() };
+        let Some(spec) = spec else { return unavailable(true) };
         if spec.is_switched_off(&scope) {
             return None;
         }
@@ -283,8 +297,7 @@ fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>, problems: &mut Vec<Prob
                 ..Problem::error(&plugin.object, &format!("{at}.{}", problem.field), problem.message)
             }));
         }
-        // What this gateway cannot do would work in Higress: `FAIL_OPEN` was not said for that.
-        (is_closed || !is_wrong).then(unavailable).flatten()
+        unavailable(is_wrong)
     };
     let built_global = if global.is_some() { build(None, &plugin.global_path) } else { None };
     let mut rules = Vec::with_capacity(plugin.rules.len());
@@ -294,4 +307,28 @@ fn build_entry(plugin: &PluginUse, host: &Arc<dyn Host>, problems: &mut Vec<Prob
     }
     let family = spec.map_or(Family::Go, |spec| spec.family);
     ChainEntry { family, object: plugin.object.clone(), global: built_global, rules }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: a gateway whose admin port is open to all was reached at it through a route to the machine's own address.
+    #[test]
+    fn every_address_of_the_machine_leads_to_what_listens_at_all_of_them() {
+        let everywhere: SocketAddr = "0.0.0.0:8081".parse().unwrap();
+        let own = getifaddrs().unwrap().filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
+        });
+        let own: Vec<IpAddr> = own.collect();
+        assert!(!own.is_empty());
+        for ip in own {
+            assert!(leads_to(everywhere, SocketAddr::new(ip, 8081)), "{ip}");
+            assert!(!leads_to(everywhere, SocketAddr::new(ip, 8082)), "another port");
+        }
+        let other = "192.0.2.1:8081".parse().unwrap();
+        assert!(!leads_to(everywhere, other) && leads_to(other, other));
+    }
 }

@@ -16,7 +16,7 @@ use rustls_pki_types::ServerName;
 
 use super::balance::Balancer;
 use super::client_identity::ClientIdentity;
-use super::cluster::{Cluster, Clusters, Endpoint, Lease, Limit, Retrying};
+use super::cluster::{Cluster, Clusters, Endpoint, Lease, Limit, Retrying, Visited};
 use super::resolve::{DnsName, Reported, Resolver};
 use super::snapshot::{Limits, leads_to};
 use super::tunnel::Tunnel;
@@ -248,8 +248,8 @@ impl Upstream {
         })
     }
 
-    fn pick(&self, addresses: &[SocketAddr], key: Option<u64>, tried: &[SocketAddr]) -> Result<Arc<Endpoint>, NoPeer> {
-        let picked = self.cluster.pick(addresses, &self.balancer, key, &self.policy, tried, Instant::now());
+    fn pick(&self, addresses: &[SocketAddr], key: Option<u64>, visited: &Visited) -> Result<Arc<Endpoint>, NoPeer> {
+        let picked = self.cluster.pick(addresses, &self.balancer, key, &self.policy, visited, Instant::now());
         picked.ok_or_else(|| NoPeer::Missing(format!("service {} has no ready endpoint", self.service)))
     }
 
@@ -259,11 +259,13 @@ impl Upstream {
     /// No endpoint, or no address for the name.
     pub async fn address(&self, resolver: &Resolver) -> Result<SocketAddr, String> {
         let addresses = self.own_addresses(resolver).await?;
-        self.pick(&addresses, None, &[]).map(|endpoint| endpoint.address).map_err(|error| error.to_string())
+        self.pick(&addresses, None, &Visited::default())
+            .map(|endpoint| endpoint.address)
+            .map_err(|error| error.to_string())
     }
 
     /// An endpoint for the next attempt, directly and not through a proxy. `key` is what the request is hashed by, see
-    /// [`balance::key`](super::balance::key); `tried` are the endpoints that it has been to.
+    /// [`balance::key`](super::balance::key); `visited` are the endpoints that it has been to.
     ///
     /// # Errors
     /// No endpoint, no address for the name, or no room for another request within `patience`.
@@ -271,25 +273,25 @@ impl Upstream {
         &self,
         resolver: &Resolver,
         key: Option<u64>,
-        tried: &[SocketAddr],
+        visited: &Visited,
         patience: Duration,
     ) -> Result<Lease, NoPeer> {
         let addresses = self.own_addresses(resolver).await.map_err(NoPeer::Missing)?;
-        self.lease_of(&addresses, key, tried, patience).await
+        self.lease_of(&addresses, key, visited, patience).await
     }
 
     async fn lease_of(
         &self,
         addresses: &[SocketAddr],
         key: Option<u64>,
-        tried: &[SocketAddr],
+        visited: &Visited,
         patience: Duration,
     ) -> Result<Lease, NoPeer> {
         let needs_connection = self.protocol != Protocol::Http2;
         let admitted = self.cluster.admit(&self.policy.limits, needs_connection, patience).await;
         let admitted = admitted.map_err(|limit| NoPeer::Full { service: self.service.clone(), limit })?;
         // Picked only now: the wait may have been long.
-        let endpoint = self.pick(addresses, key, tried)?;
+        let endpoint = self.pick(addresses, key, visited)?;
         if self.admin.is_some_and(|admin| leads_to(admin, endpoint.address)) {
             return Err(NoPeer::Missing(format!("{} is this gateway's own admin port", endpoint.address)));
         }
@@ -307,14 +309,14 @@ impl Upstream {
         timeouts: &UpstreamTimeouts,
         resolver: &Resolver,
         key: Option<u64>,
-        tried: &[SocketAddr],
+        visited: &Visited,
     ) -> Result<(HttpPeer, Lease), NoPeer> {
         if self.protocol == Protocol::Dubbo {
             let message = format!("service {} speaks dubbo; bind its route to an Http2Rpc", self.service);
             return Err(NoPeer::Missing(message));
         }
         let addresses = self.addresses(resolver).await.map_err(NoPeer::Missing)?;
-        let mut lease = self.lease_of(&addresses, key, tried, timeouts.connect).await?;
+        let mut lease = self.lease_of(&addresses, key, visited, timeouts.connect).await?;
         lease.is_named_by_client = self.configured_name(lease.address()).is_none();
         Ok((self.peer_at(lease.address(), authority, timeouts), lease))
     }

@@ -8,6 +8,7 @@
 pub mod checks;
 mod endpoint;
 mod limits;
+mod visited;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use pingora_error::{Error, ErrorType};
 pub use self::endpoint::{Endpoint, Outcome};
 use self::limits::Load;
 pub use self::limits::{Admitted, Limit, Retrying};
+pub use self::visited::Visited;
 use super::balance::Balancer;
 use crate::config::model::{OutlierDetection, TrafficPolicy};
 use crate::telemetry::metrics::{ByService, Metrics};
@@ -82,25 +84,27 @@ impl Cluster {
         }
     }
 
-    /// An endpoint for the next attempt: one that is well, unless too few are, and none that was `tried` for this request if there
-    /// is another, be it one that is left out.
+    /// An endpoint for the next attempt: one that is well, unless too few are, and none that was `visited` for this request if there
+    /// is another: one that is left out only if none of those answers at all.
     pub fn pick(
         &self,
         addresses: &[SocketAddr],
         balancer: &Balancer,
         key: Option<u64>,
         policy: &TrafficPolicy,
-        tried: &[SocketAddr],
+        visited: &Visited,
         now: Instant,
     ) -> Option<Arc<Endpoint>> {
         let members = self.members(addresses, now);
         let now = self.millis(now);
         let mut usable = self.usable(&members.endpoints, policy, now);
-        let is_fresh = |endpoint: &Arc<Endpoint>| !tried.contains(&endpoint.address);
-        if !tried.is_empty() && usable.iter().any(is_fresh) {
+        let is_fresh = |endpoint: &Arc<Endpoint>| !visited.contains(endpoint.address);
+        if visited.is_empty() {
+            // The first attempt.
+        } else if usable.iter().any(is_fresh) {
             usable.to_mut().retain(is_fresh);
-        } else if !tried.is_empty() && members.endpoints.iter().any(is_fresh) {
-            // One that is left out may be well again; the one that just failed is not.
+        } else if !visited.has_answer() && members.endpoints.iter().any(is_fresh) {
+            // One that is left out may be well again; those that gave no answer are not.
             usable = Cow::Owned(members.endpoints.iter().filter(|endpoint| is_fresh(endpoint)).cloned().collect());
         }
         match &policy.slow_start {

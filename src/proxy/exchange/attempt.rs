@@ -1,6 +1,5 @@
 //! One attempt: connect, send, and read until the first meaningful piece of an answer is there.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -17,7 +16,7 @@ use super::{DISCARD_LIMIT, Exchange, cork};
 use crate::llm::observe::{FirstEvent, Observation, classify_first};
 use crate::plugins::{Answered, End};
 use crate::proxy::asked::head_for;
-use crate::proxy::cluster::Lease;
+use crate::proxy::cluster::{Lease, Visited};
 use crate::proxy::grpc;
 use crate::proxy::hygiene::authority;
 use crate::proxy::upstream::NoPeer;
@@ -88,14 +87,14 @@ pub fn is_event_stream(head: &ResponseHeader) -> bool {
 }
 
 impl Exchange {
-    /// Makes one attempt. `limit` bounds the time until the answer begins, as the first-byte timeout does. `tried` are the addresses that were asked
-    /// before, and gets the one that is.
+    /// Makes one attempt. `limit` bounds the time until the answer begins, as the first-byte timeout does. `visited` has where the call was
+    /// before, and gets where it goes.
     pub(super) async fn open(
         &self,
         call: &Call,
         token: Option<usize>,
         limit: Option<Duration>,
-        tried: &mut Vec<SocketAddr>,
+        visited: &mut Visited,
     ) -> Result<Box<Opened>, Failure> {
         let started = Instant::now();
         let first_byte =
@@ -111,14 +110,14 @@ impl Exchange {
         let left = || patience.saturating_sub(started.elapsed());
         let (head, body) = call.prepare(token).map_err(Failure::Invalid)?;
         let host = authority(&head).unwrap_or_default().to_owned();
-        let peer = call.upstream.peer(&host, &call.timeouts, &self.resolver, call.balance_key, tried);
+        let peer = call.upstream.peer(&host, &call.timeouts, &self.resolver, call.balance_key, visited);
         let found = timeout(patience, peer).await;
         let found = found.unwrap_or_else(|_| Err(NoPeer::Missing("the name does not resolve in time".into())));
         let (peer, mut lease) = found.map_err(|error| match error {
             NoPeer::Missing(reason) => Failure::Unreachable(reason),
             NoPeer::Full { .. } => Failure::Overflow(error.to_string()),
         })?;
-        tried.push(lease.address());
+        visited.push(lease.address());
         let Ok(connected) = timeout(left(), connect(self.connector(), &peer, &mut lease)).await else {
             lease.failed();
             let message = format!("no connection within {} ms ({whose})", ms_rounded_up(patience));
@@ -201,7 +200,7 @@ async fn connect(connector: &Connector, peer: &HttpPeer, lease: &mut Lease) -> R
         Ok(session) => Ok(session),
         Err(error) if *error.etype() == ErrorType::ConnectTimedout => {
             let limit = peer.options.connection_timeout.unwrap_or_default().as_millis();
-            Err(Failure::NotConnected(format!("no connection within {limit} ms (timeouts.connect_ms)")))
+            Err(Failure::Unreachable(format!("no connection within {limit} ms (timeouts.connect_ms)")))
         }
         Err(error) => Err(Failure::Unreachable(error.to_string())),
     }

@@ -16,7 +16,6 @@ mod outbound;
 mod relay;
 mod tokens;
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -31,6 +30,7 @@ use self::attempt::Opened;
 use self::call::Call;
 use self::failure::Failure;
 use self::tokens::Tokens;
+use super::cluster::Visited;
 use super::context::Context;
 use super::departure::departure;
 use super::resolve::Resolver;
@@ -155,9 +155,9 @@ impl Exchange {
                 .and_then(|provider| provider.config().retry.as_ref())
                 .map(|policy| policy.timeout);
             let limit = [left, retry.per_try_timeout, again.filter(|_| spent.attempts > 0)].into_iter().flatten().min();
-            let n_tried = spent.tried.len();
+            let n_visited = spent.visited.len();
             let outcome = tokio::select! {
-                outcome = self.open(&call, token, limit, &mut spent.tried) => outcome,
+                outcome = self.open(&call, token, limit, &mut spent.visited) => outcome,
                 () = self.ending.cancelled() => Err(Failure::Stopping),
                 gone = departure(session) => {
                     self.count(&call, AttemptOutcome::Cancelled);
@@ -168,14 +168,15 @@ impl Exchange {
             if let Some(token) = token {
                 spent.tokens.push(token);
             }
-            let address = spent.tried.get(n_tried).map(ToString::to_string);
-            ctx.upstream_address = address.unwrap_or_default();
+            let address = spent.visited.last().filter(|_| spent.visited.len() > n_visited);
+            ctx.upstream_address = address.map(|address| address.to_string()).unwrap_or_default();
             let verdict = match outcome {
                 Ok(opened) if opened.is_usable() => {
                     self.tokens.report(&call, token, opened.status());
                     return Ok(Tried::Usable(opened));
                 }
                 Ok(opened) => {
+                    spent.visited.answered();
                     self.tokens.report(&call, token, opened.status());
                     let again = spent.may_repeat_status(opened.status(), &call, &retry, &self.tokens);
                     (Tried::Refused(opened), again)
@@ -184,7 +185,7 @@ impl Exchange {
                     self.count(&call, failure.outcome());
                     if matches!(failure, Failure::Stale) {
                         // The connection was at fault and not the endpoint, which keeps its sessions.
-                        spent.tried.pop();
+                        spent.visited.pop();
                     }
                     let again = spent.may_repeat_failure(&failure, &call, &retry, &self.tokens);
                     ctx.state.llm_mut().attempts.push(call.answered(End::Failed(failure.to_string()), None, started));
@@ -246,7 +247,7 @@ impl Exchange {
         let Ok(token) = self.tokens.choose(call, None, &[]) else {
             return failed("every API token of the provider is out".into());
         };
-        match self.open(call, token, None, &mut Vec::new()).await {
+        match self.open(call, token, None, &mut Visited::default()).await {
             Ok(opened) => {
                 self.tokens.report(call, token, opened.status());
                 relay::collect(self, opened).await
@@ -289,8 +290,7 @@ enum Tried {
 struct Spent {
     attempts: u32,
     tokens: Vec<usize>,
-    /// Endpoints, those that may have failed.
-    tried: Vec<SocketAddr>,
+    visited: Visited,
 }
 
 impl Spent {

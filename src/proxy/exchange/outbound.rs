@@ -15,6 +15,7 @@ use super::attempt::Reuse;
 use super::failure::says_something;
 use crate::plugins::{Destination, HttpAnswer, HttpCall};
 use crate::proxy::asked::head_for;
+use crate::proxy::cluster::Visited;
 use crate::proxy::snapshot::Snapshot;
 
 /// Largest answer that is read.
@@ -69,7 +70,9 @@ impl Exchange {
                     format!("service {host} is not configured; add it to the McpBridge or as a Service")
                 })?;
                 let authority = upstream.dns_authority().unwrap_or_else(|| host.clone());
-                let peer = upstream.peer(&authority, &snapshot.limits.timeouts, &self.resolver, None, &[]).await;
+                let peer = upstream
+                    .peer(&authority, &snapshot.limits.timeouts, &self.resolver, None, &Visited::default())
+                    .await;
                 let (peer, lease) = peer.map_err(|error| error.to_string())?;
                 (peer, authority, Some(lease))
             }

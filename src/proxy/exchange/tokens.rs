@@ -18,6 +18,7 @@ use super::Exchange;
 use super::call::Call;
 use crate::llm::failover::{Choice, TokenPool};
 use crate::llm::provider::{Api, Provider};
+use crate::proxy::cluster::Visited;
 use crate::proxy::snapshot::Snapshot;
 
 /// How often pools are looked at for tokens that a probe may bring back.
@@ -116,14 +117,15 @@ impl Exchange {
         }
         *pool.probed.lock() = Instant::now();
         for token in out {
-            let status = match self.open(&call, Some(token), Some(policy.health_check_timeout), &mut Vec::new()).await {
-                Ok(opened) => {
-                    let status = opened.status();
-                    self.discard(opened).await;
-                    status
-                }
-                Err(_) => 0,
-            };
+            let status =
+                match self.open(&call, Some(token), Some(policy.health_check_timeout), &mut Visited::default()).await {
+                    Ok(opened) => {
+                        let status = opened.status();
+                        self.discard(opened).await;
+                        status
+                    }
+                    Err(_) => 0,
+                };
             pool.tokens.lock().report_probe(token, status);
             tracing::info!(
                 provider = call.provider.as_ref().map_or("", |p| &p.config().id),

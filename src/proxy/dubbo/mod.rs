@@ -2,42 +2,35 @@
 //!
 //! Connections wait for the next call; one that has anything to say meanwhile (an end, a heartbeat) is not used again.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+mod pool;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use parking_lot::Mutex;
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::cluster::Lease;
+use self::pool::Pool;
+use super::cluster::{Lease, Visited};
 use super::context::Context;
 use super::resolve::Resolver;
 use super::upstream::Upstream;
 use super::{outgoing, respond};
+use crate::base::tasks::Tasks;
 use crate::config::model::DubboService;
 use crate::llm::error::ErrorKind;
 use crate::plugins::Reply;
 use crate::rpc::dubbo::{self, HEAD_BYTES, Head};
 use crate::rpc::mapping::{self, Misfit, Source};
 
-/// Connections to one address that wait for work.
-const MAX_IDLE: usize = 64;
-
-/// How long connections to an address wait that nobody calls.
-const LONGEST_IDLE: Duration = Duration::from_secs(60);
-
-/// The connections to Dubbo services.
-#[derive(Default)]
+/// The connections of one thread to Dubbo services.
 pub struct Dubbo {
-    /// With the time of the last call to the address.
-    idle: Mutex<HashMap<SocketAddr, (Instant, Vec<TcpStream>)>>,
+    idle: Pool,
     n_calls: AtomicU64,
 }
 
@@ -50,6 +43,10 @@ enum Failure {
 }
 
 impl Dubbo {
+    pub fn new(tasks: Tasks) -> Dubbo {
+        Dubbo { idle: Pool::new(tasks), n_calls: AtomicU64::new(0) }
+    }
+
     /// Answers the client, whose request's body has been read. `Some` is the answer to give where there is none of the service.
     ///
     /// # Errors
@@ -100,74 +97,63 @@ impl Dubbo {
             (ctx.route.as_ref().and_then(|route| route.timeout), limits.timeouts.connect, limits.max_body_bytes);
         let limit = limit.unwrap_or(limits.timeouts.first_byte);
         let n_more = ctx.route.as_ref().map_or(0, |route| route.retry().attempts);
+        // Counts the call until it is over, however that comes.
+        let mut lease = None;
         let called = async {
-            // The lease counts the call until it is over.
-            let (stream, mut lease) = self.connect(&upstream, connect, n_more, resolver).await?;
-            let address = lease.address();
-            ctx.upstream_address = address.to_string();
-            let called = self.call(stream, address, &frame, id, max_bytes).await;
-            match &called {
+            let stream = self.connect(&upstream, connect, n_more, resolver, &mut lease).await?;
+            self.call(stream, &frame, id, max_bytes).await
+        };
+        let outcome = tokio::time::timeout(limit, called).await.unwrap_or(Err(Failure::TimedOut(limit)));
+        if let Some(lease) = &mut lease {
+            ctx.upstream_address = lease.address().to_string();
+            match &outcome {
                 Ok(_) | Err(Failure::Refused(_)) => lease.answered(200),
                 Err(_) => lease.failed(),
             }
-            called
-        };
-        let outcome = tokio::time::timeout(limit, called).await.unwrap_or(Err(Failure::TimedOut(limit)));
+        }
         outcome.map_err(|failure| failure.into_reply(&service))
     }
 
-    /// An idle connection, or a new one. Only connecting is tried again: a call that was sent may have been made.
+    /// An idle connection, or a new one, and the lease of its endpoint. Only connecting is tried again: a call that was sent may have
+    /// been made.
     async fn connect(
         &self,
         upstream: &Upstream,
         limit: Duration,
         n_more: u32,
         resolver: &Resolver,
-    ) -> std::result::Result<(TcpStream, Lease), Failure> {
+        lease: &mut Option<Lease>,
+    ) -> std::result::Result<TcpStream, Failure> {
         let mut n_left = n_more;
-        let mut tried = Vec::new();
+        let mut visited = Visited::default();
         loop {
-            let leased = upstream.lease(resolver, None, &tried, limit).await;
-            let mut lease = leased.map_err(|error| Failure::Unreachable(error.to_string()))?;
-            let address = lease.address();
-            if let Some(stream) = self.take(address) {
-                return Ok((stream, lease));
+            let leased = upstream.lease(resolver, None, &visited, limit).await;
+            let current = lease.insert(leased.map_err(|error| Failure::Unreachable(error.to_string()))?);
+            let address = current.address();
+            if let Some(stream) = self.idle.take(address) {
+                return Ok(stream);
             }
             let failure = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     // Small frames that wait for an answer must not wait for each other.
                     let _ = stream.set_nodelay(true);
-                    return Ok((stream, lease));
+                    return Ok(stream);
                 }
                 Ok(Err(error)) => Failure::Unreachable(format!("{address}: {error}")),
                 Err(_) => Failure::Unreachable(format!("{address}: no connection within {} ms", limit.as_millis())),
             };
-            lease.failed();
-            tried.push(address);
             if n_left == 0 {
                 return Err(failure);
             }
+            current.failed();
+            visited.push(address);
             n_left -= 1;
         }
-    }
-
-    /// A connection that is silent and open.
-    fn take(&self, address: SocketAddr) -> Option<TcpStream> {
-        let mut idle = self.idle.lock();
-        let (_, waiting) = idle.get_mut(&address)?;
-        while let Some(stream) = waiting.pop() {
-            let peeked = stream.try_read(&mut [0]);
-            if peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
-                return Some(stream);
-            }
-        }
-        None
     }
 
     async fn call(
         &self,
         mut stream: TcpStream,
-        address: SocketAddr,
         frame: &[u8],
         id: u64,
         max_bytes: usize,
@@ -185,14 +171,7 @@ impl Dubbo {
             stream.read_exact(&mut body).await.map_err(broken)?;
             if head.answers(id) {
                 let answer = dubbo::response(head, &body).map_err(Failure::Refused);
-                let mut idle = self.idle.lock();
-                // Providers come and go; what leads to those that are gone is closed by nobody else.
-                idle.retain(|_, (last, _)| last.elapsed() < LONGEST_IDLE);
-                let (last, waiting) = idle.entry(address).or_insert_with(|| (Instant::now(), Vec::new()));
-                *last = Instant::now();
-                if waiting.len() < MAX_IDLE {
-                    waiting.push(stream);
-                }
+                self.idle.put(stream);
                 return answer;
             }
         }
