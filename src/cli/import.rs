@@ -1,9 +1,11 @@
 //! `weirgate import DIR`: what becomes of a Higress configuration folder here, object by object. Starts nothing, and changes
 //! nothing in the folder.
 
+mod parts;
 mod render;
 mod verdict;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -13,12 +15,12 @@ use self::verdict::{Report, Verdict};
 use super::output::{say, say_json};
 use super::validate::unusable_files;
 use super::{CliError, Places};
+use crate::acme::certificate_faults;
 use crate::config::{Folder, Problem, compile, flattened, replace};
 use crate::plugins::registry::BuiltIns;
 use crate::proxy::client_identity::unusable_identities;
-use crate::proxy::snapshot::services_at_admin;
+use crate::proxy::snapshot::{at_admin, services_at_admin};
 use crate::proxy::tls::Certificates;
-use crate::server::ending_certificates;
 
 #[derive(Args)]
 pub struct ImportArgs {
@@ -63,10 +65,12 @@ pub fn run(args: &ImportArgs) -> Result<(), CliError> {
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     problems.extend(unusable_identities(&compiled.gateway));
-    problems.extend(ending_certificates(&compiled.gateway.certificates, SystemTime::now()));
+    let ordered = compiled.gateway.https.as_ref();
+    problems.extend(certificate_faults(&compiled.gateway.certificates, ordered, SystemTime::now()));
     problems.extend(services_at_admin(&settings, &compiled.gateway));
     problems.extend(unusable_files(&compiled.gateway, &settings.data_dir));
-    let report = Report::of(&dir, &listing.objects, &compiled.gateway, &problems);
+    let unsent: HashSet<&str> = at_admin(&settings, &compiled.gateway).map(|service| service.host.as_str()).collect();
+    let report = Report::of(&dir, &listing.objects, &compiled.gateway, &unsent, &problems);
     match args.report {
         Form::Json => say_json(&report),
         Form::Md => say(report.markdown().trim_end()),

@@ -4,7 +4,9 @@
 use async_trait::async_trait;
 use serde_json::Value;
 
+use super::config::flag;
 use super::{Flow, Plugin, Reply, Request};
+use crate::config::model::{FailStrategy, PluginUse};
 use crate::llm::error::{ApiError, ErrorKind};
 
 pub struct Unavailable {
@@ -20,6 +22,15 @@ impl Unavailable {
         names(config, &mut parameters);
         Unavailable { object, parameters }
     }
+}
+
+/// Whether requests get a 503 where a configuration keeps its plugin from working, or else pass without it. What is no mistake
+/// (`is_wrong`), but something that this gateway cannot do, would work in Higress: `FAIL_OPEN` was not said for that.
+pub fn closes(plugin: &PluginUse, rule: Option<&Value>, is_wrong: bool) -> bool {
+    // What checks nobody outside of its rules must not shut them out when it is out of work.
+    let is_for_rules =
+        || plugin.global.as_ref().and_then(|config| config.get("global_auth")).and_then(flag) == Some(false);
+    (plugin.fail_strategy == FailStrategy::FailClose || !is_wrong) && (rule.is_some() || !is_for_rules())
 }
 
 /// What stands under the keys by which plugins name places of credentials.

@@ -301,6 +301,53 @@ fn import_says_what_becomes_of_each_object() {
     assert!(code == 64 && json.contains("refused"), "{code} {json}");
 }
 
+/// Regression: `import` said "works" of routes that a plugin closed by its global configuration, a rule for their domain, or by not being here.
+#[test]
+fn import_tells_what_requests_get_where_a_plugin_is_out() {
+    let judged = |file: &str, plugin: Value| {
+        let folder = Folder::new();
+        folder.write(
+            "mcpbridges/default.yaml",
+            &json!({"kind": "McpBridge", "metadata": {"name": "default"},
+            "spec": {"registries": [{"name": "up", "type": "static", "domain": "127.0.0.1:9", "port": 80}]}}),
+        );
+        folder.route("web", "/", "up.static");
+        let mut object = json!({"kind": "WasmPlugin", "metadata": {"name": "p"}});
+        object["spec"] = plugin;
+        folder.write("wasmplugins/p.yaml", &object);
+        let (_, out, _) = run_cli(&["import", folder.config().to_str().unwrap(), "--report", "json"], &folder);
+        let report: Value = serde_json::from_str(&out).unwrap();
+        let rows = report["objects"].as_array().unwrap();
+        let verdict =
+            |file: &str| rows.iter().find(|row| row["file"] == file).unwrap()["verdict"].as_str().unwrap().to_owned();
+        (verdict(file), verdict("wasmplugins/p.yaml"))
+    };
+    let web = |plugin: Value| judged("ingresses/web.yaml", plugin);
+    let url = "oci://r.example/plugins/ip-restriction:1.0.0";
+    let (good, bad) = (json!({"allow": ["10.0.0.0/8"]}), json!({"allow": ["10.0.0.0/99"]}));
+    let own = "oci://r.example/plugins/of-ours:1.0.0";
+    for (plugin, route, object) in [
+        (json!({"url": url, "defaultConfig": good}), "native", "differently"),
+        (json!({"url": url, "defaultConfig": bad}), "unavailable", "unavailable"),
+        (json!({"url": url, "matchRules": [{"domain": ["*"], "config": bad}]}), "unavailable", "unavailable"),
+        (json!({"url": url, "matchRules": [{"domain": ["a.com"], "config": bad}]}), "native", "unavailable"),
+        (
+            json!({"url": url, "matchRules": [{"ingress": ["web"], "config": good}, {"ingress": [], "config": good}]}),
+            "native",
+            "partly",
+        ),
+        (
+            json!({"url": url, "matchRules": [{"ingress": ["web"], "config": good}, {"ingress": ["x"], "config": bad}]}),
+            "native",
+            "partly",
+        ),
+        (json!({"url": own, "failStrategy": "FAIL_CLOSE", "defaultConfig": {"a": 1}}), "unavailable", "unavailable"),
+        (json!({"url": own, "failStrategy": "FAIL_OPEN", "defaultConfig": {"a": 1}}), "native", "ignored"),
+    ] {
+        assert_eq!(web(plugin.clone()), (route.to_owned(), object.to_owned()), "{plugin}");
+    }
+}
+
 /// Regression: the body came all the same, which clients of HTTP/2 take for a broken stream.
 #[tokio::test]
 async fn an_answer_that_is_made_one_without_body_has_none() {

@@ -1,11 +1,13 @@
 //! What becomes of each object, from what the compiler made of it: not only whether something is wrong in it, but whether its routes
 //! answer and its plugin works.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::model::{Destination, FailStrategy, PluginRule, PluginUse, Route};
+use super::parts::{Parts, State, parts};
+use crate::config::model::{Destination, Route};
 use crate::config::{Gateway, INERT_KINDS, Problem, RawObject, SYSTEM_NAMESPACE, is_of_folder};
 use crate::plugins::{compatibility, registry};
 
@@ -89,8 +91,15 @@ pub struct Row<'p> {
 }
 
 impl<'p> Report<'p> {
-    pub fn of(dir: &Path, objects: &[RawObject], gateway: &Gateway, problems: &'p [Problem]) -> Report<'p> {
-        let judge = Judge { objects, gateway, problems, closed: closed_rules(gateway, problems) };
+    /// `unsent` are services that get no requests.
+    pub fn of(
+        dir: &Path,
+        objects: &[RawObject],
+        gateway: &Gateway,
+        unsent: &HashSet<&str>,
+        problems: &'p [Problem],
+    ) -> Report<'p> {
+        let judge = Judge { objects, gateway, unsent, problems, plugins: parts(gateway, problems) };
         let mut rows: Vec<Row<'_>> = objects.iter().map(|object| judge.row(object)).collect();
         // Files that are no objects at all.
         for problem in problems.iter().filter(|problem| objects.iter().all(|object| object.origin.file != problem.file))
@@ -112,21 +121,9 @@ impl<'p> Report<'p> {
 struct Judge<'a, 'p> {
     objects: &'a [RawObject],
     gateway: &'a Gateway,
+    unsent: &'a HashSet<&'a str>,
     problems: &'p [Problem],
-    /// Rules of plugins that answer 503 where they apply.
-    closed: Vec<(&'a PluginUse, &'a PluginRule)>,
-}
-
-/// Rules with a fault, of plugins without which nothing passes.
-fn closed_rules<'a>(gateway: &'a Gateway, problems: &[Problem]) -> Vec<(&'a PluginUse, &'a PluginRule)> {
-    let plugins = gateway.plugins.iter().filter(|plugin| plugin.fail_strategy == FailStrategy::FailClose);
-    let rules = plugins.flat_map(|plugin| plugin.rules.iter().map(move |rule| (plugin, rule)));
-    rules.filter(|(plugin, rule)| problems.iter().any(|problem| is_fault_of(problem, plugin, &rule.path))).collect()
-}
-
-fn is_fault_of(problem: &Problem, plugin: &PluginUse, path: &str) -> bool {
-    let field = problem.field.as_deref().unwrap_or_default();
-    problem.is_fault() && problem.file == plugin.object.file && field.starts_with(path)
+    plugins: Vec<Parts<'a>>,
 }
 
 impl<'p> Judge<'_, 'p> {
@@ -199,7 +196,8 @@ impl<'p> Judge<'_, 'p> {
 
     fn has_service(&self, route: &Route) -> bool {
         let is_known = |to: &Destination| {
-            self.gateway.services.get(&to.service).is_some_and(|service| service.port(to.port).is_some())
+            let service = self.gateway.services.get(&to.service).filter(|_| !self.unsent.contains(to.service.as_str()));
+            service.is_some_and(|service| service.port(to.port).is_some())
         };
         // Services of registries are known only to a running gateway.
         let may_come = |to: &Destination| !self.gateway.registries.is_empty() && !is_of_folder(&to.service);
@@ -208,15 +206,9 @@ impl<'p> Judge<'_, 'p> {
 
     /// Whether a plugin that cannot be used answers for all of it.
     fn is_refused(&self, route: &Route, notes: &mut Vec<String>) -> bool {
-        let takes = |rule: &PluginRule| {
-            let is_for = |to: &Destination| {
-                rule.services.iter().any(|name| name.split(':').next().is_some_and(|host| host == to.service))
-            };
-            let by_service = !route.destinations.is_empty() && route.destinations.iter().all(is_for);
-            by_service || rule.routes.contains(&route.name)
-        };
-        let Some((plugin, rule)) = self.closed.iter().find(|(_, rule)| takes(rule)) else { return false };
-        let note = format!("{} cannot be used where it applies ({}), so requests get a 503", plugin.object, rule.path);
+        let refusing = self.plugins.iter().find_map(|parts| Some((parts.plugin, parts.refusing(route)?)));
+        let Some((plugin, field)) = refusing else { return false };
+        let note = format!("{} cannot be used where it applies ({field}), so requests get a 503", plugin.object);
         if !notes.contains(&note) {
             notes.push(note);
         }
@@ -239,30 +231,31 @@ impl<'p> Judge<'_, 'p> {
     }
 
     fn of_plugin(&self, object: &RawObject, problems: &[&Problem], notes: &mut Vec<String>) -> Verdict {
-        let Some(plugin) = self.gateway.plugins.iter().find(|plugin| plugin.object == object.origin) else {
+        let Some(parts) = self.plugins.iter().find(|parts| parts.plugin.object == object.origin) else {
             let has_problem = !problems.is_empty();
             if !has_problem {
                 notes.push("is switched off".to_owned());
             }
             return if has_problem { Verdict::Unavailable } else { Verdict::Unneeded };
         };
-        let Some(spec) = registry::find(&plugin.plugin) else { return Verdict::Ignored };
+        let states: Vec<State> = parts.states().collect();
+        let has = |state: State| states.contains(&state);
+        let Some(spec) = registry::find(&parts.plugin.plugin) else {
+            return if has(State::Refuses) { Verdict::Unavailable } else { Verdict::Ignored };
+        };
         let differences = compatibility::differences(spec.name);
         notes.extend(differences.iter().map(|difference| (*difference).to_owned()));
-        let paths = plugin.global.iter().map(|_| plugin.global_path.as_str());
-        let paths: Vec<&str> = paths.chain(plugin.rules.iter().map(|rule| rule.path.as_str())).collect();
-        let is_out = |path: &&&str| problems.iter().any(|problem| is_fault_of(problem, plugin, path));
-        let n_out = paths.iter().filter(is_out).count();
-        if n_out > 0 && plugin.fail_strategy == FailStrategy::FailOpen {
+        if has(State::LetsPass) {
             notes.push("requests pass without the parts that cannot be used (FAIL_OPEN)".to_owned());
         }
-        match n_out {
-            0 if problems.iter().any(|problem| problem.is_fault()) => Verdict::Unavailable,
-            0 if !problems.is_empty() => Verdict::Partly,
-            0 if !differences.is_empty() => Verdict::Differently,
-            0 => Verdict::Native,
-            out if out == paths.len() => Verdict::Unavailable,
-            _ => Verdict::Partly,
+        if !has(State::Works) && (has(State::Refuses) || has(State::LetsPass) || !problems.is_empty()) {
+            Verdict::Unavailable
+        } else if has(State::Refuses) || has(State::LetsPass) || !problems.is_empty() {
+            Verdict::Partly
+        } else if differences.is_empty() {
+            Verdict::Native
+        } else {
+            Verdict::Differently
         }
     }
 }
