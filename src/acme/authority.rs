@@ -44,16 +44,28 @@ impl Authority {
             account = account::new_account(&self.directory, email, &self.file, &self.transport).await?;
             order = account.new_order(&NewOrder::new(&identifiers)).await;
         }
-        let mut order = order.map_err(|error| format!("the order is refused: {error}"))?;
+        let mut order = order.map_err(|error| {
+            let hint = match is_of_kind(&error, ":unauthorized") {
+                true => {
+                    format!(". If the account is no longer valid, move {} away: a new one is made", self.file.display())
+                }
+                false => String::new(),
+            };
+            format!("the order is refused: {error}{hint}")
+        })?;
         let shown = self.prove(&mut order, domain).await?;
-        let status = order.poll_ready(&PATIENCE).await.map_err(|error| error.to_string());
+        let status = order.poll_ready(&PATIENCE).await;
         drop(shown);
-        if status? == OrderStatus::Invalid {
+        let refused = match status {
+            Ok(OrderStatus::Invalid) => Some(refusal(&mut order).await),
+            Ok(_) => None,
+            Err(error) => Some(format!("the challenge failed: {error}")),
+        };
+        if let Some(refusal) = refused {
             let port = match self.challenge {
                 AcmeChallenge::Http01 => 80,
                 AcmeChallenge::TlsAlpn01 => 443,
             };
-            let refusal = refusal(&mut order).await;
             return Err(format!("{refusal}. The domain must lead to this gateway's port {port}"));
         }
         let failed = |error: instant_acme::Error| format!("the certificate is not issued: {error}");
@@ -88,11 +100,16 @@ impl Authority {
 
 /// It was reset, or made anew.
 fn is_lost_account(error: &instant_acme::Error) -> bool {
+    is_of_kind(error, ":accountDoesNotExist")
+}
+
+/// By the end of the problem's URN.
+fn is_of_kind(error: &instant_acme::Error, wanted: &str) -> bool {
     let kind = match error {
         instant_acme::Error::Api(problem) => problem.r#type.as_deref(),
         _ => None,
     };
-    kind.is_some_and(|kind| kind.ends_with(":accountDoesNotExist"))
+    kind.is_some_and(|kind| kind.ends_with(wanted))
 }
 
 /// An answer that is removed when nobody looks any more.

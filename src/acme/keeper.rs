@@ -28,98 +28,138 @@ const LARGEST_PART: f64 = 2.0 / 3.0;
 
 /// Orders what is wanted and not there, and what expires soon. `changed` says that something else may be wanted.
 pub async fn keep(authority: Authority, shelf: Arc<dyn Shelf>, changed: Arc<Notify>) {
-    let mut failures = Failures::default();
-    // What was issued and could not be put onto the shelf: authorities give only a few for the same names.
-    let mut in_hand: HashMap<String, Issued> = HashMap::new();
+    let mut keeper = Keeper { authority, shelf, pauses: Pauses::default(), in_hand: HashMap::new() };
     loop {
-        let mut next = LOOK_EVERY;
-        if let Some(wanted) = shelf.wanted() {
-            failures.forget_all_but(&wanted);
-            in_hand.retain(|domain, _| wanted.orders.iter().any(|order| order.domain == *domain));
-            for order in &wanted.orders {
-                let due = due_in(order, wanted.renew_before, SystemTime::now());
-                if due.is_zero() && !failures.is_pausing(&order.domain) {
-                    let outcome = issue(&authority, &*shelf, &wanted, order, &mut in_hand).await;
-                    shelf.count(outcome.is_ok());
-                    failures.note(&order.domain, outcome);
-                } else if !due.is_zero() {
-                    next = next.min(due);
-                }
-            }
-        }
-        let next = failures.next().map_or(next, |pause| next.min(pause));
+        keeper.round().await;
         tokio::select! {
             () = changed.notified() => {}
-            () = tokio::time::sleep(next) => {}
+            () = tokio::time::sleep(keeper.rest()) => {}
         }
     }
 }
 
-async fn issue(
-    authority: &Authority,
-    shelf: &dyn Shelf,
-    wanted: &AutomaticHttps,
-    order: &CertificateOrder,
-    in_hand: &mut HashMap<String, Issued>,
-) -> Result<(), String> {
-    let domain = &order.domain;
-    let issued = match in_hand.remove(domain) {
-        Some(issued) => issued,
-        None => {
-            tracing::info!(domain, directory = authority.directory, "Ordering a certificate");
-            authority.issue(domain, wanted.email.as_deref()).await?
+struct Keeper {
+    authority: Authority,
+    shelf: Arc<dyn Shelf>,
+    pauses: Pauses,
+    /// What was issued and could not be put onto the shelf: authorities give only a few for the same names.
+    in_hand: HashMap<String, Issued>,
+}
+
+impl Keeper {
+    /// Orders everything that is due.
+    async fn round(&mut self) {
+        let domains = |wanted: AutomaticHttps| wanted.orders.into_iter().map(|order| order.domain).collect();
+        let domains: Vec<String> = self.shelf.wanted().map(domains).unwrap_or_default();
+        self.pauses.forget_all_but(&domains);
+        self.in_hand.retain(|domain, _| domains.contains(domain));
+        self.shelf.forget_all_but(&domains);
+        for domain in domains {
+            // An order takes minutes, and something else may be wanted by then.
+            let Some(wanted) = self.shelf.wanted() else { return };
+            let Some(order) = wanted.orders.iter().find(|order| order.domain == domain) else { continue };
+            if self.wait(order, &wanted).is_zero() {
+                let outcome = self.issue(&wanted, order).await;
+                self.shelf.ended(&domain, outcome.as_ref().err().map(String::as_str));
+                self.pauses.note(&domain, outcome);
+            }
         }
-    };
-    if let Err(reason) = shelf.put(order, &issued) {
-        in_hand.insert(domain.clone(), issued);
-        return Err(format!("it was issued and is kept until it can be stored: {reason}"));
     }
-    tracing::info!(domain, secret = %order.secret, "A certificate was issued");
-    Ok(())
+
+    /// How long until there is something to do.
+    fn rest(&self) -> Duration {
+        let wanted = self.shelf.wanted();
+        let waits = wanted.iter().flat_map(|wanted| wanted.orders.iter().map(|order| self.wait(order, wanted)));
+        waits.min().unwrap_or(LOOK_EVERY).min(LOOK_EVERY)
+    }
+
+    fn wait(&self, order: &CertificateOrder, wanted: &AutomaticHttps) -> Duration {
+        let due = due_in(order, wanted.renew_before, SystemTime::now());
+        if due.is_zero() && self.in_hand.contains_key(&order.domain) {
+            return self.pauses.left_to_store(&order.domain);
+        }
+        due.max(self.pauses.left(&order.domain, order.chain.is_some()))
+    }
+
+    async fn issue(&mut self, wanted: &AutomaticHttps, order: &CertificateOrder) -> Result<(), String> {
+        let domain = &order.domain;
+        let issued = match self.in_hand.remove(domain) {
+            Some(issued) => issued,
+            None => {
+                self.shelf
+                    .check(order)
+                    .map_err(|reason| format!("it is not ordered, as it could not be stored: {reason}"))?;
+                tracing::info!(domain, directory = self.authority.directory, "Ordering a certificate");
+                self.authority.issue(domain, wanted.email.as_deref()).await?
+            }
+        };
+        if let Err(reason) = self.shelf.put(order, &issued) {
+            self.in_hand.insert(domain.clone(), issued);
+            return Err(format!("it was issued and is kept until it can be stored: {reason}"));
+        }
+        tracing::info!(domain, secret = %order.secret, "A certificate was issued");
+        Ok(())
+    }
 }
 
 /// How long until there must be another certificate for the domain; zero where there is none, or not for much longer. One that lives
 /// for a day is renewed hours before.
 fn due_in(order: &CertificateOrder, renew_before: Duration, now: SystemTime) -> Duration {
     let leaf = order.chain.as_deref().and_then(Leaf::of).filter(|leaf| leaf.names.contains(&order.domain));
-    leaf.map_or(Duration::ZERO, |leaf| {
-        let part = renew_before.as_secs_f64() / USUAL_LIFETIME.as_secs_f64();
-        leaf.time_left(now).saturating_sub(leaf.lifetime.mul_f64(part.min(LARGEST_PART)))
-    })
+    leaf.map_or(Duration::ZERO, |leaf| leaf.time_left(now).saturating_sub(renewal_window(leaf.lifetime, renew_before)))
 }
 
-/// Domains that are not ordered for the moment: how long after the last order, and until when.
+/// The end of a certificate's life in which it is renewed.
+pub fn renewal_window(lifetime: Duration, renew_before: Duration) -> Duration {
+    let part = renew_before.as_secs_f64() / USUAL_LIFETIME.as_secs_f64();
+    lifetime.mul_f64(part.min(LARGEST_PART))
+}
+
+/// Domains that are not ordered for the moment.
 #[derive(Default)]
-struct Failures {
-    by_domain: HashMap<String, (Duration, Instant)>,
+struct Pauses {
+    by_domain: HashMap<String, Pause>,
 }
 
-impl Failures {
-    fn is_pausing(&self, domain: &str) -> bool {
-        self.by_domain.get(domain).is_some_and(|(_, until)| Instant::now() < *until)
+struct Pause {
+    /// The last order brought a certificate.
+    has_succeeded: bool,
+    since: Instant,
+    /// After a failure; that of the next one is twice as long.
+    length: Duration,
+}
+
+impl Pauses {
+    /// How long a domain is not ordered yet. What was issued and is not there any more is not missed for long.
+    fn left(&self, domain: &str, is_there: bool) -> Duration {
+        self.by_domain.get(domain).map_or(Duration::ZERO, |pause| {
+            let length = match (pause.has_succeeded, is_there) {
+                (true, true) => PAUSE_AFTER_SUCCESS,
+                (true, false) => FIRST_PAUSE,
+                (false, _) => pause.length,
+            };
+            length.saturating_sub(pause.since.elapsed())
+        })
+    }
+
+    /// The same of one that is issued, and only has to be stored: whatever hindered that, the authority has no part in it.
+    fn left_to_store(&self, domain: &str) -> Duration {
+        let since = self.by_domain.get(domain).map(|pause| pause.since.elapsed());
+        FIRST_PAUSE.saturating_sub(since.unwrap_or(FIRST_PAUSE))
     }
 
     fn note(&mut self, domain: &str, outcome: Result<(), String>) {
-        let Err(reason) = outcome else {
-            // The first failure after this is a first one.
-            self.by_domain.insert(domain.to_owned(), (FIRST_PAUSE / 2, Instant::now() + PAUSE_AFTER_SUCCESS));
-            return;
-        };
-        let before = self.by_domain.get(domain).map(|(pause, _)| *pause * 2);
-        let pause = before.unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE);
-        tracing::error!(domain, reason, retry_in_s = pause.as_secs(), "There is no new certificate");
-        self.by_domain.insert(domain.to_owned(), (pause, Instant::now() + pause));
+        let has_succeeded = outcome.is_ok();
+        let before = self.by_domain.get(domain).filter(|pause| !pause.has_succeeded);
+        let length = before.map_or(FIRST_PAUSE, |pause| pause.length * 2).min(LONGEST_PAUSE);
+        if let Err(reason) = outcome {
+            tracing::error!(domain, reason, retry_in_s = length.as_secs(), "There is no new certificate");
+        }
+        self.by_domain.insert(domain.to_owned(), Pause { has_succeeded, since: Instant::now(), length });
     }
 
-    fn forget_all_but(&mut self, wanted: &AutomaticHttps) {
-        self.by_domain.retain(|domain, _| wanted.orders.iter().any(|order| order.domain == *domain));
-    }
-
-    /// Time to the end of the next pause.
-    fn next(&self) -> Option<Duration> {
-        let now = Instant::now();
-        let left = self.by_domain.values().map(|(_, until)| until.saturating_duration_since(now));
-        left.filter(|left| !left.is_zero()).min()
+    fn forget_all_but(&mut self, domains: &[String]) {
+        self.by_domain.retain(|domain, _| domains.contains(domain));
     }
 }
 
@@ -142,13 +182,6 @@ mod tests {
 
     fn is_due(order: &CertificateOrder, renew_before: Duration, now: SystemTime) -> bool {
         due_in(order, renew_before, now).is_zero()
-    }
-
-    #[test]
-    fn a_pause_that_is_over_wakes_nobody() {
-        let mut failures = Failures::default();
-        failures.by_domain.insert("a.com".into(), (FIRST_PAUSE, Instant::now()));
-        assert_eq!(failures.next(), None);
     }
 
     #[test]
@@ -181,21 +214,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failures_are_repeated_after_growing_pauses() {
-        let mut failures = Failures::default();
+        let mut pauses = Pauses::default();
         for pause in [60, 120, 240] {
-            failures.note("a.com", Err("refused".into()));
-            assert!(failures.is_pausing("a.com") && !failures.is_pausing("b.com"));
-            assert_eq!(failures.next(), Some(Duration::from_secs(pause)));
+            pauses.note("a.com", Err("refused".into()));
+            assert_eq!(pauses.left("a.com", false), Duration::from_secs(pause));
+            assert_eq!((pauses.left("b.com", false), pauses.left_to_store("a.com")), (Duration::ZERO, FIRST_PAUSE));
             tokio::time::advance(Duration::from_secs(pause)).await;
-            assert!(!failures.is_pausing("a.com"));
+            assert_eq!(pauses.left("a.com", false), Duration::ZERO);
         }
-        failures.note("a.com", Ok(()));
-        assert!(
-            failures.is_pausing("a.com"),
+        pauses.note("a.com", Ok(()));
+        let left = [true, false].map(|is_there| pauses.left("a.com", is_there));
+        assert_eq!(
+            left,
+            [PAUSE_AFTER_SUCCESS, FIRST_PAUSE],
             "an authority is not asked again at once, whatever became of its certificate"
         );
-        assert_eq!(failures.next(), Some(PAUSE_AFTER_SUCCESS));
-        failures.note("a.com", Err("refused".into()));
-        assert_eq!(failures.next(), Some(FIRST_PAUSE));
+        pauses.note("a.com", Err("refused".into()));
+        assert_eq!(pauses.left("a.com", true), FIRST_PAUSE);
     }
 }

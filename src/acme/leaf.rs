@@ -33,6 +33,12 @@ impl Leaf {
         Some(Leaf { not_after: UNIX_EPOCH + end, lifetime: end.saturating_sub(begin), names: names.collect() })
     }
 
+    /// Whether clients take it for a host, or for all hosts of a wildcard.
+    pub fn is_for(&self, host: &str) -> bool {
+        let of_parent = host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+        self.names.iter().any(|name| name == host || Some(name) == of_parent.as_ref())
+    }
+
     /// Zero when it has expired.
     pub fn time_left(&self, now: SystemTime) -> Duration {
         self.not_after.duration_since(now).unwrap_or_default()

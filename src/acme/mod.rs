@@ -8,6 +8,7 @@
 
 mod account;
 mod authority;
+mod faults;
 mod keeper;
 mod leaf;
 
@@ -18,6 +19,7 @@ use crate::base::secret::Secret;
 use crate::config::model::{AutomaticHttps, CertificateOrder};
 
 pub use authority::Authority;
+pub use faults::certificate_faults;
 pub use keeper::keep;
 pub use leaf::Leaf;
 
@@ -68,8 +70,17 @@ pub trait Shelf: Send + Sync {
     /// It cannot be kept.
     fn put(&self, order: &CertificateOrder, issued: &Issued) -> Result<(), String>;
 
-    /// An order has ended.
-    fn count(&self, is_issued: bool);
+    /// Whether it could be kept, before it is ordered.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check(&self, order: &CertificateOrder) -> Result<(), String>;
+
+    /// The order of a domain has ended, with a certificate or with an error.
+    fn ended(&self, domain: &str, error: Option<&str>);
+
+    /// No others are wanted.
+    fn forget_all_but(&self, domains: &[String]);
 }
 
 /// A certificate as it came.

@@ -3,7 +3,9 @@
 //! A rollback writes files and nothing else. A running gateway notices them as it notices any change, checks them and
 //! records the result as a new snapshot, so a rollback can itself be rolled back.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use sha2::{Digest as _, Sha256};
@@ -36,7 +38,7 @@ pub struct RollbackArgs {
     /// The snapshot to go back to; default is the one before the newest.
     #[arg(value_name = "SNAPSHOT")]
     snapshot: Option<i64>,
-    /// Overwrite files with changes that never were in force.
+    /// Overwrite files with changes that the history does not have.
     #[arg(long)]
     force: bool,
 }
@@ -78,32 +80,35 @@ pub fn diff(places: &Places, args: &DiffArgs) -> Result<(), CliError> {
 pub fn rollback(places: &Places, args: &RollbackArgs) -> Result<(), CliError> {
     let store = open(places)?;
     let nothing = || CliError::Usage("the history has no snapshot to go back to".to_owned());
-    let newest = newest(&store)?.ok_or_else(nothing)?;
+    let issued = issued(places)?;
+    let is_issued = |path: &str| issued.contains(Path::new(path));
     let id = match args.snapshot {
         Some(id) => id,
-        None => before(&store, newest)?.ok_or_else(nothing)?,
+        None => before_last_change(&store, is_issued)?.ok_or_else(nothing)?,
     };
     let target = store.config_files(id).map_err(CliError::failed)?;
     let (now, unread) = folder(places)?;
-    let unread: Vec<String> = unread.iter().map(|problem| problem.file.to_string_lossy().into_owned()).collect();
     // What is in the folder and never was in force is nowhere else; of what cannot be read nobody knows.
-    let mut unsaved: Vec<&str> = unread.iter().map(String::as_str).collect();
+    let mut unsaved: Vec<Cow<'_, str>> = unread.iter().map(|problem| problem.file.to_string_lossy()).collect();
     for (path, content, _) in differences(&now, &target) {
         let Some(content) = content else { continue };
         if !store.has_config_content(&Sha256::digest(content).into()).map_err(CliError::failed)? {
-            unsaved.push(path);
+            unsaved.push(path.into());
         }
     }
     if !unsaved.is_empty() && !args.force {
         return Err(CliError::Usage(format!(
-            "these files have changes that never were in force and would be lost: {}. Move them away, or use --force; \
+            "these files have changes that the history does not have and would be lost: {}. Move them away, or use --force; \
              `weirgate config diff` shows the changes",
             unsaved.join(", ")
         )));
     }
-    let removed = unread.iter().filter(|path| !target.contains_key(*path)).map(|path| (PathBuf::from(path), None));
-    let changes: Vec<(PathBuf, Option<Vec<u8>>)> =
-        differences(&now, &target).map(|(path, _, new)| (PathBuf::from(path), new.cloned())).chain(removed).collect();
+    // Their names need not be text.
+    let is_kept = |path: &Path| path.to_str().is_some_and(|path| target.contains_key(path));
+    let removed = unread.into_iter().map(|problem| problem.file).filter(|path| !is_kept(path)).map(|path| (path, None));
+    let (left, changed): (Vec<_>, Vec<_>) = differences(&now, &target).partition(|(path, ..)| is_issued(path));
+    let changed = changed.into_iter().map(|(path, _, new)| (PathBuf::from(path), new.cloned()));
+    let changes: Vec<(PathBuf, Option<Vec<u8>>)> = changed.chain(removed).collect();
     let dir = places.settings()?.config_dir;
     replace(&dir, &changes, &dir)
         .map_err(|(file, error)| CliError::Failed(format!("{} cannot be written: {error}", file.display())))?;
@@ -121,6 +126,9 @@ pub fn rollback(places: &Places, args: &RollbackArgs) -> Result<(), CliError> {
         dir.display(),
         changes.len() - n_removed
     ));
+    if !left.is_empty() {
+        say(&format!("{} certificates that were issued since stay", left.len()));
+    }
     Ok(())
 }
 
@@ -152,6 +160,28 @@ fn folder(places: &Places) -> Result<(Files<Vec<u8>>, Vec<Problem>), CliError> {
 fn newest(store: &Store) -> Result<Option<i64>, CliError> {
     let newest = store.list_configs(1).map_err(CliError::failed)?;
     Ok(newest.first().map(|snapshot| snapshot.id))
+}
+
+/// The Secrets of certificates that are ordered. The gateway wrote them: they are nobody's change, and what they cost is not got back.
+fn issued(places: &Places) -> Result<HashSet<PathBuf>, CliError> {
+    let listing =
+        Folder::new(places.settings()?.config_dir).read().map_err(|error| CliError::Usage(error.to_string()))?;
+    let https = compile(&listing.objects, &BuiltIns).gateway.https;
+    Ok(https.into_iter().flat_map(|https| https.orders).map(|order| order.secret.file).collect())
+}
+
+/// The newest snapshot that differs from the one in force in more than issued certificates.
+fn before_last_change(store: &Store, is_issued: impl Fn(&str) -> bool) -> Result<Option<i64>, CliError> {
+    let files = |id| store.config_files(id).map_err(CliError::failed);
+    let Some(newest) = newest(store)? else { return Ok(None) };
+    let (in_force, mut id) = (files(newest)?, newest);
+    while let Some(earlier) = before(store, id)? {
+        if differences(&files(earlier)?, &in_force).any(|(path, ..)| !is_issued(path)) {
+            return Ok(Some(earlier));
+        }
+        id = earlier;
+    }
+    Ok(None)
 }
 
 /// The snapshot that was in force before this one.

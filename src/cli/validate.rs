@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::output::{say, say_json};
 use super::{CliError, Places, router};
+use crate::acme::certificate_faults;
 use crate::config::model::Gateway;
 use crate::config::{Folder, Listing, Problem, Severity, compile};
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, State};
@@ -15,7 +16,7 @@ use crate::plugins::registry::{self, BuiltIns, Scope};
 use crate::proxy::client_identity::unusable_identities;
 use crate::proxy::snapshot::services_at_admin;
 use crate::proxy::tls::Certificates;
-use crate::server::{self, ending_certificates};
+use crate::server;
 
 #[derive(Args)]
 pub struct ValidateArgs {
@@ -49,7 +50,8 @@ pub fn run(args: &ValidateArgs) -> Result<(), CliError> {
     problems.extend(compiled.problems);
     problems.extend(Certificates::load(&compiled.gateway.certificates).1);
     problems.extend(unusable_identities(&compiled.gateway));
-    problems.extend(ending_certificates(&compiled.gateway.certificates, SystemTime::now()));
+    let ordered = compiled.gateway.https.as_ref();
+    problems.extend(certificate_faults(&compiled.gateway.certificates, ordered, SystemTime::now()));
     problems.extend(services_at_admin(&settings, &compiled.gateway));
     problems.extend(unusable_files(&compiled.gateway, &settings.data_dir));
     problems.extend(missing_models(&compiled.gateway, &library));

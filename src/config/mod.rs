@@ -32,7 +32,7 @@ pub use link::is_of_folder;
 pub use model::Gateway;
 pub use problem::{Problem, Severity};
 pub use settings::Settings;
-pub use source::{Folder, Listing, RawObject, SourceError, Watcher, flattened, replace, tls_secret};
+pub use source::{Folder, Listing, RawObject, SourceError, Watcher, flattened, replace, tls_secret, try_to_write};
 
 /// Objects that name no namespace belong to this one, as everything does in a Higress standalone installation.
 pub const SYSTEM_NAMESPACE: &str = "higress-system";

@@ -1,7 +1,7 @@
 //! Certificates in this process: orders go out over the exchange's connections, challenges are answered by the proxy, and what
 //! was issued becomes a Secret in the configuration folder, as in Higress, from where every change of the folder is served.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,27 +9,26 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use pingora_http::RequestHeader;
 use tokio::sync::Notify;
 
 use super::reload::{Reloaded, Reloader};
-use crate::acme::{Answer, Authority, Issued, Leaf, Shelf, Stage, Transport};
+use crate::acme::{Answer, Authority, Issued, Leaf, Shelf, Stage, Transport, certificate_faults};
 use crate::base::tasks::Tasks;
 use crate::config::model::{AutomaticHttps, Certificate, CertificateOrder};
-use crate::config::{Problem, Settings, Severity, replace, tls_secret};
+use crate::config::{Problem, Settings, replace, tls_secret, try_to_write};
 use crate::plugins::{Destination, HttpCall};
 use crate::proxy::challenge::Challenges;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::snapshot::Snapshot;
-use crate::telemetry::metrics::{BySecret, Metrics, OrderResult};
+use crate::telemetry::metrics::{ByDomain, BySecret, Metrics, OrderResult};
 
 /// For one request to an authority.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Certificates that have less than this left are spoken of, once a day.
-const EXPIRY_WARNING: Duration = Duration::from_secs(14 * DAY_SECS);
-const DAY_SECS: u64 = 24 * 60 * 60;
-const LOOK_EVERY: Duration = Duration::from_secs(DAY_SECS);
+/// What is wrong with certificates is said once a day.
+const LOOK_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the parts below need of the process.
 pub struct Parts {
@@ -38,11 +37,15 @@ pub struct Parts {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub challenges: Arc<Challenges>,
     pub metrics: Arc<Metrics>,
+    pub failing: Arc<FailingOrders>,
 }
+
+/// Why there is no new certificate, by domain.
+pub type FailingOrders = Mutex<BTreeMap<String, String>>;
 
 /// Starts ordering certificates and watching when they expire.
 pub fn start(parts: Parts, reloader: &Arc<Reloader>, tasks: &Tasks) {
-    let Parts { settings, exchange, snapshot, challenges, metrics } = parts;
+    let Parts { settings, exchange, snapshot, challenges, metrics, failing } = parts;
     let authority = Authority {
         directory: settings.acme.directory.clone(),
         challenge: settings.acme.challenge,
@@ -50,7 +53,7 @@ pub fn start(parts: Parts, reloader: &Arc<Reloader>, tasks: &Tasks) {
         transport: Arc::new(Client { exchange, snapshot }),
         stage: challenges,
     };
-    let shelf = Arc::new(FolderShelf { settings, reloader: reloader.clone(), metrics: metrics.clone() });
+    let shelf = Arc::new(FolderShelf { settings, reloader: reloader.clone(), metrics: metrics.clone(), failing });
     let (ordering, expiring) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     tasks.spawn_until_stopped(crate::acme::keep(authority, shelf, ordering.clone()));
     tasks.spawn_until_stopped(watch_expiry(reloader.clone(), metrics, expiring.clone()));
@@ -64,29 +67,25 @@ pub fn start(parts: Parts, reloader: &Arc<Reloader>, tasks: &Tasks) {
     });
 }
 
-/// Keeps the metric of each served certificate, and warns of those that end soon.
+/// Keeps the metric of each served certificate, and says what clients will refuse of them.
 async fn watch_expiry(reloader: Arc<Reloader>, metrics: Arc<Metrics>, changed: Arc<Notify>) {
-    let mut warned: HashMap<String, Instant> = HashMap::new();
+    let mut said: HashMap<Problem, Instant> = HashMap::new();
     loop {
-        let (_, certificates) = reloader.certificates();
-        warned.retain(|_, at| at.elapsed() < LOOK_EVERY);
+        let (ordered, certificates) = reloader.certificates();
         metrics.certificate_not_after.clear();
-        for Certificate { hosts, secret, chain, .. } in &certificates {
+        for Certificate { secret, chain, .. } in &certificates {
             let Some(leaf) = Leaf::of(chain) else { continue };
             let name = format!("{}/{}", secret.namespace, secret.name);
             let not_after = leaf.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let gauge = metrics.certificate_not_after.get_or_create_owned(&BySecret { secret: name.clone() });
+            let gauge = metrics.certificate_not_after.get_or_create_owned(&BySecret { secret: name });
             gauge.set(i64::try_from(not_after).unwrap_or(i64::MAX));
-            let left = leaf.time_left(SystemTime::now());
-            // A configuration that changes often must not repeat it each time.
-            if left < EXPIRY_WARNING && !warned.contains_key(&name) {
-                warned.insert(name, Instant::now());
-                tracing::warn!(
-                    %secret,
-                    hosts = hosts.join(","),
-                    days_left = left.as_secs() / DAY_SECS,
-                    "A certificate expires soon, or has expired; renew it in its Secret"
-                );
+        }
+        // A configuration that changes often must not repeat it each time.
+        said.retain(|_, at| at.elapsed() < LOOK_EVERY);
+        for problem in certificate_faults(&certificates, ordered.as_ref(), SystemTime::now()) {
+            if !said.contains_key(&problem) {
+                tracing::warn!(%problem, "Certificate");
+                said.insert(problem, Instant::now());
             }
         }
         tokio::select! {
@@ -94,25 +93,6 @@ async fn watch_expiry(reloader: Arc<Reloader>, metrics: Arc<Metrics>, changed: A
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
-}
-
-/// Warnings of certificates that have ended or soon will, one for each Secret.
-pub fn ending_certificates(certificates: &[Certificate], now: SystemTime) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut seen = HashSet::new();
-    for Certificate { hosts, secret, chain, .. } in certificates {
-        let left = Leaf::of(chain).map(|leaf| leaf.time_left(now));
-        let Some(left) = left.filter(|left| *left < EXPIRY_WARNING && seen.insert(secret)) else { continue };
-        let end = match left.as_secs() / DAY_SECS {
-            _ if left.is_zero() => "has expired".to_owned(),
-            days => format!("expires in {days} days"),
-        };
-        let message = format!("the certificate of {} {end}", hosts.join(", "));
-        let problem = Problem::error(secret, "data[tls.crt]", message);
-        let hint = Some("renew it; clients refuse what has expired".to_owned());
-        problems.push(Problem { severity: Severity::Warning, hint, ..problem });
-    }
-    problems
 }
 
 struct Client {
@@ -164,6 +144,7 @@ struct FolderShelf {
     settings: Arc<Settings>,
     reloader: Arc<Reloader>,
     metrics: Arc<Metrics>,
+    failing: Arc<FailingOrders>,
 }
 
 impl Shelf for FolderShelf {
@@ -187,53 +168,30 @@ impl Shelf for FolderShelf {
         }
     }
 
-    fn count(&self, is_issued: bool) {
-        let result = if is_issued { "issued" } else { "failed" };
-        self.metrics.certificate_orders.get_or_create(&OrderResult { result }).inc();
+    fn check(&self, order: &CertificateOrder) -> Result<(), String> {
+        let file = &order.secret.file;
+        try_to_write(&self.settings.config_dir, file)
+            .map_err(|error| format!("{} cannot be written: {error}", file.display()))
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    fn ended(&self, domain: &str, error: Option<&str>) {
+        let result = if error.is_some() { "failed" } else { "issued" };
+        self.metrics.certificate_orders.get_or_create(&OrderResult { result }).inc();
+        let label = ByDomain { domain: domain.to_owned() };
+        self.metrics.certificate_failing.get_or_create(&label).set(i64::from(error.is_some()));
+        match error {
+            Some(error) => drop(self.failing.lock().insert(domain.to_owned(), error.to_owned())),
+            None => drop(self.failing.lock().remove(domain)),
+        }
+    }
 
-    use super::*;
-    use crate::base::secret::Secret;
-    use crate::config::model::{ObjectRef, TlsOptions};
-
-    #[test]
-    fn certificates_that_end_are_named_before_clients_refuse_them() {
-        let secret = |name: &str| ObjectRef {
-            kind: "Secret".into(),
-            namespace: "higress-system".into(),
-            name: name.into(),
-            file: format!("secrets/{name}.yaml").into(),
-        };
-        let certificate = |name: &str, end: (i32, u8, u8)| {
-            let mut params = CertificateParams::new(vec!["a.com".to_owned()]).unwrap();
-            params.not_before = date_time_ymd(2025, 1, 1);
-            params.not_after = date_time_ymd(end.0, end.1, end.2);
-            let chain = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
-            let hosts = vec!["a.com".to_owned()];
-            Certificate { hosts, secret: secret(name), chain, key: Secret::default(), options: TlsOptions::default() }
-        };
-        let certificates = [
-            certificate("good", (2026, 3, 1)),
-            certificate("soon", (2026, 2, 10)),
-            certificate("gone", (2026, 1, 31)),
-            certificate("gone", (2026, 1, 31)),
-        ];
-        // 1 February 2026.
-        let now = UNIX_EPOCH + Duration::from_secs(1_769_904_000);
-        let lines: Vec<String> = ending_certificates(&certificates, now).iter().map(ToString::to_string).collect();
-        assert_eq!(
-            lines,
-            [
-                "warning: secrets/soon.yaml: Secret higress-system/soon: data[tls.crt]: the certificate of a.com expires in 9 days \
-                 (renew it; clients refuse what has expired)",
-                "warning: secrets/gone.yaml: Secret higress-system/gone: data[tls.crt]: the certificate of a.com has expired \
-                 (renew it; clients refuse what has expired)",
-            ]
-        );
+    fn forget_all_but(&self, domains: &[String]) {
+        self.failing.lock().retain(|domain, _| {
+            let is_wanted = domains.contains(domain);
+            if !is_wanted {
+                self.metrics.certificate_failing.remove(&ByDomain { domain: domain.clone() });
+            }
+            is_wanted
+        });
     }
 }

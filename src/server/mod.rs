@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-pub use self::certificates::ending_certificates;
+use self::certificates::FailingOrders;
 use self::history::History;
 use self::host::{LiveServices, ProcessHost};
 use self::registries::Registries;
@@ -152,7 +152,8 @@ impl Process {
             engine: engine.clone(),
             rag: rag.clone(),
         });
-        let registries = Registries::new(exchange.clone(), snapshot.clone(), resolver.clone(), tasks.clone());
+        let registries =
+            Registries::new(exchange.clone(), snapshot.clone(), resolver.clone(), metrics.clone(), tasks.clone());
         let clusters = Arc::new(Clusters::new(metrics.clone()));
         let checks = Checks::new(snapshot.clone(), resolver.clone(), clusters, metrics.clone(), tasks.clone());
         let reloader = Arc::new(Reloader::new(
@@ -182,7 +183,7 @@ impl Process {
             snapshot: snapshot.clone(),
             resolver,
             exchange,
-            dubbo: Dubbo::default(),
+            dubbo: Dubbo::new(tasks.clone()),
             mcp: mcp.clone(),
             challenges: challenges.clone(),
             metrics: metrics.clone(),
@@ -193,12 +194,14 @@ impl Process {
             stopping: Arc::default(),
             at_work: TaskTracker::new(),
         };
+        let failing_orders = Arc::<FailingOrders>::default();
         let parts = certificates::Parts {
             settings: settings.clone(),
             exchange: gateway.exchange.clone(),
             snapshot,
             challenges,
             metrics: metrics.clone(),
+            failing: failing_orders.clone(),
         };
         certificates::start(parts, &reloader, &tasks);
         let on_hangup = {
@@ -217,6 +220,7 @@ impl Process {
                 routers: routers.clone(),
                 flywheel: flywheel.clone(),
                 engine: engine.clone(),
+                failing_orders,
             }),
             rag,
             files: Arc::new(Files::new(settings.data_dir.join("files"))),

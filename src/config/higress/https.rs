@@ -138,6 +138,15 @@ fn read(mut fields: Fields<'_>, report: ObjectReport<'_>) -> Https {
         {
             report.error(&path, format!("names `{}`, which an entry above names already", written(domain)));
         }
+        let is_same =
+            |other: &&Credential| (&other.namespace, &other.name) == (&credential.namespace, &credential.name);
+        if credentials.iter().filter(is_same).any(|other| other.is_issued || credential.is_issued) {
+            report.error_hint(
+                &format!("{path}.tlsSecret"),
+                "is the Secret of an entry above, but an issued certificate is for one domain",
+                "name a Secret of its own; each would be overwritten by the other, and ordered again and again",
+            );
+        }
         if credential.is_issued && email.is_none() {
             report.error_hint(
                 &format!("{path}.tlsIssuer"),

@@ -21,7 +21,7 @@ use super::problem::Problem;
 pub use files::{Folder, flattened};
 pub use secret::tls_secret;
 pub use watch::Watcher;
-pub use write::{FileContent, replace};
+pub use write::{FileContent, replace, try_to_write};
 
 /// One YAML object as written. Only its place (kind, namespace, name) is checked.
 #[derive(Debug, Clone, PartialEq)]
