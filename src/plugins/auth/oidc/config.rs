@@ -151,7 +151,8 @@ fn read(fields: &mut Fields<'_>) -> Option<Config> {
         "" => None,
         "lax" => Some("Lax"),
         "strict" => {
-            let message = "strict: browsers do not send such cookies on the way back from the provider; users log in again and again";
+            let message =
+                "strict: browsers do not send such cookies on the way back from the provider, so that nobody gets in";
             fields.warn("cookie_samesite", message);
             Some("Strict")
         }
@@ -171,6 +172,10 @@ fn read(fields: &mut Fields<'_>) -> Option<Config> {
         http_only: fields.boolean("cookie_httponly").unwrap_or(true),
         same_site,
     };
+    if cookies.secure && redirect_url.as_ref().is_some_and(|url| url.scheme_str() == Some("http")) {
+        let message = "is http, over which browsers do not send the login's cookie while cookie_secure is true";
+        fields.warn("redirect_url", message);
+    }
     let refresh = seconds(fields, "cookie_refresh", 0);
     let login_expire = Some(seconds(fields, "cookie_csrf_expire", 15 * 60)).filter(|seconds| *seconds > 0);
     let sealer = secret(fields, "cookie_secret").and_then(|secret| {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, LOCATION, SET_COOKIE};
+use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, LOCATION, SET_COOKIE, UPGRADE};
 use http::{HeaderName, HeaderValue};
 use pingora_http::ResponseHeader;
 use ring::digest;
@@ -291,9 +291,10 @@ impl Oidc {
     }
 }
 
-/// A script cannot follow a redirect to a login page, nor an image; a login that they began would take the place of the user's.
+/// A script cannot follow a redirect to a login page, nor an image or a WebSocket; a login that they began would take the place of the user's.
 fn is_no_page(request: &Request<'_>) -> bool {
-    if request.header("sec-fetch-mode").is_some_and(|mode| mode != "navigate") {
+    let is_fetched = request.header("sec-fetch-mode").is_some_and(|mode| mode != "navigate");
+    if is_fetched || request.head.headers.contains_key(UPGRADE) {
         return true;
     }
     let accepted = request.head.headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());

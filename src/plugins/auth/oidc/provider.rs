@@ -1,11 +1,13 @@
 //! The OpenID provider: what it says of itself, and tokens for codes.
 
+use std::future::Future;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Uri;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST};
+use parking_lot::Mutex;
 use pingora_http::RequestHeader;
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,8 +21,8 @@ use crate::plugins::auth::jwt::Jwt;
 use crate::plugins::auth::remote_keys::RemoteKeys;
 use crate::plugins::{Destination, Host, HttpAnswer, HttpCall};
 
-/// How long what the provider says of itself is believed.
-const KEEP_METADATA: Duration = Duration::from_secs(24 * 3600);
+/// How long what the provider says of itself is believed while it can be asked again.
+const KEEP_METADATA: Duration = Duration::from_secs(15 * 60);
 /// After a failure; requests in between are refused at once.
 const PAUSE: Duration = Duration::from_secs(1);
 const KEEP_KEYS: Duration = Duration::from_secs(15 * 60);
@@ -44,9 +46,9 @@ struct Tokens {
     refresh_token: Option<String>,
 }
 
-/// When the provider was asked about itself, and what came of it.
+/// What came of asking the provider about itself, and how long that counts.
 struct Discovery {
-    at: Instant,
+    until: Instant,
     result: Result<Arc<Metadata>, String>,
 }
 
@@ -64,9 +66,44 @@ pub struct Provider {
 
 /// What the provider has said.
 struct Known {
+    /// Of itself, whenever that was: a provider that does not answer has not changed.
+    metadata: Mutex<Option<Arc<Metadata>>>,
     /// One request asks for all.
-    metadata: tokio::sync::Mutex<Option<Discovery>>,
+    discovery: tokio::sync::Mutex<Option<Discovery>>,
     keys: RemoteKeys,
+}
+
+impl Known {
+    fn new() -> Known {
+        Known { metadata: Mutex::default(), discovery: tokio::sync::Mutex::default(), keys: RemoteKeys::new(KEEP_KEYS) }
+    }
+
+    async fn metadata<F>(&self, discover: impl FnOnce() -> F) -> Result<Arc<Metadata>, String>
+    where
+        F: Future<Output = Result<Metadata, String>>,
+    {
+        let before = self.metadata.lock().clone();
+        let mut last = match (self.discovery.try_lock(), before.clone()) {
+            (Ok(last), _) => last,
+            // Somebody is asking.
+            (Err(_), Some(metadata)) => return Ok(metadata),
+            (Err(_), None) => self.discovery.lock().await,
+        };
+        if let Some(Discovery { until, result }) = last.as_ref()
+            && Instant::now() < *until
+        {
+            return result.clone();
+        }
+        let (result, keep) = match discover().await.map(Arc::new) {
+            Ok(metadata) => {
+                *self.metadata.lock() = Some(metadata.clone());
+                (Ok(metadata), KEEP_METADATA)
+            }
+            Err(reason) => (before.ok_or(reason), PAUSE),
+        };
+        *last = Some(Discovery { until: Instant::now() + keep, result: result.clone() });
+        result
+    }
 }
 
 /// Of the providers of all configurations: who is logged in stays so after a change, also while the provider does not answer.
@@ -84,7 +121,7 @@ impl Provider {
             redeem_timeout: config.redeem_timeout,
             known: KNOWN.get(
                 format!("{:p} {} {:?} {:?}", Arc::as_ptr(&host), config.issuer, config.service, config.service_host),
-                || Known { metadata: tokio::sync::Mutex::default(), keys: RemoteKeys::new(KEEP_KEYS) },
+                Known::new,
             ),
             host,
         }
@@ -93,15 +130,7 @@ impl Provider {
     /// # Errors
     /// Why the provider cannot be used now.
     pub async fn metadata(&self) -> Result<Arc<Metadata>, String> {
-        let mut known = self.known.metadata.lock().await;
-        if let Some(Discovery { at, result }) = known.as_ref()
-            && at.elapsed() < if result.is_ok() { KEEP_METADATA } else { PAUSE }
-        {
-            return result.clone();
-        }
-        let result = self.discover().await.map(Arc::new);
-        *known = Some(Discovery { at: Instant::now(), result: result.clone() });
-        result
+        self.known.metadata(|| self.discover()).await
     }
 
     async fn discover(&self) -> Result<Metadata, String> {
@@ -244,4 +273,46 @@ fn read<T: for<'de> Deserialize<'de>>(answer: &HttpAnswer) -> Result<T, String> 
     // Messages of serde name fields and types, not values.
     serde_json::from_slice(&answer.body)
         .map_err(|error| format!("the answer has not the fields it must have (line {})", error.line()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Regression: a day after the start, a provider that was down shut out everybody, those who were logged in as well.
+    #[tokio::test]
+    async fn a_provider_that_stops_answering_is_believed_as_it_was() {
+        let metadata = || Metadata {
+            issuer: "http://idp.test".into(),
+            authorization_endpoint: "http://idp.test/auth".into(),
+            token_endpoint: "http://idp.test/token".into(),
+            jwks_uri: "http://idp.test/keys".into(),
+        };
+        let (known, n_asked) = (Known::new(), Cell::new(0));
+        let ask = |answer: Result<Metadata, String>| {
+            n_asked.set(n_asked.get() + 1);
+            async { answer }
+        };
+        let expire = async || {
+            if let Some(last) = known.discovery.lock().await.as_mut() {
+                last.until = Instant::now();
+            }
+        };
+        assert!(known.metadata(|| ask(Err("down".into()))).await.is_err(), "nothing is known yet");
+        assert!(known.metadata(|| ask(Ok(metadata()))).await.is_err(), "it is not asked again at once");
+        expire().await;
+        for _ in 0..2 {
+            assert!(known.metadata(|| ask(Ok(metadata()))).await.is_ok());
+        }
+        expire().await;
+        for _ in 0..2 {
+            assert!(known.metadata(|| ask(Err("down".into()))).await.is_ok());
+        }
+        assert_eq!(n_asked.get(), 3);
+        let asking = known.discovery.lock().await;
+        assert!(known.metadata(|| ask(Err("down".into()))).await.is_ok(), "while another request asks");
+        drop(asking);
+    }
 }
