@@ -48,6 +48,10 @@ impl PluginCatalog for Lenient {
         plugin == "key-auth"
     }
 
+    fn lacks(&self, plugin: &str) -> bool {
+        plugin == "ai-cache"
+    }
+
     fn check(&self, _: &str, _: &Scope<'_>) -> Vec<FieldProblem> {
         Vec::new()
     }

@@ -31,6 +31,9 @@ pub trait PluginCatalog {
     /// Whether requests must not pass without this plugin, whatever its object says.
     fn guards(&self, plugin: &str) -> bool;
 
+    /// Whether this is a plugin of Higress that is not built in.
+    fn lacks(&self, plugin: &str) -> bool;
+
     /// Checks one configuration of a known plugin; with nothing worse than warnings the plugin can be built from it.
     fn check(&self, plugin: &str, scope: &Scope<'_>) -> Vec<FieldProblem>;
 }

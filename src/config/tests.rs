@@ -24,6 +24,10 @@ impl PluginCatalog for TestCatalog {
         plugin == "key-auth"
     }
 
+    fn lacks(&self, plugin: &str) -> bool {
+        plugin == "ai-cache"
+    }
+
     fn check(&self, _: &str, scope: &Scope<'_>) -> Vec<FieldProblem> {
         let (place, config) = scope.rule.map_or(("global", scope.global), |rule| ("rule", Some(rule)));
         let has_both = scope.rule.and(scope.global).is_some();

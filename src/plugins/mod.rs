@@ -28,6 +28,7 @@ pub mod unavailable;
 pub mod values;
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;

@@ -128,11 +128,12 @@ async fn a_client_of_http10_gets_an_answer_that_ends_with_the_connection() {
     folder.services(&[("up", upstream.address)]).route("up", "/", "up.static");
     let gateway = Gateway::start(folder);
     let mut client = TcpStream::connect(gateway.http).await.unwrap();
-    client.write_all(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n").await.unwrap();
+    client.write_all(b"GET / HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n").await.unwrap();
     let mut got = String::new();
     timeout(PATIENCE, client.read_to_string(&mut got)).await.expect("it ends").unwrap();
     let (head, body) = got.split_once("\r\n\r\n").unwrap();
-    assert!(!head.to_ascii_lowercase().contains("transfer-encoding") && body == "one two", "{got}");
+    let head = head.to_ascii_lowercase();
+    assert!(!head.contains("transfer-encoding") && head.contains("connection: close") && body == "one two", "{got}");
 }
 
 /// Regression: the end of the body was written twice, and the upstream took the second for a request.

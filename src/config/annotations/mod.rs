@@ -209,16 +209,17 @@ impl<'a> Annotations<'a> {
         format!("{}[{key}]", self.path)
     }
 
-    /// Warns where the rest of a name is one of ours and its prefix is nearly so, as `higres.io/`.
+    /// Warns where the rest of a name is one of ours and its prefix is nearly so, as `higres.io/`, or missing.
     fn misspelt_prefix(&self, key: &str) {
-        let Some((prefix, short)) = key.split_once('/').filter(|(_, short)| unsupported::ALL_KEYS.contains(short))
-        else {
-            return;
-        };
-        let ours = [HIGRESS, NGINX].map(|prefix| prefix.trim_end_matches('/'));
-        let Some(meant) = nearest(prefix, ours) else { return };
-        let message = format!("is not read: the prefix `{prefix}` is none of Higress or nginx");
-        self.report.warn_hint(&self.path_of(key), message, format!("did you mean `{meant}/{short}`?"));
+        let (prefix, short) = key.rsplit_once('/').unwrap_or(("", key));
+        let is_condition = ["exact-match-", "prefix-match-", "regex-match-"].iter().any(|kind| short.starts_with(kind));
+        let is_near = prefix.is_empty()
+            || ["higress", "nginx"].iter().any(|name| prefix.contains(name))
+            || nearest(prefix, [HIGRESS, NGINX].map(|ours| ours.trim_end_matches('/'))).is_some();
+        if is_near && (is_condition || unsupported::ALL_KEYS.contains(&short)) {
+            let message = format!("is not read: its prefix is neither `{HIGRESS}` nor `{NGINX}`");
+            self.report.warn_hint(&self.path_of(key), message, format!("did you mean `{HIGRESS}{short}`?"));
+        }
     }
 
     /// Warns about annotations of Higress or nginx that nobody understood. Those of others are none of our business.

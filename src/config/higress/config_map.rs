@@ -18,9 +18,13 @@ use crate::config::link::Services;
 use crate::config::model::{GatewaySettings, Gzip};
 use crate::config::problem::{ObjectReport, Report};
 use crate::config::source::RawObject;
+use crate::config::suggest::nearest;
 use crate::config::yaml;
 
 const NAME: &str = "higress-config";
+/// Read elsewhere, and by the console.
+const HTTPS: &str = "higress-https";
+const CONSOLE: &str = "higress-console";
 /// Envoy's limit.
 const MAX_HEADERS_KB: usize = 8192;
 
@@ -45,7 +49,16 @@ pub(in crate::config) fn read(
     report: &Report,
     settings: &mut GatewaySettings,
 ) {
-    if object.origin.name != NAME || !is_of_system(object, report) {
+    let name = object.origin.name.as_str();
+    if name != NAME {
+        let meant = nearest(name, [NAME, HTTPS]).filter(|_| ![HTTPS, CONSOLE].contains(&name));
+        if let Some(meant) = meant {
+            let message = "is none of the ConfigMaps that are read, so this one has no effect";
+            report.on(&object.origin).warn_hint("metadata.name", message, format!("did you mean `{meant}`?"));
+        }
+        return;
+    }
+    if !is_of_system(object, report) {
         return;
     }
     let report = report.on_parts_of(&object.origin);

@@ -315,9 +315,13 @@ fn report_unknown(
     report: ObjectReport<'_>,
 ) {
     let field = if url.is_some() { "spec.url" } else { "metadata.name" };
-    let names = catalog.names();
-    let hint = did_you_mean(plugin, names.iter().copied())
-        .unwrap_or_else(|| format!("the built-in plugins are: {}", names.join(", ")));
+    let hint = match catalog.lacks(plugin) {
+        true => {
+            "a plugin of Higress that this version does not have; docs/compatibility.md lists those it has".to_owned()
+        }
+        false => did_you_mean(plugin, catalog.names())
+            .unwrap_or_else(|| "docs/compatibility.md lists the plugins there are; modules are not run yet".to_owned()),
+    };
     let severity = match fail_strategy {
         FailStrategy::FailOpen => Severity::Warning,
         FailStrategy::FailClose => Severity::Outage,

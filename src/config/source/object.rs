@@ -61,6 +61,23 @@ fn read_object(bytes: &[u8]) -> Result<Value, Fault> {
     }
 }
 
+/// The groups and versions that objects are read of; `None` of kinds without effect.
+fn api_versions(kind: &str) -> Option<&'static [&'static str]> {
+    Some(match kind {
+        "ConfigMap" | "Endpoints" | "Secret" | "Service" => &["v1"],
+        "DestinationRule" => &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"],
+        "EndpointSlice" => &["discovery.k8s.io/v1"],
+        "EnvoyFilter" => &["networking.istio.io/v1alpha3"],
+        "GRPCRoute" | "Gateway" | "GatewayClass" | "HTTPRoute" | "ReferenceGrant" => {
+            &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1", "gateway.networking.k8s.io/v1alpha2"]
+        }
+        "Http2Rpc" | "McpBridge" => &["networking.higress.io/v1"],
+        "Ingress" => &["networking.k8s.io/v1"],
+        "WasmPlugin" => &["extensions.higress.io/v1alpha1"],
+        _ => return None,
+    })
+}
+
 /// Settles kind, namespace and name. As in Higress the folder gives the kind and the file its name; unlike there,
 /// `metadata.namespace` is honoured.
 fn identify(
@@ -102,6 +119,16 @@ fn identify(
             return None;
         }
         _ => {}
+    }
+    let version = value.get("apiVersion").and_then(Value::as_str);
+    if let (Some(version), Some(known)) = (version, api_versions(kind))
+        && !known.contains(&version)
+    {
+        let message = format!(
+            "is `{version}`, which this version does not know; the object is read as one of {}",
+            known.join(", ")
+        );
+        problems.push(field_problem(Severity::Warning, &origin, "apiVersion", message, None));
     }
     if let Some(written) = metadata("name").filter(|written| *written != origin.name) {
         problems.push(field_problem(

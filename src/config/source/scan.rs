@@ -96,7 +96,7 @@ impl<'a> Scan<'a> {
         let path = entry.path.as_path();
         let name = file_name(path);
         if !entry.is_folder {
-            if is_yaml(path) {
+            if is_meant_as_yaml(path) {
                 self.warn(
                     path,
                     "lies outside the folder of a kind and is ignored",
@@ -109,7 +109,7 @@ impl<'a> Scan<'a> {
             Some((_, kind, namespaced)) => self.folder(path, kind, *namespaced, 0),
             None => {
                 let hint = did_you_mean(name, KINDS.iter().map(|(plural, ..)| *plural));
-                if sorted_entries(path).is_ok_and(|entries| entries.iter().any(|entry| is_yaml(&entry.path))) {
+                if sorted_entries(path).is_ok_and(|entries| entries.iter().any(|entry| is_meant_as_yaml(&entry.path))) {
                     self.warn(path, "is not the folder of a known kind and is ignored", hint);
                 }
             }

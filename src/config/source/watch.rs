@@ -1,6 +1,7 @@
 //! Notices that the configuration folder changed. It says only *that*: the reader reads the whole folder, so no order or
 //! loss of single events can leave half a change behind.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -17,6 +18,8 @@ const QUIET: Duration = Duration::from_millis(100);
 const SINGLE_QUIET: Duration = Duration::from_millis(20);
 /// A folder that never rests is reported this often.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// And one with a file that somebody keeps open: half an object may be a guard without its condition.
+const WRITERS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Watches until dropped.
 #[derive(Debug)]
@@ -37,29 +40,61 @@ struct Change {
     /// Or the folder itself came, went or was replaced.
     root: bool,
     file: PathBuf,
-    /// Nothing more is to be expected of the file: it was renamed, removed, or closed by its writer.
-    is_whole: bool,
+    stage: Stage,
+}
+
+/// What is to be expected of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// More: it was written to, and not closed yet.
+    Written,
+    /// Nothing: it was renamed, removed, or closed by its writer.
+    Whole,
+    Unknown,
 }
 
 /// Changes that are reported as one.
 struct Burst {
     last: Change,
     is_single: bool,
+    /// Files that are being written.
+    open: HashSet<PathBuf>,
 }
 
 impl Burst {
     fn new(first: Change) -> Burst {
-        Burst { is_single: !first.root, last: first }
+        let mut burst = Burst { is_single: !first.root, open: HashSet::new(), last: first };
+        burst.note_stage();
+        burst
     }
 
     fn add(&mut self, change: Change) {
         self.is_single &= !change.root && change.file == self.last.file;
         self.last = Change { root: change.root || self.last.root, ..change };
+        self.note_stage();
     }
 
-    /// How long it is waited for another.
-    fn quiet(&self) -> Duration {
-        if self.is_single && self.last.is_whole { SINGLE_QUIET } else { QUIET }
+    fn note_stage(&mut self) {
+        if self.last.root {
+            // Of files of a folder that went nothing more is heard.
+            self.open.clear();
+        }
+        match self.last.stage {
+            Stage::Written => drop(self.open.insert(self.last.file.clone())),
+            Stage::Whole => drop(self.open.remove(&self.last.file)),
+            Stage::Unknown => {}
+        }
+    }
+
+    /// How long another is waited for, when the first was so long ago; `None` if it is time to report.
+    fn wait(&self, age: Duration) -> Option<Duration> {
+        let (limit, quiet) = match (self.open.is_empty(), self.is_single && self.last.stage == Stage::Whole) {
+            (false, _) => (WRITERS_PATIENCE, WRITERS_PATIENCE),
+            (true, true) => (PATIENCE, SINGLE_QUIET),
+            (true, false) => (PATIENCE, QUIET),
+        };
+        let left = limit.saturating_sub(age);
+        (!left.is_zero()).then_some(quiet.min(left))
     }
 }
 
@@ -122,9 +157,9 @@ impl Watch {
         loop {
             let Ok(Message::Changed(first)) = inbox.recv() else { return };
             let mut burst = Burst::new(first);
-            let deadline = Instant::now() + PATIENCE;
-            while Instant::now() < deadline {
-                match inbox.recv_timeout(burst.quiet()) {
+            let began = Instant::now();
+            while let Some(wait) = burst.wait(began.elapsed()) {
+                match inbox.recv_timeout(wait) {
                     Ok(Message::Changed(change)) => burst.add(change),
                     Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => break,
@@ -152,7 +187,7 @@ fn message_for(root: &Path, event: notify::Result<Event>) -> Option<Message> {
         Ok(event) => event,
         Err(error) => {
             tracing::warn!(folder = %root.display(), %error, "watching the configuration folder failed once");
-            return Some(Message::Changed(Change { root: true, file: root.to_owned(), is_whole: false }));
+            return Some(Message::Changed(Change { root: true, file: root.to_owned(), stage: Stage::Unknown }));
         }
     };
     // Reading the files ourselves must not look like a change.
@@ -164,10 +199,13 @@ fn message_for(root: &Path, event: notify::Result<Event>) -> Option<Message> {
         return None;
     }
     let is_root = event.need_rescan() || event.paths.iter().any(|path| path == root);
-    let is_whole =
-        matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)) | EventKind::Access(_) | EventKind::Remove(_));
+    let stage = match event.kind {
+        EventKind::Modify(ModifyKind::Data(_)) => Stage::Written,
+        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Access(_) | EventKind::Remove(_) => Stage::Whole,
+        _ => Stage::Unknown,
+    };
     let file = file.map_or(root, |file| file).to_owned();
-    Some(Message::Changed(Change { root: is_root, file, is_whole }))
+    Some(Message::Changed(Change { root: is_root, file, stage }))
 }
 
 #[cfg(test)]
@@ -247,7 +285,7 @@ mod tests {
         let watch = Watch::start(root.path().to_owned(), channel().0).unwrap();
         let (messages, inbox) = channel();
         for n in 0..200 {
-            let change = Change { root: false, file: PathBuf::from(format!("{n}.yaml")), is_whole: true };
+            let change = Change { root: false, file: PathBuf::from(format!("{n}.yaml")), stage: Stage::Whole };
             messages.send(Message::Changed(change)).unwrap();
         }
         let changes = std::cell::Cell::new(0);
@@ -259,22 +297,36 @@ mod tests {
     }
 
     #[test]
-    fn one_whole_file_is_waited_for_less_than_several_or_half_a_one() {
-        let change = |file: &str, is_whole| Change { root: false, file: PathBuf::from(file), is_whole };
-        let mut burst = Burst::new(change("a", false));
-        assert_eq!(burst.quiet(), QUIET, "being written");
-        burst.add(change("a", true));
-        assert_eq!(burst.quiet(), SINGLE_QUIET);
-        burst.add(change("a", false));
-        assert_eq!(burst.quiet(), QUIET, "being written again");
-        burst.add(change("a", true));
-        burst.add(change("b", true));
-        burst.add(change("b", true));
-        assert_eq!(burst.quiet(), QUIET, "two files may belong together");
-        let mut burst = Burst::new(change("a", true));
-        burst.add(Change { root: true, ..change("/", true) });
-        burst.add(change("a", true));
-        assert!(burst.last.root && burst.quiet() == QUIET);
+    fn one_whole_file_is_waited_for_less_than_several() {
+        let change = |file: &str, stage| Change { root: false, file: PathBuf::from(file), stage };
+        let at_once = |burst: &Burst| burst.wait(Duration::ZERO).unwrap();
+        let mut burst = Burst::new(change("a", Stage::Unknown));
+        assert_eq!(at_once(&burst), QUIET, "made, or changed otherwise");
+        burst.add(change("a", Stage::Whole));
+        assert_eq!(at_once(&burst), SINGLE_QUIET);
+        burst.add(change("b", Stage::Whole));
+        burst.add(change("b", Stage::Whole));
+        assert_eq!(at_once(&burst), QUIET, "two files may belong together");
+        assert_eq!((burst.wait(PATIENCE - SINGLE_QUIET), burst.wait(PATIENCE)), (Some(SINGLE_QUIET), None));
+        let mut burst = Burst::new(change("a", Stage::Whole));
+        burst.add(Change { root: true, ..change("/", Stage::Whole) });
+        burst.add(change("a", Stage::Whole));
+        assert!(burst.last.root && at_once(&burst) == QUIET);
+    }
+
+    /// Regression: half an object went live, a guard without its condition, when its writer paused for longer than a burst lasts.
+    #[test]
+    fn files_that_are_being_written_are_waited_for() {
+        let change = |file: &str, stage| Change { root: false, file: PathBuf::from(file), stage };
+        let mut burst = Burst::new(change("a", Stage::Written));
+        burst.add(change("b", Stage::Whole));
+        assert_eq!(burst.wait(PATIENCE), Some(WRITERS_PATIENCE - PATIENCE), "a is open still");
+        assert_eq!(burst.wait(WRITERS_PATIENCE), None, "perhaps its writer never closes it");
+        burst.add(change("a", Stage::Whole));
+        assert_eq!(burst.wait(Duration::ZERO), Some(QUIET));
+        let data = EventKind::Modify(ModifyKind::Data(notify::event::DataChange::Any));
+        let written = message_for(Path::new("/conf"), Ok(Event::new(data).add_path("/conf/ingresses/a.yaml".into())));
+        assert!(matches!(written, Some(Message::Changed(Change { stage: Stage::Written, .. }))));
     }
 
     #[test]

@@ -137,7 +137,7 @@ pub(super) const DIFFERENCES: &[(&str, &[&str])] = &[
     (
         "go-jwt-auth",
         &[
-            "takes `jwks_uri`, too",
+            "takes `jwks_uri`, too; shared secrets (`oct`) in a fetched set are left out",
             "claims that are lists or objects make no header; the Go port writes them in Go's own notation",
             NO_ES512,
             EMPTY_ALLOW,
@@ -190,7 +190,7 @@ pub(super) const DIFFERENCES: &[(&str, &[&str])] = &[
         &[
             "`keep_token: false` takes tokens out of parameters and cookies, too; Higress leaves them there",
             "a claim that is missing makes no header; Higress adds an empty one",
-            "takes `remote_jwks`, as the Go port does, and `jwks_uri`",
+            "takes `remote_jwks`, as the Go port does, and `jwks_uri`; shared secrets (`oct`) in a fetched set are left out",
             NO_ES512,
         ],
     ),
@@ -239,6 +239,7 @@ pub(super) const DIFFERENCES: &[(&str, &[&str])] = &[
             "`service_name` may be left out: the issuer is then called at its own URL",
             "a session of Higress is not read; users log in once more",
             "the only `provider` is `oidc`",
+            "401 also for what a browser says is no page (`Sec-Fetch-Mode` other than `navigate`) and for WebSockets; Higress looks at `Accept` alone",
         ],
     ),
     (

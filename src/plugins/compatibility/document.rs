@@ -9,7 +9,7 @@ use serde_json::json;
 use super::differences;
 use crate::config::model::Phase;
 use crate::plugins::config::known_fields;
-use crate::plugins::registry::{PLUGINS, PluginSpec, Scope};
+use crate::plugins::registry::{NOT_HERE, PLUGINS, PluginSpec, Scope};
 
 const HEAD: &str = "# Compatibility with Higress plugins
 
@@ -19,6 +19,9 @@ The plugins below are part of the program and read the configuration of their na
 chain. Unknown fields have no effect and are named in a warning. A plugin that is not listed is left out where its object says
 `FAIL_OPEN`; otherwise the requests it is for get a 503. With a value it cannot use a plugin is out in the same way, but only
 where that value applies, and plugins that keep requests out never let them pass for that. All tests named here pass with every change.
+
+Of the 40 end-to-end tests of Higress for routes, TLS, registries, Http2Rpc, settings and these plugins 38 pass. One wants a cipher suite in CBC mode, which the
+TLS stack does not have; the Go case of request-block looks for a text in an answer that is the request's own body.
 
 | Plugin | Phase | Priority | Unit tests | Tests of the whole gateway | Higress' e2e cases | Fields at the top |
 |---|---|---|--:|--:|---|---|
@@ -51,6 +54,11 @@ fn document() -> String {
         );
         text.push_str(&row);
     }
+    let missing: Vec<String> = NOT_HERE.iter().map(|name| format!("`{name}`")).collect();
+    text.push_str(&format!(
+        "\nOf the plugins of Higress these are not here, and wait for the Wasm host or a native form: {}.\n",
+        missing.join(", ")
+    ));
     for spec in PLUGINS {
         text.push_str(&format!("\n## {}\n\n{}.\n\n", spec.name, spec.summary));
         match differences(spec.name) {
@@ -118,7 +126,11 @@ impl Repository {
 
     fn has_e2e_cases(&self, spec: &PluginSpec) -> bool {
         let cases = self.e2e.lines().filter(|line| line.starts_with("implemented") || line.contains("implemented+="));
-        cases.flat_map(|line| line.split(['(', ')', '|', ':', '\'', ' '])).any(|word| word == base(spec))
+        // Of some that Higress has twice only one is among the cases.
+        let is_other_port = |line: &&str| spec.name != base(spec) && line.contains(&format!("{} CPP", base(spec)));
+        let mut words =
+            cases.filter(|line| !is_other_port(line)).flat_map(|line| line.split(['(', ')', '|', ':', '\'', ' ']));
+        words.any(|word| word == base(spec))
     }
 
     /// Where the fields are explained: the heading that names the plugin.

@@ -1,9 +1,9 @@
 //! Headers, query parameters and form fields as one thing: names with lists of values.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use pingora_http::ResponseHeader;
 
-use super::form::Values;
+use super::form::{Values, bytes_of, text_of};
 use crate::plugins::Request;
 
 /// Names with values, in order. A name without values is absent.
@@ -39,7 +39,7 @@ impl Bag for RequestHeaders<'_, '_> {
             (":authority" | "host", []) => {}
             (":authority" | "host", [host, ..]) => set_authority(self.0, host),
             _ => {
-                let written = headers(&self.0.head.headers, name, values);
+                let written = headers(name, values);
                 let _ = self.0.head.remove_header(name);
                 for (name, value) in written {
                     // Both are checked; appending fails only on malformed ones.
@@ -74,7 +74,7 @@ impl Bag for ResponseHeaders<'_> {
         if matches!(name, "content-length" | "transfer-encoding") {
             return;
         }
-        let written = headers(&self.0.headers, name, values);
+        let written = headers(name, values);
         let _ = self.0.remove_header(name);
         for (name, value) in written {
             let _ = self.0.append_header(name, value);
@@ -130,7 +130,7 @@ pub fn set_query(request: &mut Request<'_>, values: &Values) {
 
 /// Host and the name by which routes are found.
 fn set_authority(request: &mut Request<'_>, host: &str) {
-    if let Ok(value) = HeaderValue::from_str(host) {
+    if let Ok(value) = HeaderValue::from_bytes(&bytes_of(host)) {
         let _ = request.head.insert_header(http::header::HOST, value);
         let name = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -141,16 +141,13 @@ fn set_authority(request: &mut Request<'_>, host: &str) {
 }
 
 fn texts(values: &http::header::GetAll<'_, HeaderValue>) -> Vec<String> {
-    values.iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
+    values.iter().map(|value| text_of(value.as_bytes())).collect()
 }
 
-/// What of `values` can be sent as header `name`. One that was there stays byte for byte, also if it is no Unicode.
-fn headers(before: &HeaderMap, name: &str, values: &[String]) -> Vec<(HeaderName, HeaderValue)> {
+/// What of `values` can be sent as header `name`.
+fn headers(name: &str, values: &[String]) -> Vec<(HeaderName, HeaderValue)> {
     let Ok(name) = name.parse::<HeaderName>() else { return Vec::new() };
-    let known = |value: &String| {
-        before.get_all(&name).iter().find(|old| String::from_utf8_lossy(old.as_bytes()) == value.as_str()).cloned()
-    };
-    let made = values.iter().filter_map(|value| known(value).or_else(|| HeaderValue::from_str(value).ok()));
+    let made = values.iter().filter_map(|value| HeaderValue::from_bytes(&bytes_of(value)).ok());
     made.map(|value| (name.clone(), value)).collect()
 }
 
@@ -172,6 +169,13 @@ mod tests {
         bag.set(":method", &["POST".into()]);
         bag.set("x-two", &["1".into(), "2".into(), "bad\nvalue".into()]);
         assert_eq!(bag.values("x-two"), ["1", "2"]);
+        // What came in a query as bytes that are no Unicode goes on as those.
+        let odd = Values::parse(b"q=a%FFb%F4%8F%BF%BF").get("q").to_vec();
+        bag.set("x-odd", &odd);
+        assert_eq!(
+            (bag.values("x-odd"), bag.0.head.headers["x-odd"].as_bytes()),
+            (odd, &b"a\xFFb\xF4\x8F\xBF\xBF"[..])
+        );
         assert_eq!(exchange.head.uri.to_string(), "/c");
         assert_eq!(exchange.head.method, http::Method::POST);
         assert_eq!((exchange.header("host"), exchange.state.host.as_str()), (Some("New.com:8080"), "new.com"));

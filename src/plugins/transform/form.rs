@@ -74,7 +74,7 @@ impl Values {
 const ODD: u32 = 0x10_FF00;
 
 /// `bytes` as text, without loss. A character that means an odd byte here counts as four of them.
-fn text_of(bytes: &[u8]) -> String {
+pub fn text_of(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     let odd = |byte: &u8| char::from_u32(ODD + u32::from(*byte)).unwrap_or(char::REPLACEMENT_CHARACTER);
     for chunk in bytes.utf8_chunks() {
@@ -90,7 +90,7 @@ fn text_of(bytes: &[u8]) -> String {
 }
 
 /// What [`text_of`] was given.
-fn bytes_of(text: &str) -> Vec<u8> {
+pub fn bytes_of(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     for c in text.chars() {
         match u8::try_from((c as u32).wrapping_sub(ODD)) {
@@ -99,6 +99,11 @@ fn bytes_of(text: &str) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Such a text where only Unicode can stand.
+pub fn shown(text: &str) -> String {
+    String::from_utf8_lossy(&bytes_of(text)).into_owned()
 }
 
 fn escape(text: &str, encoded: &mut String) {

@@ -50,7 +50,8 @@ impl Reader<'_> {
             return ingress.demands.extend(self.demand(host));
         };
         let Some(secret) = self.secrets.get(namespace, name) else {
-            self.report.warn(&path, format!("there is no Secret {namespace}/{name}, so `{host}` has no certificate"));
+            let message = format!("there is no Secret {namespace}/{name}, so `{host}` has no certificate");
+            self.report.warn_hint(&path, message, format!("write secrets/{name}.yaml with tls.crt and tls.key"));
             return;
         };
         let (Some(chain), Some(key)) = (secret.text("tls.crt"), secret.text("tls.key")) else {

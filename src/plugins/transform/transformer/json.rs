@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::super::form::shown;
 use super::super::json_edit::{EditError, remove, set};
 use super::config::{Part, Step, Strategy};
 use super::fields::{Place, Sources};
@@ -70,7 +71,7 @@ fn apply(
         }
         Step::Map { source, from, to } => match sources.values(*source, from) {
             Some(values) => {
-                let quoted: Vec<String> = values.iter().map(|value| quote(value)).collect();
+                let quoted: Vec<String> = values.iter().map(|value| quote(&shown(value))).collect();
                 put(to, &format!("[{}]", quoted.join(",")))
             }
             None => Ok(None),
