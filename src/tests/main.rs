@@ -29,6 +29,7 @@ mod found_services;
 mod full_disk;
 mod guards;
 mod harness;
+mod higress_config;
 mod hot_swap;
 mod ingress;
 mod layering;

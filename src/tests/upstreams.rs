@@ -63,7 +63,7 @@ async fn metric(gateway: &Gateway, line: &str) -> Option<String> {
     text.lines().find_map(|found| Some(found.strip_prefix(line)?.trim().to_owned()))
 }
 
-async fn reloaded(gateway: &Gateway, number: u64) {
+pub async fn reloaded(gateway: &Gateway, number: u64) {
     eventually_async("the reload", || async {
         (gateway.admin("GET", "/api/v1/config").await.json()["snapshot"] == number).then_some(())
     })
