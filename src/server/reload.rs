@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -43,8 +43,8 @@ struct State {
     applied: Applied,
     /// What is wrong with the folder as it was read last, if that was refused.
     refused: Option<Vec<Problem>>,
-    /// What HTTP/2 connections of clients have had since the start.
-    http2: Option<Http2Settings>,
+    /// What HTTP/2 connections of clients have had since the start, and how long they may be idle.
+    http2: Option<(Http2Settings, Option<Duration>)>,
     /// What may be out without ending anything: what is, and what was when its object went.
     accepted: Outages,
     history: History,
@@ -238,10 +238,10 @@ impl Reloader {
                 "Parts of these objects are not served; what is wrong with them is said above"
             );
         }
-        let http2 = &compiled.gateway.settings.http2;
-        if state.http2.get_or_insert(*http2) != http2 {
+        let http2 = (compiled.gateway.settings.http2, compiled.gateway.settings.downstream_idle_timeout);
+        if *state.http2.get_or_insert(http2) != http2 {
             tracing::warn!(
-                "`downstream.http2` of higress-config differs from what the process started with; it counts after a restart"
+                "`downstream.http2`, or `downstream.idleTimeout` for HTTP/2, of higress-config differs from what the process started with; it counts after a restart"
             );
         }
         // What an object has been mended of it does not get back; one that went may come back as it was.

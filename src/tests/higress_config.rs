@@ -193,8 +193,10 @@ async fn clients_of_http2_are_told_its_limits_and_a_change_is_told_to_count_late
     let mut logged = Logged::start(folder, "");
     let said = timeout(PATIENCE, said_first(logged.gateway.http)).await.expect("both frames come");
     assert_eq!((said.0[&MAX_CONCURRENT_STREAMS], said.0[&INITIAL_WINDOW_SIZE], said.1), (3, 70_000, 200_000));
-    settings(&logged.gateway.folder, &json!({"downstream": {"http2": {"maxConcurrentStreams": 7}}}));
-    logged.says(&["downstream.http2", "counts after a restart"]).await;
+    for changed in [json!({"http2": {"maxConcurrentStreams": 7}}), json!({"http2": http2, "idleTimeout": 20})] {
+        settings(&logged.gateway.folder, &json!({"downstream": changed}));
+        logged.says(&["downstream.http2", "counts after a restart"]).await;
+    }
 }
 
 /// Length of a compressed answer whose text is `expected`; `None` for one as it was.
