@@ -146,6 +146,41 @@ async fn other_hosts_paths_and_methods_are_not_the_servers() {
 }
 
 #[tokio::test]
+async fn a_server_is_reached_where_a_rule_of_match_list_covers_its_path_and_the_host() {
+    let paths = [
+        ("/exact", 200),
+        ("/exact/more", 404),
+        ("/prefixed", 200),
+        ("/a/prefix", 404),
+        ("/a/suffix", 200),
+        ("/suffix/a", 404),
+        ("/a/mid/b", 200),
+        ("/r1", 200),
+        ("/r12", 404),
+        ("/host", 404),
+    ];
+    let rule = |kind: &str, path: &str, domain: &str| json!({"match_rule_type": kind, "match_rule_path": path, "match_rule_domain": domain});
+    let rules = json!([
+        rule("exact", "/exact", "*"),
+        rule("prefix", "/pre", ""),
+        rule("suffix", "/suffix", "*"),
+        rule("contains", "mid", "*"),
+        rule("regex", "^/r[0-9]$", "*"),
+        rule("exact", "/host", "*.internal")
+    ]);
+    let server = |(path, _): &(&str, u16)| json!({"name": path, "path": path, "type": "rag", "config": {"vector_db": {"collection": "pets"}}});
+    let servers: Vec<Value> = paths.iter().map(server).collect();
+    let folder = Folder::new();
+    mcp_server(&folder, &json!({"enable": true, "servers": servers, "match_list": rules}));
+    let gateway = Gateway::start(folder);
+    let list = call("list-chunks", json!({}));
+    for (path, expected) in paths {
+        assert_eq!(gateway.post(path, &[], list.clone()).await.status, expected, "{path}");
+    }
+    assert_eq!(gateway.post("/host", &[("host", "a.internal")], list).await.status, 200);
+}
+
+#[tokio::test]
 async fn plugins_come_before_the_server_and_say_who_calls() {
     let folder = Folder::new();
     server(&folder, &json!({}));
