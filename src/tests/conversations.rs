@@ -138,7 +138,7 @@ async fn a_refused_websocket_is_an_answer_and_no_way_around_plugins() {
 
 /// A gRPC server without TLS: `/t.T/Echo` sends back each message as it comes, and its status behind them; `/t.T/Refuse`
 /// answers with a head alone; `/t.T/Late` has its status behind no message at all.
-async fn grpc_server() -> SocketAddr {
+pub async fn grpc_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -179,12 +179,12 @@ async fn serve_grpc(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + 
 }
 
 /// A call through the gateway whose messages are sent one after another, each after the echo of the one before.
-struct Call {
-    send: h2::SendStream<Bytes>,
-    response: h2::client::ResponseFuture,
+pub struct Call {
+    pub send: h2::SendStream<Bytes>,
+    pub response: h2::client::ResponseFuture,
 }
 
-async fn call(to: SocketAddr, authority: &str, path: &str) -> Call {
+pub async fn call(to: SocketAddr, authority: &str, path: &str) -> Call {
     let stream = TcpStream::connect(to).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
@@ -209,7 +209,7 @@ async fn rest(mut body: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
     (all, body.trailers().await.unwrap())
 }
 
-fn status_of(headers: &HeaderMap) -> &str {
+pub fn status_of(headers: &HeaderMap) -> &str {
     headers.get("grpc-status").map(|value| value.to_str().unwrap()).unwrap_or_default()
 }
 

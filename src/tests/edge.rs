@@ -12,13 +12,13 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::harness::*;
 
 /// An origin that keeps every byte it gets and gives one answer for each request, which must be strict HTTP/1.1.
-struct RawOrigin {
-    address: SocketAddr,
+pub struct RawOrigin {
+    pub address: SocketAddr,
     requests: Arc<parking_lot::Mutex<Vec<String>>>,
 }
 
 impl RawOrigin {
-    async fn start(answer: &'static str) -> RawOrigin {
+    pub async fn start(answer: &'static str) -> RawOrigin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(parking_lot::Mutex::new(Vec::new()));
@@ -41,7 +41,7 @@ impl RawOrigin {
         RawOrigin { address, requests }
     }
 
-    fn seen(&self) -> Vec<String> {
+    pub fn seen(&self) -> Vec<String> {
         std::mem::take(&mut self.requests.lock())
     }
 }
@@ -74,7 +74,7 @@ fn gateway(origin: &RawOrigin, is_held: bool, settings: &str) -> Gateway {
 }
 
 /// Everything the gateway answers to the bytes until it closes. What it will not read cannot be written, and need not be.
-async fn raw(to: SocketAddr, bytes: &[u8]) -> String {
+pub async fn raw(to: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(to).await.unwrap();
     let (mut read, mut write) = stream.split();
     let mut answer = Vec::new();

@@ -27,6 +27,7 @@ mod edge;
 mod flywheel;
 mod found_services;
 mod full_disk;
+mod gateway_api;
 mod guards;
 mod harness;
 mod higress_config;
