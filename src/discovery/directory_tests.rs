@@ -219,7 +219,8 @@ async fn nacos_3_has_paths_and_an_envelope_of_its_own() {
     let mock = MockRegistry::new(&[
         (
             "/nacos/v3/admin/ns/service/list",
-            json!({"code": 0, "data": {"totalCount": 1, "pageItems": [{"name": "a"}]}}),
+            json!({"code": 0, "data": {"totalCount": 2, "pageItems": [{"name": "a", "groupName": "DEFAULT_GROUP"},
+                {"name": "foreign", "groupName": "XDEFAULT_GROUP"}]}}),
         ),
         (
             "/nacos/v3/client/ns/instance/list",

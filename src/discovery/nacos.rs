@@ -130,7 +130,7 @@ impl Client<'_> {
                 let (number, size) = (usize::to_string(&page), PAGE.to_string());
                 let pairs = [(self.paths().group, group.as_str()), ("pageNo", &number), ("pageSize", &size)];
                 let answer = self.ask(session, self.paths().services, &pairs).await?;
-                let found = page_names(&answer);
+                let found = page_names(&answer, group);
                 let n_found = found.len();
                 // Consumers register too, to be seen.
                 let wanted = found.into_iter().filter(|name| !name.is_empty() && !name.starts_with("consumers:"));
@@ -212,14 +212,16 @@ struct Session {
     until: Option<Instant>,
 }
 
-fn page_names(answer: &Value) -> Vec<String> {
-    let texts = |list: &Value, name: fn(&Value) -> &Value| {
-        list.as_array().into_iter().flatten().filter_map(|item| name(item).as_str().map(str::to_owned)).collect()
+/// Names on a page of the list; version 3 takes the group for a pattern, and empty names stand for services of others that fit it, as they
+/// count for the length of the page.
+fn page_names(answer: &Value, group: &str) -> Vec<String> {
+    let name = |item: &Value| match item {
+        Value::String(name) => name.clone(),
+        item if item["groupName"].as_str().is_some_and(|own| own != group) => String::new(),
+        item => item["name"].as_str().unwrap_or_default().to_owned(),
     };
-    match answer["doms"].is_array() {
-        true => texts(&answer["doms"], |item| item),
-        false => texts(&answer["pageItems"], |item| &item["name"]),
-    }
+    let items = answer["doms"].as_array().or_else(|| answer["pageItems"].as_array());
+    items.into_iter().flatten().map(name).collect()
 }
 
 fn instance(host: &Value) -> Option<Instance> {

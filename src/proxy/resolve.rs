@@ -67,6 +67,21 @@ impl DnsName {
     pub fn has(&self, address: SocketAddr) -> bool {
         self.resolved.load().as_ref().is_some_and(|resolved| resolved.addresses.contains(&address))
     }
+
+    /// After a lookup without addresses: the `old` ones stay only where nobody could be asked.
+    fn forget(&self, reason: &NoAddress, old: &[SocketAddr]) {
+        match reason {
+            NoAddress::Failed(error) => {
+                tracing::warn!(host = self.host, error, "DNS refresh failed; the old addresses stay in use");
+                let until = Instant::now() + AFTER_FAILURE;
+                self.resolved.store(Some(Arc::new(Resolved { addresses: old.to_vec(), until })));
+            }
+            NoAddress::Gone(error) => {
+                tracing::warn!(host = self.host, error, "The DNS has no address of a service any more");
+                self.resolved.store(None);
+            }
+        }
+    }
 }
 
 struct Resolved {
@@ -161,17 +176,8 @@ impl Resolver {
         let (name, dns, addresses) = (name.clone(), self.dns.clone(), resolved.addresses.clone());
         let (tell, told) = oneshot::channel();
         self.tasks.spawn(async move {
-            match dns.lookup(&name).await {
-                Ok(_) => {}
-                Err(NoAddress::Failed(error)) => {
-                    tracing::warn!(host = name.host, error, "DNS refresh failed; the old addresses stay in use");
-                    let until = Instant::now() + AFTER_FAILURE;
-                    name.resolved.store(Some(Arc::new(Resolved { addresses, until })));
-                }
-                Err(NoAddress::Gone(error)) => {
-                    tracing::warn!(host = name.host, error, "The DNS has no address of a service any more");
-                    name.resolved.store(None);
-                }
+            if let Err(reason) = dns.lookup(&name).await {
+                name.forget(&reason, &addresses);
             }
             // Nobody may be waiting.
             let _ = tell.send(());
@@ -367,20 +373,22 @@ mod tests {
 
     /// Regression: what the DNS no longer knew was used for ever.
     #[tokio::test]
-    async fn addresses_go_when_the_dns_says_that_there_are_none_and_stay_when_it_says_nothing() {
-        let old = vec!["10.0.0.1:443".parse::<SocketAddr>().unwrap()];
-        let over = || Instant::now().checked_sub(2 * LONG_OVER).unwrap();
-        // Nobody listens at the second one's server.
+    async fn an_answer_that_there_are_no_addresses_is_told_from_none() {
         let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        for (server, is_kept) in [(name_server(&[], 60).await, false), (silent, true)] {
+        for (server, is_gone) in [(name_server(&[], 60).await, true), (silent, false)] {
             let resolver = asking(server);
-            // Reserved: no system has an address for it.
-            let name = resolver.name("gone.invalid", 443);
-            name.resolved.store(Some(Arc::new(Resolved { addresses: old.clone(), until: over() })));
-            let found = resolver.addresses(slice::from_ref(&name)).await;
-            while Arc::strong_count(&name) > 2 {
-                tokio::task::yield_now().await;
-            }
+            let asked = resolver.dns.ask(&resolver.name("a.example.com", 443)).await.unwrap_err();
+            assert_eq!(matches!(asked, NoAddress::Gone(_)), is_gone, "{asked:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_go_when_there_are_none_and_stay_when_nobody_can_be_asked() {
+        let resolver = Resolver::new(Tasks::new(Handle::current()));
+        let name = resolver.name("a.example.com", 443);
+        let old = vec!["10.0.0.1:443".parse::<SocketAddr>().unwrap()];
+        for (found, is_kept) in [(NoAddress::Failed(String::new()), true), (NoAddress::Gone(String::new()), false)] {
+            name.forget(&found, &old);
             assert_eq!(name.resolved.load().is_some(), is_kept, "{found:?}");
         }
     }
