@@ -55,7 +55,7 @@ async fn read_whole(session: &mut Session, ctx: &Context) -> Result<Result<Bytes
 }
 
 /// Every client error here is the client's: pingora does not mark it so outside its own proxy loop.
-async fn next_piece(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
+pub async fn next_piece(session: &mut Session, patience: Duration) -> Result<Option<Bytes>> {
     match timeout(patience, session.read_request_body()).await {
         Ok(read) => read.map_err(|error| error.into_down()),
         Err(_) => Err(Error::explain(ErrorType::ReadTimedout, "the request body stopped coming").into_down()),

@@ -1,5 +1,5 @@
 //! Exchanges that are conversations and not a question with its answer: WebSocket and gRPC. Either side may be silent for as
-//! long as it likes; that the other end is gone is found by TCP keep-alive and HTTP/2 pings.
+//! long as it likes; that the other end is gone is found by TCP keep-alive.
 //!
 //! WebSocket is passed through over HTTP/1.1 only; browsers that speak HTTP/2 open a connection of their own for it.
 

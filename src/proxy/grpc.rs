@@ -23,6 +23,12 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || matches!(rest.first(), Some(b'+' | b';')))
 }
 
+/// Whether a server says, at once, that it is not available or took the call back.
+pub fn is_unavailable(head: &ResponseHeader) -> bool {
+    // CANCELLED, UNAVAILABLE
+    head.headers.get(STATUS).is_some_and(|code| code == "1" || code == "14")
+}
+
 /// The status a balancer goes by: that of gRPC, in HTTP's terms, where the answer's head names one.
 pub fn http_status(head: &ResponseHeader) -> u16 {
     let code = head.headers.get(STATUS).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u8>().ok());

@@ -9,7 +9,7 @@
 //! 4. `chain` runs the plugins by phase and priority; `body` reads the body if one asks for it. What is for an MCP server of this
 //!    process is answered then (`mcp`); what the route sends elsewhere is redirected
 //! 5. `outgoing` changes the head as the route says; `exchange` sends it when the body was read (model calls, for one), `dubbo`
-//!    calls the service of an Http2Rpc, else pingora streams through (`retry` decides about another attempt); `upstream` and
+//!    calls the service of an Http2Rpc, `exchange` passes bodies on to HTTP/2 upstreams, else pingora streams through (`retry` decides about another attempt); `upstream` and
 //!    `resolve` know the addresses, `cluster` what became of them so far, `balance` picks one (`mcp_session` says which has a session), `mirror` sends copies. An error may
 //!    lead to a second round from 3 on, with the request as the client sent it (`Context::reenter`)
 //! 6. `respond` runs the chain in reverse and answers; `streamed` sends an own answer while it is written, as long as the client has not left (`departure`);

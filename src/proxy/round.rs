@@ -5,6 +5,7 @@ use pingora_error::Result;
 use pingora_proxy::Session;
 
 use super::context::Context;
+use super::exchange::is_streamed;
 use super::service::Gateway;
 use super::{body, chain, conversation, gate, mcp, mirror, respond, retry};
 use crate::plugins::Reply;
@@ -71,6 +72,9 @@ impl Gateway {
         }
         if ctx.state.body.is_some() {
             return self.exchange.serve(session, ctx).await;
+        }
+        if is_streamed(session, ctx) {
+            return self.exchange.serve_streamed(session, ctx).await;
         }
         Ok(Round::Upstream)
     }

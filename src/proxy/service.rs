@@ -1,4 +1,4 @@
-//! pingora's phases, each one line that names the stage.
+//! pingora's phases, each of which names its stage.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

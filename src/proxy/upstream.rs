@@ -37,7 +37,6 @@ pub struct UpstreamTimeouts {
     pub first_byte: Duration,
     /// Between two reads of a response.
     pub between_reads: Duration,
-    /// Pooled connection without use.
     /// How long a connection may wait in the pool; `None` sets no limit.
     pub idle: Option<Duration>,
 }

@@ -23,6 +23,7 @@ mod control_plane;
 mod conversations;
 mod defaults;
 mod degraded;
+mod duplex;
 mod edge;
 mod flywheel;
 mod found_services;

@@ -7,16 +7,18 @@ use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_timeout::timeout;
 
 use super::call::Call;
 use super::failure::Failure;
+use super::pump::Pump;
 use super::{DISCARD_LIMIT, Exchange, cork};
 use crate::llm::observe::{FirstEvent, Observation, classify_first};
 use crate::plugins::{Answered, End};
 use crate::proxy::asked::head_for;
 use crate::proxy::cluster::{Lease, Visited};
+use crate::proxy::failure::was_refused;
 use crate::proxy::grpc;
 use crate::proxy::hygiene::authority;
 use crate::proxy::upstream::NoPeer;
@@ -42,6 +44,17 @@ pub struct Opened {
     pub call: CallFacts,
     /// Counts the request as in flight at its address.
     pub lease: Lease,
+    /// What is still to be sent of the request.
+    pub rest: Option<Pump>,
+}
+
+/// A connection for one attempt.
+pub(super) struct Connected {
+    pub upstream: HttpSession,
+    pub peer: HttpPeer,
+    pub lease: Lease,
+    /// It came from the pool.
+    pub is_reused: bool,
 }
 
 /// What the relay needs to know of the call.
@@ -51,6 +64,18 @@ pub struct CallFacts {
     pub api: Option<crate::llm::provider::Api>,
     pub want: Option<crate::llm::observe::Want>,
     pub idle: Option<Duration>,
+}
+
+impl CallFacts {
+    pub fn of(call: &Call) -> CallFacts {
+        CallFacts {
+            model: call.model.clone(),
+            service: call.service.clone(),
+            api: call.api,
+            want: call.want,
+            idle: call.timeouts.idle,
+        }
+    }
 }
 
 impl Opened {
@@ -109,21 +134,8 @@ impl Exchange {
         };
         let left = || patience.saturating_sub(started.elapsed());
         let (head, body) = call.prepare(token).map_err(Failure::Invalid)?;
-        let host = authority(&head).unwrap_or_default().to_owned();
-        let peer = call.upstream.peer(&host, &call.timeouts, &self.resolver, call.balance_key, visited);
-        let found = timeout(patience, peer).await;
-        let found = found.unwrap_or_else(|_| Err(NoPeer::Missing("the name does not resolve in time".into())));
-        let (peer, mut lease) = found.map_err(|error| match error {
-            NoPeer::Missing(reason) => Failure::Unreachable(reason),
-            NoPeer::Full { .. } => Failure::Overflow(error.to_string()),
-        })?;
-        visited.push(lease.address());
-        let Ok(connected) = timeout(left(), connect(self.connector(), &peer, &mut lease)).await else {
-            lease.failed();
-            let message = format!("no connection within {} ms ({whose})", ms_rounded_up(patience));
-            return Err(Failure::NotConnected(message));
-        };
-        let (mut upstream, is_reused) = connected?;
+        let connected = self.connected(call, &head, patience, whose, visited).await?;
+        let Connected { mut upstream, peer, mut lease, is_reused } = connected;
         upstream.set_write_timeout(Some(call.timeouts.between_reads));
         let reuse = is_reused.then(|| Reuse::of(call));
         // Of a model nothing is sent on before it has begun to answer, so that another may be asked. Others may be silent for long
@@ -154,14 +166,38 @@ impl Exchange {
             is_error_event: begun.is_error_event,
             started,
             first_byte: begun.first_byte_at.map(|at| at.duration_since(started)),
-            call: CallFacts {
-                model: call.model.clone(),
-                service: call.service.clone(),
-                api: call.api,
-                want: call.want,
-                idle: call.timeouts.idle,
-            },
+            call: CallFacts::of(call),
+            rest: None,
         }))
+    }
+
+    /// An endpoint and a connection to it, within `patience`, which is that of `whose`.
+    pub(super) async fn connected(
+        &self,
+        call: &Call,
+        head: &RequestHeader,
+        patience: Duration,
+        whose: &str,
+        visited: &mut Visited,
+    ) -> Result<Connected, Failure> {
+        let started = Instant::now();
+        let host = authority(head).unwrap_or_default();
+        let peer = call.upstream.peer(host, &call.timeouts, &self.resolver, call.balance_key, visited);
+        let found = timeout(patience, peer).await;
+        let found = found.unwrap_or_else(|_| Err(NoPeer::Missing("the name does not resolve in time".into())));
+        let (peer, mut lease) = found.map_err(|error| match error {
+            NoPeer::Missing(reason) => Failure::Unreachable(reason),
+            NoPeer::Full { .. } => Failure::Overflow(error.to_string()),
+        })?;
+        visited.push(lease.address());
+        let left = patience.saturating_sub(started.elapsed());
+        let Ok(connected) = timeout(left, connect(self.connector(), &peer, &mut lease)).await else {
+            lease.failed();
+            let message = format!("no connection within {} ms ({whose})", ms_rounded_up(patience));
+            return Err(Failure::NotConnected(message));
+        };
+        let (upstream, is_reused) = connected?;
+        Ok(Connected { upstream, peer, lease, is_reused })
     }
 
     /// Reads an unwanted answer to its end if that is quick, so that the connection can serve again.
@@ -258,7 +294,7 @@ const FIRST_EVENT_LIMIT: usize = 64 * 1024;
 
 async fn send_and_await(
     upstream: &mut HttpSession,
-    head: Box<pingora_http::RequestHeader>,
+    head: Box<RequestHeader>,
     body: Bytes,
     reuse: Option<Reuse>,
     is_model: bool,
@@ -272,9 +308,11 @@ async fn send_and_await(
     cork::release(upstream);
     if let Err(failure) = sent.map_err(broken) {
         // A provider may refuse (401, 413) before it has read everything; its answer tells more than our broken pipe.
-        let early = tokio::time::timeout(EARLY_ANSWER, upstream.read_response_header()).await;
-        if !matches!(early, Ok(Ok(()))) {
-            return Err(failure);
+        match tokio::time::timeout(EARLY_ANSWER, upstream.read_response_header()).await {
+            Ok(Ok(())) => {}
+            // Why nothing could be sent: the connection went away before it came to this request, for one.
+            Ok(Err(error)) if was_refused(&error) => return Err(broken(error)),
+            Ok(Err(_)) | Err(_) => return Err(failure),
         }
     }
     let head = loop {

@@ -5,6 +5,8 @@
 //! 3. retry or fall back while nothing has been committed to the client
 //! 4. `relay`: commit the head and pass the answer on, byte for byte
 //!
+//! `streamed` does the same for requests that an HTTP/2 upstream gets while they come (`pump`).
+//!
 //! Nothing reaches the client before the first piece of a usable answer has arrived, so every failure up to then can
 //! still be repaired. From then on a failure is shown: an error event in a stream, a broken-off connection otherwise.
 
@@ -13,7 +15,9 @@ mod call;
 mod cork;
 mod failure;
 mod outbound;
+mod pump;
 mod relay;
+mod streamed;
 mod tokens;
 
 use std::sync::{Arc, OnceLock};
@@ -29,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use self::attempt::Opened;
 use self::call::Call;
 use self::failure::Failure;
+pub use self::streamed::is_streamed;
 use self::tokens::Tokens;
 use super::cluster::Visited;
 use super::context::Context;

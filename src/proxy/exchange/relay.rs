@@ -6,13 +6,14 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::{HeaderMap, header};
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_error::{Error, Result};
+use pingora_error::{Error, ErrorSource, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::Exchange;
 use super::attempt::{CallFacts, Opened};
 use super::failure::{STOPPING, without_context};
+use super::pump::Pump;
 use crate::llm::error::{ApiError, ErrorKind};
 use crate::llm::observe::{BodyKind, Observer};
 use crate::llm::provider::Api;
@@ -34,7 +35,11 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
     let is_event_stream = opened.is_event_stream();
     let mut watch = Watch::new(&opened);
     let begun = opened.started;
-    let Opened { mut upstream, peer, mut head, first, is_done, call, lease: _lease, .. } = *opened;
+    let Opened { mut upstream, peer, mut head, first, is_done, call, lease: _lease, mut rest, .. } = *opened;
+    if rest.as_ref().is_some_and(|rest| !rest.is_read()) {
+        // The answer may end before the request does, and what follows is no request then.
+        session.set_keepalive(None);
+    }
 
     prepare_head(session, &mut head, is_event_stream)?;
     respond::mark_upstream_answer(ctx, &mut head, begun.elapsed());
@@ -79,9 +84,10 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
         return respond::write_whole(session, ctx, head, body).await;
     }
     ctx.status = Some(head.status.as_u16());
+    let begun_body = Gathered { chunk: first, is_done, failed: None };
     let streamed = tokio::select! {
         biased;
-        streamed = stream(session, ctx, &mut upstream, &mut watch, Box::new(head), first, is_done) => streamed,
+        streamed = stream(session, ctx, &mut upstream, &mut watch, Box::new(head), begun_body, &mut rest) => streamed,
         () = exchange.ending.cancelled() => Ok(End::Cut(STOPPING.into())),
     };
     if let Ok(End::Cut(reason)) = &streamed {
@@ -93,7 +99,7 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
         End::Cancelled => ctx.state.details = LEFT.into(),
         _ => {}
     }
-    let is_reusable = end == End::Complete;
+    let is_reusable = end == End::Complete && rest.as_ref().is_none_or(Pump::is_over);
     let answered = watch.answered(&call, end);
     exchange.count_answered(&answered);
     ctx.state.llm_mut().attempts.push(answered);
@@ -161,9 +167,10 @@ async fn stream(
     upstream: &mut HttpSession,
     watch: &mut Watch,
     head: Box<ResponseHeader>,
-    first: Bytes,
-    mut is_done: bool,
+    begun: Gathered,
+    rest: &mut Option<Pump>,
 ) -> Result<End> {
+    let Gathered { chunk: first, mut is_done, .. } = begun;
     let mut trailers = None;
     if is_done {
         match read_trailers(session, upstream).await {
@@ -210,10 +217,18 @@ async fn stream(
             }
             return Ok(End::Complete);
         }
-        let read = tokio::select! {
-            biased;
-            read = upstream.read_response_body() => read,
-            gone = departure(session) => return Err(gone),
+        if rest.is_some() && ctx.is_out_of_time() {
+            return Ok(End::Cut("the answer took longer than the route allows".to_owned()));
+        }
+        let read = loop {
+            tokio::select! {
+                read = upstream.read_response_body() => break read,
+                moved = meanwhile(rest, session, ctx) => match moved {
+                    Ok(()) => {}
+                    Err(error) if error.esource() == &ErrorSource::Upstream => return Ok(End::Cut(error.to_string())),
+                    Err(gone) => return Err(gone),
+                }
+            }
         };
         match read {
             Ok(Some(next)) => chunk = next,
@@ -223,6 +238,14 @@ async fn stream(
             }
             Err(error) => return Ok(End::Cut(error.to_string())),
         }
+    }
+}
+
+/// Passes on what is still to come of the request; there is an end to it only when the client leaves.
+async fn meanwhile(rest: &mut Option<Pump>, session: &mut Session, ctx: &mut Context) -> Result<()> {
+    match rest {
+        Some(rest) => rest.step(session, ctx).await,
+        None => Err(departure(session).await),
     }
 }
 
