@@ -15,12 +15,12 @@ use self::verdict::{Report, Verdict};
 use super::output::{say, say_json};
 use super::validate::unusable_files;
 use super::{CliError, Places};
-use crate::acme::certificate_faults;
 use crate::config::{Folder, Problem, compile, flattened, replace};
 use crate::plugins::registry::BuiltIns;
 use crate::proxy::client_identity::unusable_identities;
 use crate::proxy::snapshot::{at_admin, services_at_admin};
 use crate::proxy::tls::Certificates;
+use crate::server::certificate_faults;
 
 #[derive(Args)]
 pub struct ImportArgs {

@@ -8,7 +8,6 @@ use serde_json::json;
 
 use super::output::{say, say_json};
 use super::{CliError, Places, router};
-use crate::acme::certificate_faults;
 use crate::config::model::Gateway;
 use crate::config::{Folder, Listing, Problem, Severity, compile};
 use crate::infer::{Library, Manifest, SENTENCE_MODEL, State};
@@ -16,7 +15,7 @@ use crate::plugins::registry::{self, BuiltIns, Scope};
 use crate::proxy::client_identity::unusable_identities;
 use crate::proxy::snapshot::services_at_admin;
 use crate::proxy::tls::Certificates;
-use crate::server;
+use crate::server::{self, certificate_faults};
 
 #[derive(Args)]
 pub struct ValidateArgs {

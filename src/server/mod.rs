@@ -35,6 +35,7 @@ use self::reload::Reloader;
 use self::sockets::Sockets;
 pub use self::start_error::StartError;
 use self::workers::Workers;
+pub use crate::acme::certificate_faults;
 use crate::admin;
 use crate::base::tasks::Tasks;
 use crate::config::Watcher;

@@ -223,8 +223,9 @@ async fn a_rule_says_how_long_a_request_may_take_and_how_often_it_is_tried() {
     ]);
     route(&folder, "all", json!({}), &[], rules);
     let gateway = Gateway::start(folder);
+    // As with Envoy, a try that is over is none of the codes.
     let n_calls = || silent.n_calls() + broken.n_calls();
-    for (path, expected) in [("/whole", (504, 1)), ("/each", (504, 3)), ("/again", (500, 4)), ("/other", (500, 1))] {
+    for (path, expected) in [("/whole", (504, 1)), ("/each", (504, 1)), ("/again", (500, 4)), ("/other", (500, 1))] {
         let before = n_calls();
         let answer = timeout(PATIENCE, gateway.get(path)).await.expect("the gateway gives up");
         assert_eq!((answer.status, n_calls() - before), expected, "{path}: {}", answer.text());

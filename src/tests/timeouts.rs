@@ -44,8 +44,10 @@ fn deaf_listener() -> (TcpListener, Vec<TcpStream>) {
 async fn a_connection_that_is_not_made_is_given_up() {
     let (listener, _waiting) = deaf_listener();
     let gateway = gateway(listener.local_addr().unwrap(), "connect_ms = 300");
-    assert_timed_out(&gateway, &question("m", "hi"), "300 ms (timeouts.connect_ms)").await;
-    let attempts = "weirgate_upstream_attempts_total{service=\"llm.static\",outcome=\"TimedOut\"}";
+    let answer = chat(&gateway, &question("m", "hi")).await;
+    assert_eq!((answer.status, answer.error_code().as_str()), (503, "upstream_unreachable"), "{}", answer.text());
+    assert!(answer.text().contains("300 ms (timeouts.connect_ms)"), "{}", answer.text());
+    let attempts = "weirgate_upstream_attempts_total{service=\"llm.static\",outcome=\"Unreachable\"}";
     assert!(gateway.metrics().await.contains(attempts), "{attempts} missing");
 }
 

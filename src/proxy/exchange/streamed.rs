@@ -21,6 +21,7 @@ use crate::proxy::cluster::Visited;
 use crate::proxy::context::Context;
 use crate::proxy::round::{Round, answer_or_again};
 use crate::proxy::{body, grpc, retry};
+use crate::telemetry::metrics::AttemptOutcome;
 
 /// Whether the exchange passes a request on that nobody has read.
 pub fn is_streamed(session: &mut Session, ctx: &Context) -> bool {
@@ -34,6 +35,15 @@ struct Limits {
     until: Option<Instant>,
     /// From the last byte of the request on.
     silence: Option<Duration>,
+}
+
+impl Limits {
+    fn whose(&self) -> &'static str {
+        match self.until {
+            Some(_) => "the timeout of the route, or of one try",
+            None => "timeouts.first_byte_secs",
+        }
+    }
 }
 
 impl Exchange {
@@ -138,11 +148,10 @@ impl Exchange {
             head.insert_header(header::CONTENT_LENGTH, length)?;
         }
         let patience = limits.until.map_or(call.timeouts.first_byte, |until| until.saturating_duration_since(started));
-        let connected =
-            match self.connected(call, &head, patience, "the timeout of the route, or of one try", visited).await {
-                Ok(connected) => connected,
-                Err(failure) => return Ok(Err(failure)),
-            };
+        let connected = match self.connected(call, &head, patience, limits.whose(), visited).await {
+            Ok(connected) => connected,
+            Err(failure) => return Ok(Err(failure)),
+        };
         let Connected { mut upstream, peer, mut lease, is_reused } = connected;
         let reuse = is_reused.then(|| Reuse::new(call.bears_repetition()));
         let head = head_for(&upstream, &peer, head);
@@ -178,11 +187,11 @@ impl Exchange {
                     Ok(()) => sent_last = Instant::now(),
                     Err(error) if error.esource() == &ErrorSource::Upstream => break Err(Failure::TimedOut(error.to_string())),
                     Err(error) => {
-                        self.count(call, crate::telemetry::metrics::AttemptOutcome::Cancelled);
+                        self.count(call, AttemptOutcome::Cancelled);
                         return Err(error);
                     }
                 },
-                () = over => break Err(Failure::TimedOut(no_answer(limits, call))),
+                () = over => break Err(Failure::TimedOut(format!("no answer in time ({})", limits.whose()))),
                 () = self.ending.cancelled() => break Err(Failure::Stopping),
             }
         };
@@ -223,11 +232,4 @@ impl Spent {
 /// Whether what was read of the body can be sent again.
 fn can_repeat(session: &Session) -> bool {
     !session.as_downstream().retry_buffer_truncated()
-}
-
-fn no_answer(limits: &Limits, call: &Call) -> String {
-    match limits.until {
-        Some(_) => "no answer within the timeout of the route, or of one try".to_owned(),
-        None => format!("no answer within {} ms (timeouts.first_byte_secs)", call.timeouts.first_byte.as_millis()),
-    }
 }
