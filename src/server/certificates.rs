@@ -1,6 +1,7 @@
 //! Certificates in this process: orders go out over the exchange's connections, challenges are answered by the proxy, and what
 //! was issued becomes a Secret in the configuration folder, as in Higress, from where every change of the folder is served.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::sync::Arc;
@@ -83,9 +84,9 @@ async fn watch_expiry(reloader: Arc<Reloader>, metrics: Arc<Metrics>, changed: A
         // A configuration that changes often must not repeat it each time.
         said.retain(|_, at| at.elapsed() < LOOK_EVERY);
         for problem in certificate_faults(&certificates, ordered.as_ref(), SystemTime::now()) {
-            if !said.contains_key(&problem) {
-                tracing::warn!(%problem, "Certificate");
-                said.insert(problem, Instant::now());
+            if let Entry::Vacant(entry) = said.entry(problem) {
+                tracing::warn!(problem = %entry.key(), "Certificate");
+                entry.insert(Instant::now());
             }
         }
         tokio::select! {
