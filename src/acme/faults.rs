@@ -1,6 +1,7 @@
 //! What clients will refuse of the certificates that are served.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use super::Leaf;
@@ -28,9 +29,8 @@ pub fn certificate_faults(
             problems.push(Problem { severity: Severity::Warning, hint: Some(hint.to_owned()), ..problem });
         };
         let order = ordered.filter(|ordered| ordered.orders.iter().any(|order| order.secret == *secret));
-        let enough = order.map_or(EXPIRY_WARNING, |ordered| {
-            EXPIRY_WARNING.min(renewal_window(leaf.lifetime, ordered.renew_before) / 2)
-        });
+        let enough = order.map_or(leaf.lifetime / 3, |ordered| renewal_window(leaf.lifetime, ordered.renew_before) / 2);
+        let enough = enough.min(EXPIRY_WARNING);
         let left = leaf.time_left(now);
         if left < enough && seen.insert(secret) {
             let end = match left.as_secs() / DAY_SECS {
@@ -44,7 +44,8 @@ pub fn certificate_faults(
             };
             warn(format!("the certificate of {} {end}", hosts.join(", ")), hint);
         }
-        for host in hosts.iter().filter(|host| *host != "*" && !leaf.is_for(host)) {
+        let is_name = |host: &&String| *host != "*" && host.parse::<IpAddr>().is_err();
+        for host in hosts.iter().filter(is_name).filter(|host| !leaf.is_for(host)) {
             let names = if leaf.names.is_empty() { "no host".to_owned() } else { leaf.names.join(", ") };
             warn(
                 format!("the certificate of {host} is for {names}"),

@@ -63,6 +63,7 @@ fn write_line(session: &Session, ctx: &Context, status: u16, duration: u64, metr
         upstream_cluster: &ctx.state.service,
         upstream_host: &ctx.upstream_address,
         upstream_service_time: llm
+            .filter(|llm| llm.api.is_some())
             .and_then(|llm| llm.attempts.last())
             .and_then(|attempt| u64::try_from(attempt.latency.as_millis()).ok())
             .or(ctx.upstream_service_time),

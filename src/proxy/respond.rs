@@ -89,11 +89,16 @@ pub async fn write_whole(
     if !is_bare {
         session.write_response_body(Some(body), true).await.map_err(|error| error.into_down())?;
     }
+    read_away(session).await;
+    Ok(())
+}
+
+/// Reads what is left of a request that has been answered: closing on unread input makes the kernel reset the connection, and the client may
+/// lose the answer it was sent.
+pub async fn read_away(session: &mut Session) {
     if !session.is_body_done() {
-        // Closing on unread input makes the kernel reset the connection, and the client may lose the answer it was sent.
         let _ = tokio::time::timeout(DRAIN_LIMIT, session.drain_request_body()).await;
     }
-    Ok(())
 }
 
 /// Whether an answer of this status has no body, whatever a plugin made it of.

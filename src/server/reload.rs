@@ -1,7 +1,7 @@
 //! From the configuration folder to the serving snapshot, at start and after every change.
 
-use std::collections::{BTreeSet, HashSet};
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,9 @@ use crate::proxy::tls::Certificates;
 use crate::telemetry::log::whole_ms;
 use crate::telemetry::metrics::{Metrics, ReloadResult};
 
+/// How long files that went may be meant to come back, as those of a folder that is copied anew.
+const RESTORING: Duration = Duration::from_secs(600);
+
 pub struct Reloader {
     settings: Arc<Settings>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -47,6 +50,8 @@ struct State {
     http2: Option<(Http2Settings, Option<Duration>)>,
     /// What may be out without ending anything: what is, and what was when its object went.
     accepted: Outages,
+    /// Files that were in force and are not there, by when they went.
+    gone: HashMap<PathBuf, Instant>,
     history: History,
 }
 
@@ -96,6 +101,7 @@ impl Reloader {
             refused: None,
             http2: None,
             accepted: Outages::new(),
+            gone: HashMap::new(),
             history,
         };
         let applied = Arc::new(Notify::new());
@@ -244,9 +250,20 @@ impl Reloader {
                 "`downstream.http2`, or `downstream.idleTimeout` for HTTP/2, of higress-config differs from what the process started with; it counts after a restart"
             );
         }
-        // What an object has been mended of it does not get back; one that went may come back as it was.
+        // What an object has been mended of it does not get back; one that went may come back as it was. While others are gone, it may seem
+        // to be well only because nobody names it.
         let there: HashSet<&Path> = listing.objects.iter().map(|object| object.origin.file.as_path()).collect();
-        state.accepted.retain(|(file, ..)| !there.contains(file.as_path()));
+        let gone = state
+            .applied
+            .objects
+            .iter()
+            .map(|object| &object.origin.file)
+            .filter(|file| !there.contains(file.as_path()));
+        state.gone.extend(gone.map(|file| (file.clone(), started)));
+        state.gone.retain(|file, at| !there.contains(file.as_path()) && at.elapsed() < RESTORING);
+        if state.gone.is_empty() {
+            state.accepted.retain(|(file, ..)| !there.contains(file.as_path()));
+        }
         state.accepted.extend(out.iter().cloned());
         self.count("applied");
         self.metrics.config_snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));

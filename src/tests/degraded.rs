@@ -313,6 +313,34 @@ async fn what_was_mended_does_not_get_its_fault_back() {
     assert_eq!(send(gateway.http, "GET", "/web", &key, Bytes::new()).await.status, 200);
 }
 
+/// Regression: a folder that was copied anew stayed refused, if something in it had been out from the start and two files make the fault together.
+#[tokio::test]
+async fn a_folder_with_a_known_fault_may_be_copied_anew_file_by_file() {
+    let upstream = Upstream::start(|_, _| async { ok(&json!("up")) }).await;
+    let folder = Folder::new();
+    folder.services(&[("up", upstream.address)]);
+    folder.route("plain", "/plain", "up.static");
+    let junk =
+        json!({"kind": "Secret", "metadata": {"name": "junk"}, "stringData": {"tls.crt": "none", "tls.key": "none"}});
+    folder.write("secrets/junk.yaml", &junk);
+    site(&folder, "tls", "a.test", "up.static", Some("junk"), &json!({}));
+    let gateway = Gateway::start(folder);
+    let path = |name: &str| gateway.folder.config().join(name);
+    let names = ["ingresses/tls.yaml", "secrets/junk.yaml"];
+    let texts = names.map(|name| std::fs::read_to_string(path(name)).unwrap());
+    let reload = async || gateway.admin("POST", "/api/v1/config/reload").await.text();
+    for name in names {
+        std::fs::remove_file(path(name)).unwrap();
+        assert!(!reload().await.contains("refused"), "without {name}");
+    }
+    for (name, text) in names.into_iter().zip(&texts) {
+        gateway.folder.write_text(name, text);
+        assert!(!reload().await.contains("refused"), "with {name} again");
+    }
+    let host = [("host", "a.test")];
+    assert_eq!(send(gateway.http, "GET", "/", &host, Bytes::new()).await.status, 200);
+}
+
 /// Regression: what needs files of the data folder was found by nobody before it was served.
 #[test]
 fn files_that_plugins_need_are_looked_for_by_validate() {

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -60,18 +61,25 @@ async fn send(stream: &mut SendStream<Bytes>, mut piece: Bytes) -> bool {
     true
 }
 
-/// Gives back what comes, and takes more only when that is out.
-async fn echo(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+/// More than the gateway takes of an answer that nobody reads.
+const N_BYTES: usize = 20 << 20;
+
+/// Gives its answer, and reads the request when that is out.
+async fn answer_first(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let mut answer = respond.send_response(Response::new(()), false).unwrap();
-    let mut body = request.into_body();
-    while let Some(Ok(piece)) = body.data().await {
-        let n = piece.len();
-        if !send(&mut answer, piece).await {
+    let piece = Bytes::from(vec![b'y'; 64 << 10]);
+    for _ in 0..N_BYTES / piece.len() {
+        if !send(&mut answer, piece.clone()).await {
             return;
         }
-        body.flow_control().release_capacity(n).unwrap();
     }
-    answer.send_data(Bytes::new(), true).unwrap();
+    let mut body = request.into_body();
+    let mut n_read = 0;
+    while let Some(Ok(piece)) = body.data().await {
+        n_read += piece.len();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+    }
+    answer.send_data(Bytes::from(n_read.to_string()), true).unwrap();
 }
 
 async fn open(gateway: &Gateway) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
@@ -85,29 +93,26 @@ async fn open(gateway: &Gateway) -> (h2::client::ResponseFuture, SendStream<Byte
 /// Regression: the gateway waited for room at the upstream, and the upstream for the gateway to take its answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_goes_both_ways_does_not_wait_for_itself() {
-    // More than every window on the way together.
-    const N_BYTES: usize = 40 << 20;
-    let gateway = gateway(http2(echo).await);
+    // More than the upstream takes of a request that it does not read.
+    const N_SENT: usize = 1 << 20;
+    let gateway = gateway(http2(answer_first).await);
     let (response, mut upload) = open(&gateway).await;
     let sending = tokio::spawn(async move {
-        let piece = Bytes::from(vec![b'x'; 64 << 10]);
-        for _ in 0..N_BYTES / piece.len() {
-            assert!(send(&mut upload, piece.clone()).await);
-        }
+        assert!(send(&mut upload, Bytes::from(vec![b'x'; N_SENT])).await);
         upload.send_data(Bytes::new(), true).unwrap();
     });
     let receiving = async {
         let mut body = response.await.unwrap().into_body();
-        let mut n_bytes = 0;
+        let mut answer = Vec::new();
         while let Some(piece) = body.data().await {
             let piece = piece.unwrap();
             body.flow_control().release_capacity(piece.len()).unwrap();
-            n_bytes += piece.len();
+            answer.extend_from_slice(&piece);
         }
-        n_bytes
+        answer
     };
-    let got = tokio::time::timeout(PATIENCE, receiving).await.expect("it goes on");
-    assert_eq!(got, N_BYTES);
+    let answer = tokio::time::timeout(PATIENCE, receiving).await.expect("it goes on");
+    assert_eq!(String::from_utf8_lossy(&answer[N_BYTES..]), N_SENT.to_string());
     sending.await.unwrap();
 }
 
@@ -171,4 +176,67 @@ async fn a_grpc_server_that_is_not_available_is_asked_again() {
     call.send.send_data(Bytes::from_static(b"\0\0\0\0\0"), true).unwrap();
     let response = tokio::time::timeout(PATIENCE, call.response).await.expect("an answer").unwrap();
     assert_eq!((response.headers()["grpc-status"].to_str().unwrap(), n_calls.load(Ordering::Relaxed)), ("0", 3));
+}
+
+/// Regression: streams of HTTP/2 clients ended when nothing was sent for as long as clients of HTTP/1 may take between two pieces of a body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_http2_may_be_silent_and_leaves_at_once() {
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let wait = move |request: Request<RecvStream>, mut respond: SendResponse<Bytes>| {
+        let ended = ended.clone();
+        async move {
+            // Of more than the gateway reads ahead it takes nothing.
+            let mut body = request.into_body();
+            let first = body.data().await.unwrap().unwrap();
+            let mut answer = respond.send_response(Response::new(()), false).unwrap();
+            answer.send_data(first, false).unwrap();
+            let reason = poll_fn(|context| answer.poll_reset(context)).await;
+            ended.send(reason.is_ok()).unwrap();
+        }
+    };
+    let address = http2(wait).await;
+    let folder = Folder::new();
+    let registry =
+        json!({"name": "up", "type": "static", "domain": address.to_string(), "port": 80, "protocol": "http2"});
+    crate::control_plane::bridge(&folder, &json!([registry]));
+    folder.route("up", "/", "up.static");
+    let gateway = Gateway::start_with(folder, "[timeouts]\nrequest_read_secs = 1\n");
+    let (response, mut upload) = open(&gateway).await;
+    upload.send_data(Bytes::from_static(b"first"), false).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), "first");
+    // Twice as long as a client of HTTP/1 may be silent.
+    let silence = tokio::time::timeout(Duration::from_secs(2), body.data()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    let sending = tokio::spawn(async move {
+        send(&mut upload, Bytes::from(vec![b'x'; 4 << 20])).await;
+    });
+    assert!(tokio::time::timeout(Duration::from_secs(1), ends.recv()).await.is_err(), "it has not left");
+    sending.abort();
+    drop(body);
+    let reset = tokio::time::timeout(PATIENCE, ends.recv()).await.expect("the upstream is told");
+    assert_eq!(reset, Some(true));
+}
+
+/// Regression: after the head of the answer no limit of the route counted any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_limits_an_answer_that_falls_silent() {
+    let fall_silent = |request: Request<RecvStream>, mut respond: SendResponse<Bytes>| async move {
+        let mut answer = respond.send_response(Response::new(()), false).unwrap();
+        answer.send_data(Bytes::from_static(b"first"), false).unwrap();
+        let _unread = request;
+        std::future::pending::<()>().await;
+    };
+    let folder = Folder::new();
+    let address = http2(fall_silent).await.to_string();
+    let registry = json!({"name": "up", "type": "static", "domain": address, "port": 80, "protocol": "http2"});
+    crate::control_plane::bridge(&folder, &json!([registry]));
+    folder.route_with("up", "/", "up.static", &json!({"higress.io/timeout": "1"}));
+    let gateway = Gateway::start(folder);
+    let (response, mut upload) = open(&gateway).await;
+    upload.send_data(Bytes::from_static(b"all"), true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), "first");
+    let end = tokio::time::timeout(PATIENCE, body.data()).await.expect("it ends");
+    assert!(end.is_none_or(|piece| piece.is_err()));
 }

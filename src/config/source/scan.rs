@@ -242,7 +242,7 @@ fn sorted_entries(folder: &Path) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-fn is_yaml(path: &Path) -> bool {
+pub fn is_yaml(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml")
 }
 
@@ -252,7 +252,7 @@ fn is_meant_as_yaml(path: &Path) -> bool {
         .is_some_and(|extension| ["yml", "yaml", "json"].iter().any(|name| extension.eq_ignore_ascii_case(name)))
 }
 
-fn file_name(path: &Path) -> &str {
+pub fn file_name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 

@@ -11,6 +11,7 @@ use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::SourceError;
+use super::scan::{file_name, is_yaml};
 
 /// Quiet time after the last event of a burst before the change is reported (as in Higress' API server).
 const QUIET: Duration = Duration::from_millis(100);
@@ -199,8 +200,10 @@ fn message_for(root: &Path, event: notify::Result<Event>) -> Option<Message> {
         return None;
     }
     let is_root = event.need_rescan() || event.paths.iter().any(|path| path == root);
+    // Of others, an editor's swap file for one, nobody reads half.
+    let is_read = file.is_some_and(|file| is_yaml(file) && !file_name(file).starts_with('.'));
     let stage = match event.kind {
-        EventKind::Modify(ModifyKind::Data(_)) => Stage::Written,
+        EventKind::Modify(ModifyKind::Data(_)) if is_read => Stage::Written,
         EventKind::Modify(ModifyKind::Name(_)) | EventKind::Access(_) | EventKind::Remove(_) => Stage::Whole,
         _ => Stage::Unknown,
     };
@@ -327,6 +330,11 @@ mod tests {
         let data = EventKind::Modify(ModifyKind::Data(notify::event::DataChange::Any));
         let written = message_for(Path::new("/conf"), Ok(Event::new(data).add_path("/conf/ingresses/a.yaml".into())));
         assert!(matches!(written, Some(Message::Changed(Change { stage: Stage::Written, .. }))));
+        // An editor keeps its swap file open, and tar touches folders.
+        for path in ["/conf/ingresses/.a.yaml.swp", "/conf/ingresses/.a.yaml", "/conf/ingresses", "/conf/notes.txt"] {
+            let touched = message_for(Path::new("/conf"), Ok(Event::new(data).add_path(path.into())));
+            assert!(matches!(touched, Some(Message::Changed(Change { stage: Stage::Unknown, .. }))), "{path}");
+        }
     }
 
     #[test]

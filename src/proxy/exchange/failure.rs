@@ -82,13 +82,13 @@ impl Failure {
     /// The answer if no other target helps.
     pub fn into_reply(self, call: &Call) -> Reply {
         let service = &call.service;
+        let whose = if call.api.is_some() || call.provider.is_some() { "Provider service" } else { "Service" };
         match self {
             Failure::Invalid(error) => respond::api_error(&error, "ai-proxy.proc_req_body_failed"),
             Failure::NotConnected(reason) | Failure::TimedOut(reason) => {
                 let reason = without_context(&reason);
-                let message = format!(
-                    "Provider service \"{service}\" did not answer in time: {reason}. Retry, or raise that limit."
-                );
+                let message =
+                    format!("{whose} \"{service}\" did not answer in time: {reason}. Retry, or raise that limit.");
                 respond::error(ErrorKind::UpstreamTimeout, message, "upstream_response_timeout")
             }
             Failure::Overflow(reason) => {
@@ -97,9 +97,8 @@ impl Failure {
                     .header(respond::OVERLOADED, "true")
             }
             Failure::Nonsense(_) => {
-                let message = format!(
-                    "Provider service \"{service}\" did not answer as HTTP has it. Check what listens at its address."
-                );
+                let message =
+                    format!("{whose} \"{service}\" did not answer as HTTP has it. Check what listens at its address.");
                 respond::error(ErrorKind::UpstreamInvalid, message, "protocol_error")
             }
             Failure::Stopping => {
@@ -108,9 +107,8 @@ impl Failure {
             }
             failure => {
                 let what = without_context(&failure.to_string());
-                let message = format!(
-                    "Provider service \"{service}\": {what}. Check its address in the McpBridge and that it is up."
-                );
+                let message =
+                    format!("{whose} \"{service}\": {what}. Check its address in the McpBridge and that it is up.");
                 respond::error(ErrorKind::UpstreamUnreachable, message, "upstream_reset_before_response_started")
             }
         }

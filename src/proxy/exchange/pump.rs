@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
+use http::Version;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 use pingora_timeout::timeout;
@@ -17,7 +18,7 @@ use crate::proxy::context::Context;
 use crate::proxy::departure::departure;
 use crate::proxy::{body, respond};
 
-/// What is read ahead of the upstream; that a client of HTTP/1 has left is noticed only while it is read from.
+/// What is read ahead of the upstream. That a client of HTTP/1 has left is noticed only while it is read from; one of HTTP/2 says so.
 const READ_AHEAD: usize = 1 << 20;
 
 pub struct Pump {
@@ -29,6 +30,8 @@ pub struct Pump {
     is_read: bool,
     /// The upstream has everything, or wants no more.
     is_over: bool,
+    /// The client speaks HTTP/2, where a stream may be silent, and its end is told apart from its body.
+    is_http2: bool,
     read_patience: Duration,
     write_patience: Duration,
 }
@@ -49,6 +52,7 @@ impl Pump {
             n_waiting,
             is_read: session.is_body_done(),
             is_over: false,
+            is_http2: session.req_header().version == Version::HTTP_2,
             read_patience: ctx.snapshot.limits.client_read_timeout,
             write_patience,
         }
@@ -68,7 +72,7 @@ impl Pump {
     /// The client left or stopped sending, or the upstream stopped taking: the error's source says which.
     pub async fn step(&mut self, session: &mut Session, ctx: &mut Context) -> Result<()> {
         if self.is_over {
-            return Err(match self.is_read {
+            return Err(match self.is_read || self.is_http2 {
                 true => departure(session).await,
                 // It would be read for nobody; the answer ends the exchange.
                 false => std::future::pending().await,
@@ -76,15 +80,15 @@ impl Pump {
         }
         let may_read = !self.is_read && self.n_waiting < READ_AHEAD;
         let has_work = self.n_waiting > 0 || self.is_read;
-        let read_patience = self.read_patience;
+        let patience = Some(self.read_patience).filter(|_| !self.is_http2);
         let piece = if may_read && has_work {
             tokio::select! {
                 sent = self.send() => return sent,
-                piece = body::next_piece(session, read_patience) => piece?,
+                piece = next_piece(session, patience) => piece?,
             }
         } else if may_read {
-            body::next_piece(session, read_patience).await?
-        } else if self.is_read {
+            next_piece(session, patience).await?
+        } else if self.is_read || self.is_http2 {
             tokio::select! {
                 sent = self.send() => return sent,
                 gone = departure(session) => return Err(gone),
@@ -144,3 +148,10 @@ impl Pump {
 
 /// The upstream takes nothing more on this stream.
 struct Closed;
+
+async fn next_piece(session: &mut Session, patience: Option<Duration>) -> Result<Option<Bytes>> {
+    match patience {
+        Some(patience) => body::next_piece(session, patience).await,
+        None => session.read_request_body().await.map_err(|error| error.into_down()),
+    }
+}

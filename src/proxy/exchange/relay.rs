@@ -104,6 +104,9 @@ pub async fn relay(exchange: &Exchange, session: &mut Session, ctx: &mut Context
     exchange.count_answered(&answered);
     ctx.state.llm_mut().attempts.push(answered);
     exchange.finish(upstream, &peer, is_reusable, call.idle).await;
+    if streamed.is_ok() {
+        respond::read_away(session).await;
+    }
     streamed.map(|_| ()).map_err(|error| error.into_down())
 }
 
@@ -370,7 +373,8 @@ impl Watch {
             status,
             observer: opened.call.want.filter(|_| is_read).map(|want| Observer::new(kind, want)),
             api: opened.call.api,
-            takes_events: is_event_stream && !is_encoded,
+            // What streams and is no model's has events of its own.
+            takes_events: is_event_stream && !is_encoded && opened.rest.is_none(),
             says_when_it_ends: is_event_stream && opened.call.api == Some(Api::ChatCompletions),
             started: opened.started,
             first_byte: opened.first_byte,

@@ -31,7 +31,8 @@ pub fn is_streamed(session: &mut Session, ctx: &Context) -> bool {
 
 /// How long an answer is waited for.
 struct Limits {
-    /// The route's for the try.
+    /// The route's for the try, and when that is over.
+    try_limit: Option<Duration>,
     until: Option<Instant>,
     /// From the last byte of the request on.
     silence: Option<Duration>,
@@ -86,6 +87,7 @@ impl Exchange {
             let limit = ctx.begin_try(started);
             let is_endless = grpc::is_grpc(&session.req_header().headers) && limit.is_none();
             let limits = Limits {
+                try_limit: limit,
                 until: limit.map(|limit| started + limit),
                 silence: (!is_endless).then_some(call.timeouts.first_byte),
             };
@@ -205,7 +207,8 @@ impl Exchange {
             return Ok(Err(Failure::Reset("no response head".to_owned())));
         };
         lease.answered(grpc::http_status(&head));
-        stream.read_timeout = limits.silence.map(|_| call.timeouts.between_reads);
+        let between_reads = limits.silence.map(|_| call.timeouts.between_reads);
+        stream.read_timeout = [between_reads, limits.try_limit].into_iter().flatten().min();
         Ok(Ok(Box::new(Opened {
             is_done: upstream.response_done(),
             upstream,
