@@ -62,7 +62,7 @@ async fn send(stream: &mut SendStream<Bytes>, mut piece: Bytes) -> bool {
 }
 
 /// More than the gateway takes of an answer that nobody reads.
-const N_BYTES: usize = 20 << 20;
+const N_BYTES: usize = 12 << 20;
 
 /// Gives its answer, and reads the request when that is out.
 async fn answer_first(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
